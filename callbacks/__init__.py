@@ -1,0 +1,5 @@
+"""Training methods from papers as callbacks that drop into any Lightning project."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -1,0 +1,1 @@
+"""Ready-made runs and pieces of runs, found by `--config FOLDER/NAME`."""

@@ -1,0 +1,1 @@
+"""One small file a callback, to add to any run."""

@@ -1,0 +1,116 @@
+"""The command's front door: picks the subcommand, turns errors into one sentence and an exit code. Needs no torch."""
+
+import importlib
+import os
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lightning_vision.catalogue import nearest
+from lightning_vision.commands import help_lines
+
+__all__ = ["Result", "console", "main"]
+
+TRACEBACK = "LIGHTNING_VISION_TRACEBACK"
+# Raised by the parser and by Lightning for what the user typed; by name, because importing them costs seconds.
+USAGE_ERRORS = {"ArgumentError", "MisconfigurationException"}
+
+
+@dataclass
+class Result:
+    """What a subcommand leaves behind.
+
+    Args:
+        metrics: Final value of every logged metric, for example `{"test/acc": 0.99}`.
+        best_ckpt: Checkpoint with the best monitored value, None where nothing was monitored.
+        run_dir: Folder that holds the run's files, None where nothing was written.
+        output: What the subcommand itself returns, for example the paths that `export` wrote.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_ckpt: str | None = None
+    run_dir: str | None = None
+    output: Any = None
+
+
+def main(args: list[str] | None = None) -> Result:
+    """Run `lightning_vision ARGS` inside this interpreter.
+
+    Args:
+        args: The words after `lightning_vision`; None takes them from the command line.
+
+    Returns:
+        What was measured and written.
+
+    Raises:
+        ValueError: the subcommand does not exist, or its arguments are wrong.
+        KeyboardInterrupt: the run was interrupted; its last checkpoint is kept.
+    """
+    name, *rest = sys.argv[1:] if args is None else args or [""]
+    if name in ("", "-h", "--help"):
+        print(_usage())
+        return Result()
+    known = help_lines()
+    if name not in known:
+        raise ValueError(f"no subcommand {name!r}{nearest(name, known)} See `lightning_vision --help`")
+    command = importlib.import_module(f"lightning_vision.commands.{name}")
+    try:
+        if hasattr(command, "main"):
+            return Result(output=command.main(rest))
+        from lightning_vision.cli import run
+
+        return run(command, rest)
+    except SystemExit as stop:
+        # Lightning leaves the interpreter after Ctrl-C, the parser after --help and --print_config.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        if stop.code:
+            raise RuntimeError(f"lightning_vision {name} stopped with exit code {stop.code}") from stop
+        return Result()
+
+
+def console() -> int:
+    """Entry point of the console script: 0 when done, 1 for a bug, 2 for a mistake in the input, 130 after Ctrl-C."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("lightning_vision: interrupted; what was written stays", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or not _told(error):
+            traceback.print_exc()
+            return 1
+        command = " ".join(["lightning_vision", *sys.argv[1:2]])
+        print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:12}{line}" for name, line in help_lines().items()]
+    return "\n".join(
+        [
+            "usage: lightning_vision SUBCOMMAND [--config FILE_OR_NAME ...] [--KEY VALUE ...]",
+            "",
+            *lines,
+            "",
+            "`lightning_vision SUBCOMMAND --help` tells its options, `lightning_vision list configs` the shipped runs.",
+            f"{TRACEBACK}=1 in the environment shows the traceback of an error.",
+        ]
+    )
+
+
+def _told(error: BaseException) -> bool:
+    """Whether the message says it all: this package raised it on purpose, or the parser or the Trainer refused."""
+    if type(error).__name__ in USAGE_ERRORS:
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    import lightning_vision.callbacks
+    import lightning_vision.datamodules
+
+    wings = (lightning_vision, lightning_vision.callbacks, lightning_vision.datamodules)
+    folders = [Path(wing.__path__[0]).resolve() for wing in wings]
+    innermost = Path(frames[-1].filename).resolve()
+    return any(folder in innermost.parents for folder in folders)
