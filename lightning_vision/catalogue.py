@@ -1,7 +1,7 @@
 """What the package offers, readable without torch: names, dotted paths, one-liners and papers.
 
-`catalogue.json` beside this file is written by `lightning_vision catalogue` from the docstrings of the classes. It feeds
-the lazy imports, the short class names in configs, `lightning_vision list` and shell completion.
+`catalogue.json` beside this file is written by `lightning_vision catalogue` from the docstrings of the classes. It
+feeds the lazy imports, the short class names in configs, `lightning_vision list` and shell completion.
 """
 
 import difflib

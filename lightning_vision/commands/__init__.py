@@ -1,7 +1,8 @@
 """The subcommands, one file each.
 
 A file's first docstring line is its help line. It defines either `run(cli, **options)`, called with the model, the
-datamodule and the trainer that the command line describes (`options` become flags), or `main(argv)`, which stands alone.
+datamodule and the trainer that the command line describes (`options` become flags), or `main(argv)`, which stands
+alone. Files that begin with an underscore are what several of them share.
 """
 
 import ast

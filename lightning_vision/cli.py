@@ -1,0 +1,159 @@
+"""The command's engine: a LightningCLI with named callbacks, sizes from the data and one door to the optimizer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jsonargparse
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lightning_vision.catalogue import find
+from lightning_vision.configs import config_paths, read_config
+from lightning_vision.console import Result
+from lightning_vision.run_dir import place_run
+from lightning_vision.usage import explain
+
+__all__ = ["VisionCLI", "run"]
+
+FROM_DATA = ("num_classes", "in_channels")
+
+
+class VisionCLI(LightningCLI):
+    """Model, datamodule, callbacks and trainer as a command line describes them.
+
+    Callbacks are named entries (`callbacks: {sam: {class_path: SAM}}`), so configs merge by name,
+    `--callbacks.sam.rho 0.1` overrides and `--callbacks.sam null` switches off. Model arguments in `FROM_DATA` that are
+    left open are filled from the datamodule.
+
+    Args:
+        options: Function whose parameters after the first become flags.
+        args: The words after the subcommand.
+
+    Raises:
+        ArgumentError: a flag, key or value that does not exist or does not fit.
+        ValueError: model and datamodule disagree about a size.
+    """
+
+    def __init__(self, options: Callable[..., Any], args: list[str]) -> None:
+        self.options = options
+        args, files = config_paths(args)
+        configs = [read_config(file) for file in files]
+        import_named([*args, *configs])
+        self.callback_names = _callback_names(args, configs)
+        self.run_dir: Path | None = None
+        super().__init__(
+            args=args,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"exit_on_error": False},
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Trainer, "trainer")
+        for base, key in ((LightningModule, "model"), (LightningDataModule, "data")):
+            parser.add_lightning_class_args(base, key, subclass_mode=True, required=False)
+        for name in self.callback_names:
+            parser.add_subclass_arguments(Callback, f"callbacks.{name}", required=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        self.option_names = parser.add_function_arguments(self.options, skip={"cli"})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            with own_defaults():
+                self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise ArgumentError(None, explain(str(error), parser)) from error
+
+    def instantiate_classes(self) -> None:
+        given = self.config.get("model.init_args") or Namespace()
+        typed = {name: given[name] for name in FROM_DATA if given.get(name) is not None}
+        if self.config.get("data") is not None:
+            for name in FROM_DATA:
+                if name in given and name not in typed:
+                    fill = partial(_from_data, name)
+                    self.parser.link_arguments("data", f"model.init_args.{name}", fill, apply_on="instantiate")
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule = self.config_init.get("data")
+        self.model = self.config_init.get("model")
+        for name, value in typed.items():
+            found = getattr(self.datamodule, name, value)
+            if found != value:
+                source = type(self.datamodule).__name__
+                raise ValueError(f"--model.{name} is {value} but {source} has {found}; drop one of the two")
+        self.trainer = self.instantiate_trainer()
+
+    def before_instantiate_classes(self) -> None:
+        self.run_dir = place_run(self.config.trainer)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = {**self.config_init["trainer"], **kwargs}
+        named = self.config_init.get("callbacks") or Namespace()
+        return self._instantiate_trainer(config, [named[name] for name in self.callback_names if named.get(name)])
+
+
+def run(command: ModuleType, args: list[str]) -> Result:
+    """Build what `args` describe, hand it to `command.run` and gather what was measured and written."""
+    cli = VisionCLI(command.run, args)
+    options = {name: cli.config_init.get(name) for name in cli.option_names}
+    output = command.run(cli, **options)
+    checkpoint = cli.trainer.checkpoint_callback
+    best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+    metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
+    return Result(metrics=metrics, best_ckpt=best or None, run_dir=str(cli.run_dir or "") or None, output=output)
+
+
+def import_named(value: Any) -> None:
+    """Import every catalogue class that `value` (arguments and configs, nested) names, to give it its short name."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            import_named(item)
+    elif isinstance(value, str) and (entry := find(value.rpartition("=")[2])):
+        entry.load()
+
+
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """While parsing, a class that replaces another starts from its own defaults.
+
+    jsonargparse keeps every argument that both classes accept, so `--model.optimizer SGD` would train with the weight
+    decay and learning rate that the config chose for AdamW. It offers no switch, hence this one private touch.
+    """
+    hints: Any = jsonargparse._typehints  # type: ignore[attr-defined]  # private, see above
+    kept = hints.discard_init_args_on_class_path_change
+
+    def discard(parser_or_action: Any, previous: Any, value: Any) -> None:
+        if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
+            previous["init_args"] = Namespace()
+
+    hints.discard_init_args_on_class_path_change = discard
+    try:
+        yield
+    finally:
+        hints.discard_init_args_on_class_path_change = kept
+
+
+def _callback_names(args: list[str], configs: list[dict[str, Any]]) -> list[str]:
+    flags = [
+        arg.removeprefix("--callbacks.").partition("=")[0].partition(".")[0] for arg in args if "--callbacks." in arg
+    ]
+    return list(dict.fromkeys([name for config in configs for name in config.get("callbacks") or {}] + flags))
+
+
+def _from_data(name: str, datamodule: LightningDataModule) -> Any:
+    try:
+        return getattr(datamodule, name)
+    except AttributeError:
+        source = type(datamodule).__name__
+        raise ValueError(f"{source} has no attribute `{name}` to size the model; pass --model.{name}") from None

@@ -1,0 +1,37 @@
+"""What several subcommands say on the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+__all__ = ["effective", "print_table", "require"]
+
+
+def require(cli: Any, *keys: str) -> None:
+    """Refuse to go on without a `model` or `data` entry.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    parts = {"model": cli.model, "data": cli.datamodule}
+    for key in keys:
+        if parts[key] is None:
+            raise ValueError(f"no {key} given; add --config NAME (see `list configs`) or --{key} CLASS")
+
+
+def print_table(title: str, rows: Mapping[str, str]) -> None:
+    """Print `rows` under `title`, names left and values right of a common column."""
+    width = max(map(len, rows), default=0)
+    print("\n".join([title, *(f"  {name:{width}}  {value}" for name, value in rows.items())]), flush=True)
+
+
+def effective(optimizer: Optimizer) -> str:
+    """Class and settings of an optimizer, a range where its parameter groups differ."""
+    settings = {}
+    for name in optimizer.defaults:
+        values = [group[name] for group in optimizer.param_groups]
+        same = all(value == values[0] for value in values)
+        settings[name] = f"{values[0]}" if same else f"{min(values):.3g} to {max(values):.3g}"
+    chosen = ", ".join(f"{name}={value}" for name, value in settings.items() if value not in ("None", "False"))
+    return f"{type(optimizer).__name__}({chosen}) on {len(optimizer.param_groups)} parameter groups"

@@ -1,0 +1,42 @@
+"""Train, and keep the best and the last checkpoint."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from lightning_vision.commands._report import effective, print_table, require
+
+
+def run(cli: Any, ckpt_path: str | None = None) -> None:
+    """Train the model on the datamodule.
+
+    Args:
+        ckpt_path: Checkpoint to resume from: a file, or `last` for the newest one of this run's folder.
+    """
+    require(cli, "model", "data")
+    cli.trainer.callbacks.append(_ShowOptimizers())
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)
+    _report(cli.trainer, cli.run_dir)
+
+
+class _ShowOptimizers(Callback):
+    """Prints what is really optimised with, once: configs, flags and defaults have been merged by then."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            rank_zero_info(f"Optimizer: {effective(optimizer)}")
+
+
+@rank_zero_only
+def _report(trainer: Trainer, run_dir: object) -> None:
+    metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+    print_table("validation", {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")})
+    written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
+    if isinstance(checkpoint := trainer.checkpoint_callback, ModelCheckpoint):
+        score = (
+            "" if checkpoint.best_model_score is None else f" ({checkpoint.monitor} {checkpoint.best_model_score:.4f})"
+        )
+        written |= {"best": f"{checkpoint.best_model_path}{score}", "last": checkpoint.last_model_path}
+    print_table("written", {name: path for name, path in written.items() if path})

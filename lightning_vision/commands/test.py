@@ -1,0 +1,15 @@
+"""Measure a checkpoint on the test split."""
+
+from typing import Any
+
+from lightning_vision.commands._report import require
+
+
+def run(cli: Any, ckpt_path: str | None = None) -> None:
+    """Evaluate the model on the datamodule.
+
+    Args:
+        ckpt_path: Checkpoint whose weights are measured; without it the freshly built model is.
+    """
+    require(cli, "model", "data")
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)

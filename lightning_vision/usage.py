@@ -1,0 +1,48 @@
+"""One sentence out of the parser's nested error reports."""
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from lightning_vision.catalogue import entries, nearest
+
+__all__ = ["explain"]
+
+
+def explain(report: str, parser: ArgumentParser) -> str:
+    """Say what was wrong, where, and what was probably meant.
+
+    Args:
+        report: Message of the parser's ArgumentError, over many lines.
+        parser: The parser, for the names that do exist.
+    """
+    where = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', report)))
+    given = re.findall(r"Given value: (.+)", report)
+    if found := re.search(r"unrecognized arguments: (--[^ =]+)", report):
+        return _no_such(found[1].removeprefix("--"), parser.get_defaults().keys(), "option --")
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", report):
+        return _no_such(f"{found[1]}.{found[2]}", parser.get_defaults().keys(), "key ")
+    if found := re.search(r"Option '([^']+)' is not accepted", report):
+        owners = re.findall(r"class_path[ =]'([^']+)'", report)
+        if not owners:
+            return _no_such(found[1].removesuffix(".class_path"), parser.get_defaults().keys(), "key ")
+        return f"{where}: {owners[-1]} takes no `{found[1]}`{nearest(found[1], _parameters(owners[-1]))}"
+    if found := re.search(r"Expected a dot import path string: (\S+)", report):
+        hint = nearest(found[1], [entry.name for entry in entries()])
+        return f"{where}: no class called {found[1]}{hint or '; give its full import path'}"
+    if expected := re.findall(r"Expected a <class '(\w+)'>", report):
+        wanted = " or ".join(dict.fromkeys(kind.replace("NoneType", "null") for kind in expected))
+        return f"{where}: expected {wanted}, got {given[-1] if given else 'something else'}"
+    return " ".join(report.split())
+
+
+def _no_such(name: str, known: Any, what: str) -> str:
+    return f"there is no {what}{name}{nearest(name, known) or '; --help lists them'}"
+
+
+def _parameters(path: str) -> list[str]:
+    module, _, name = path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
