@@ -1,23 +1,22 @@
 """The command's engine: a LightningCLI with named callbacks, sizes from the data and one door to the optimizer."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import jsonargparse
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_vision.catalogue import find
+from lightning_vision.base.weights import module_from_checkpoint
+from lightning_vision.commands._parsing import callback_names, import_named, own_defaults
+from lightning_vision.commands._run_dir import place_run
+from lightning_vision.commands._usage import explain
 from lightning_vision.configs import config_paths, read_config
 from lightning_vision.console import Result
-from lightning_vision.run_dir import place_run
-from lightning_vision.usage import explain
 
 __all__ = ["VisionCLI", "run"]
 
@@ -29,7 +28,7 @@ class VisionCLI(LightningCLI):
 
     Callbacks are named entries (`callbacks: {sam: {class_path: SAM}}`), so configs merge by name,
     `--callbacks.sam.rho 0.1` overrides and `--callbacks.sam null` switches off. Model arguments in `FROM_DATA` that are
-    left open are filled from the datamodule.
+    left open are filled from the datamodule. Without `model`, it is rebuilt from the subcommand's `ckpt_path`.
 
     Args:
         options: Function whose parameters after the first become flags.
@@ -45,7 +44,7 @@ class VisionCLI(LightningCLI):
         args, files = config_paths(args)
         configs = [read_config(file) for file in files]
         import_named([*args, *configs])
-        self.callback_names = _callback_names(args, configs)
+        self.callback_names = callback_names(args, configs)
         self.run_dir: Path | None = None
         super().__init__(
             args=args,
@@ -85,6 +84,8 @@ class VisionCLI(LightningCLI):
         self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self.config_init.get("data")
         self.model = self.config_init.get("model")
+        if self.model is None and (path := self.config.get("ckpt_path")):
+            self.model = module_from_checkpoint(path)
         for name, value in typed.items():
             found = getattr(self.datamodule, name, value)
             if found != value:
@@ -110,45 +111,6 @@ def run(command: ModuleType, args: list[str]) -> Result:
     best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     return Result(metrics=metrics, best_ckpt=best or None, run_dir=str(cli.run_dir or "") or None, output=output)
-
-
-def import_named(value: Any) -> None:
-    """Import every catalogue class that `value` (arguments and configs, nested) names, to give it its short name."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            import_named(item)
-    elif isinstance(value, str) and (entry := find(value.rpartition("=")[2])):
-        entry.load()
-
-
-@contextmanager
-def own_defaults() -> Iterator[None]:
-    """While parsing, a class that replaces another starts from its own defaults.
-
-    jsonargparse keeps every argument that both classes accept, so `--model.optimizer SGD` would train with the weight
-    decay and learning rate that the config chose for AdamW. It offers no switch, hence this one private touch.
-    """
-    hints: Any = jsonargparse._typehints  # type: ignore[attr-defined]  # private, see above
-    kept = hints.discard_init_args_on_class_path_change
-
-    def discard(parser_or_action: Any, previous: Any, value: Any) -> None:
-        if previous and "init_args" in previous and previous["class_path"] != value["class_path"]:
-            previous["init_args"] = Namespace()
-
-    hints.discard_init_args_on_class_path_change = discard
-    try:
-        yield
-    finally:
-        hints.discard_init_args_on_class_path_change = kept
-
-
-def _callback_names(args: list[str], configs: list[dict[str, Any]]) -> list[str]:
-    flags = [
-        arg.removeprefix("--callbacks.").partition("=")[0].partition(".")[0] for arg in args if "--callbacks." in arg
-    ]
-    return list(dict.fromkeys([name for config in configs for name in config.get("callbacks") or {}] + flags))
 
 
 def _from_data(name: str, datamodule: LightningDataModule) -> Any:

@@ -1,0 +1,46 @@
+"""The catalogue says what the classes say, and the lazy packages offer what the catalogue says."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from lightning_vision import catalogue, main
+
+
+def test_the_file_is_what_the_docstrings_give() -> None:
+    main(["catalogue", "--check"])
+
+
+def test_a_changed_docstring_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = json.loads(catalogue.FILE.read_text())
+    entries[0]["summary"] += " and more"
+    stale = tmp_path / "catalogue.json"
+    stale.write_text(json.dumps(entries, indent=1) + "\n")
+    monkeypatch.setattr(catalogue, "FILE", stale)
+
+    with pytest.raises(ValueError, match=r"catalogue.json is out of date; run `lightning_vision catalogue`"):
+        main(["catalogue", "--check"])
+
+
+@pytest.mark.parametrize("entry", catalogue.entries(), ids=lambda entry: entry.name)
+def test_an_entry_loads_and_is_offered_by_its_package(entry: catalogue.Entry) -> None:
+    package = ".".join(entry.path.split(".")[:2])
+
+    assert entry.load() is getattr(importlib.import_module(package), entry.name)
+    assert 10 < len(entry.summary) <= 120
+
+
+def test_a_misspelt_name_gets_the_nearest_one() -> None:
+    import lightning_vision
+
+    with pytest.raises(AttributeError, match="did you mean ImageClassifier"):
+        lightning_vision.ImageClasifier  # noqa: B018  # the access itself is what fails
+
+
+def test_every_kind_that_exists_is_listed() -> None:
+    for kind in ("task", "callback", "datamodule", "backbone"):
+        names = [entry.name for entry in catalogue.entries() if entry.kind == kind]
+
+        assert main(["list", f"{kind}s"]).output == names != []

@@ -1,0 +1,80 @@
+"""What is shipped: the package list, the wheel and the source distribution hold what the tree holds."""
+
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WINGS = {"lightning_vision": "lightning_vision", "callbacks": "lightning_vision.callbacks"}
+WINGS |= {"datamodules": "lightning_vision.datamodules", "cli_configs": "lightning_vision.cli_configs"}
+
+
+def shipped_files() -> dict[str, Path]:
+    """Path inside the wheel and file in the tree of everything that has to be shipped."""
+    files = {}
+    for folder, package in WINGS.items():
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in {".py", ".yaml", ".json", ".typed"} or path.name == "py.typed":
+                files[str(Path(package.replace(".", "/")) / path.relative_to(ROOT / folder))] = path
+    return files
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_package_list_names_every_folder_with_code_or_configs() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {str(Path(name).parent) for name in shipped_files()}
+
+    assert set(settings["packages"]) == {folder.replace("/", ".") for folder in folders}
+    assert settings["package-dir"] == {package: folder for folder, package in WINGS.items()}
+
+
+def test_every_package_folder_has_an_init() -> None:
+    assert [path for path in shipped_files().values() if not (path.parent / "__init__.py").is_file()] == []
+
+
+def test_the_wheel_holds_exactly_the_tree(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+
+    assert names == set(shipped_files())
+
+
+def test_the_source_distribution_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    missing = [path for path in shipped_files().values() if not (unpacked / path.relative_to(ROOT)).is_file()]
+
+    assert missing == []
+    assert (unpacked / "LICENSE").is_file()
+
+
+def test_dependencies_and_bounds_say_why() -> None:
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    start, end = lines.index("dependencies = ["), lines.index("[project.scripts]")
+    unexplained = []
+    for number in range(start + 1, end):
+        line = lines[number].strip()
+        if line.startswith('"') and not line.startswith('"lightning_vision['):
+            block = number - 1
+            while lines[block].strip().startswith('"'):
+                block -= 1
+            if not lines[block].strip().startswith("#"):
+                unexplained.append(line)
+
+    assert unexplained == []
