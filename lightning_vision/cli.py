@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.commands._parsing import callback_names, import_named, own_defaults
 from lightning_vision.commands._run_dir import place_run
 from lightning_vision.commands._usage import explain
@@ -53,7 +52,7 @@ class VisionCLI(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -85,6 +84,8 @@ class VisionCLI(LightningCLI):
         self.datamodule = self.config_init.get("data")
         self.model = self.config_init.get("model")
         if self.model is None and (path := self.config.get("ckpt_path")):
+            from lightning_vision.base.weights import module_from_checkpoint
+
             self.model = module_from_checkpoint(path)
         for name, value in typed.items():
             found = getattr(self.datamodule, name, value)

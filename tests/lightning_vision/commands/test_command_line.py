@@ -1,0 +1,245 @@
+"""What words and configs turn into: callbacks, sizes, own defaults, one folder a run, one sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonargparse
+import pytest
+import yaml
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim import Optimizer
+
+from lightning_vision import main
+from lightning_vision.cli import VisionCLI
+from lightning_vision.commands._parsing import own_defaults
+
+TOYS = "support.command_toys"
+BASE: dict[str, Any] = {
+    "model": {"class_path": f"{TOYS}.ToyModule", "init_args": {"in_channels": 3}},
+    "data": {"class_path": f"{TOYS}.ToyData"},
+    "trainer": {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
+}
+CSV = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": ""}}
+
+
+def write(name: str, content: dict[str, Any]) -> str:
+    Path(name).write_text(yaml.safe_dump(content))
+    return name
+
+
+def build(*args: str, **more: Any) -> VisionCLI:
+    """The command line's objects, built and not run."""
+    quiet = {**BASE, **more, "trainer": {**BASE["trainer"], "logger": False, **more.get("trainer", {})}}
+    return VisionCLI(lambda cli: None, ["--config", write("base.yaml", quiet), *args])
+
+
+def counters(cli: VisionCLI) -> list[tuple[int, int]]:
+    return [(c.limit, c.count) for c in cli.trainer.callbacks if type(c).__name__ == "StepCounter"]
+
+
+def counter(**init_args: int) -> dict[str, Any]:
+    return {"class_path": f"{TOYS}.StepCounter", "init_args": init_args}
+
+
+def test_callbacks_of_two_configs_compose_by_name() -> None:
+    second = write("second.yaml", {"callbacks": {"b": counter(limit=2), "a": {"init_args": {"start": 5}}}})
+    cli = build("--config", second, callbacks={"a": counter(limit=1)})
+
+    assert counters(cli) == [(1, 5), (2, 0)]
+
+
+def test_a_flag_overrides_one_knob_of_a_named_callback() -> None:
+    assert counters(build("--callbacks.a.limit", "9", callbacks={"a": counter(limit=1, start=4)})) == [(9, 4)]
+
+
+def test_null_switches_a_named_callback_off() -> None:
+    assert counters(build("--callbacks.a", "null", callbacks={"a": counter(), "b": counter(limit=2)})) == [(2, 0)]
+
+
+def test_a_callback_can_be_added_by_flags_alone() -> None:
+    cli = build("--callbacks.mine", f"{TOYS}.StepCounter", "--callbacks.mine.limit=3")
+
+    assert counters(cli) == [(3, 0)]
+
+
+def test_an_open_size_is_filled_from_the_data() -> None:
+    assert build().model.sizes == (7, 3)
+
+
+def test_a_typed_size_that_differs_from_the_data_names_both() -> None:
+    with pytest.raises(ValueError, match=r"^--model.num_classes is 5 but ToyData has 7; drop one of the two$"):
+        build("--model.num_classes", "5")
+
+
+def test_a_typed_size_that_agrees_is_accepted() -> None:
+    assert build("--model.num_classes", "7").model.sizes == (7, 3)
+
+
+def test_data_without_the_size_is_an_error_unless_it_is_typed() -> None:
+    with pytest.raises(
+        ValueError, match=r"ToyData has no attribute `in_channels` to size the model; pass --model.in_c"
+    ):
+        build("--model.in_channels", "null")
+
+
+ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.5, "weight_decay": 0.25}}
+
+
+def optimizer_of(cli: VisionCLI) -> tuple[str, float, float]:
+    optimizer = cli.model.configure_optimizers()
+    return type(optimizer).__name__, optimizer.defaults["lr"], optimizer.defaults["weight_decay"]
+
+
+def with_optimizer(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"class_path": f"{TOYS}.ToyModule", "init_args": {"in_channels": 3, "optimizer": spec}}
+
+
+def test_a_class_given_by_flag_starts_from_its_own_defaults() -> None:
+    cli = build("--model.optimizer", "SGD", model=with_optimizer(ADAMW))
+
+    assert optimizer_of(cli) == ("SGD", 0.001, 0.0)
+
+
+def test_a_class_given_by_a_second_config_starts_from_its_own_defaults() -> None:
+    spec = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.125}}
+    second = write("second.yaml", {"model": {"init_args": {"optimizer": spec}}})
+
+    assert optimizer_of(build("--config", second, model=with_optimizer(ADAMW))) == ("SGD", 0.125, 0.0)
+
+
+def test_the_same_class_keeps_what_was_set() -> None:
+    cli = build("--model.optimizer.lr", "0.125", model=with_optimizer(ADAMW))
+
+    assert optimizer_of(cli) == ("AdamW", 0.125, 0.25)
+
+
+def test_the_parser_still_needs_the_private_touch_that_own_defaults_makes() -> None:
+    kept = jsonargparse._typehints.discard_init_args_on_class_path_change
+    with own_defaults():
+        assert jsonargparse._typehints.discard_init_args_on_class_path_change is not kept
+    assert jsonargparse._typehints.discard_init_args_on_class_path_change is kept
+
+    parser = jsonargparse.ArgumentParser()
+    parser.add_argument("--optimizer", type=Callable[..., Optimizer])
+    args = ["--optimizer", "torch.optim.AdamW", "--optimizer.weight_decay", "0.25", "--optimizer", "torch.optim.SGD"]
+
+    assert parser.parse_args(args).optimizer.init_args.weight_decay == 0.25
+
+
+def test_loggers_share_one_new_folder_below_the_root() -> None:
+    second = {**CSV, "class_path": "TensorBoardLogger"}
+    for number in range(2):
+        cli = build(trainer={"logger": [second, CSV], "default_root_dir": "out"})
+
+        assert cli.run_dir == Path("out", f"version_{number}").absolute()
+        assert {logger.log_dir for logger in cli.trainer.loggers} == {str(cli.run_dir)}
+
+
+def test_one_flag_moves_everything_a_run_writes(tmp_path: Path) -> None:
+    config = write("run.yaml", {**BASE, "trainer": {**BASE["trainer"], "logger": [CSV], "default_root_dir": "old"}})
+    result = main(["fit", "--config", config, "--trainer.default_root_dir", str(tmp_path / "new")])
+    written = {path.name for path in (tmp_path / "new").rglob("*") if path.is_file()}
+
+    assert result.run_dir == str(tmp_path / "new" / "version_0")
+    assert written >= {"metrics.csv", "config.yaml"}
+    assert [path.suffix for path in (tmp_path / "new").rglob("*.ckpt")] == [".ckpt"]
+    assert sorted(path.name for path in Path().iterdir()) == ["new", "run.yaml"]
+
+
+def test_an_absolute_folder_and_a_given_version_stay(tmp_path: Path) -> None:
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "logs"), "name": "a", "version": "b"}}
+    cli = build(trainer={"logger": [logger], "default_root_dir": "out"})
+
+    assert isinstance(cli.trainer.logger, CSVLogger)
+    assert cli.trainer.logger.log_dir == str(tmp_path / "logs" / "a" / "b")
+
+
+def test_a_saved_config_never_stops_a_run_and_can_be_run_again() -> None:
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "", "version": "one"}}
+    config = write("run.yaml", {**BASE, "trainer": {**BASE["trainer"], "logger": [logger]}})
+    for args in (["--config", config], ["--config", config], ["--config", "one/config.yaml"]):
+        result = main(["fit", *args])
+
+        assert set(result.metrics) == {"val/loss"}
+
+
+def test_what_is_optimised_is_printed_once(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = write("run.yaml", {**BASE, "trainer": {**BASE["trainer"], "logger": False, "enable_checkpointing": False}})
+    with caplog.at_level("INFO"):
+        main(["fit", "--config", config, "--model.optimizer", "SGD", "--model.optimizer.lr", "0.125"])
+    text = capsys.readouterr().out + caplog.text
+
+    assert text.count("Optimizer: SGD(lr=0.125, momentum=0.0") == 1
+
+
+MISTAKES = {
+    "option": (["--trainer.max_epoch", "3"], "there is no option --trainer.max_epoch; did you mean trainer.max_epochs"),
+    "model knob": (["--model.num_clases", "3"], f"model: {TOYS}.ToyModule takes no `num_clases`; did you mean num_cla"),
+    "optimizer knob": (
+        ["--model.optimizer.lrr", "3"],
+        "model.optimizer: torch.optim.AdamW takes no `lrr`; did you mean",
+    ),
+    "type": (["--trainer.max_epochs", "three"], "trainer.max_epochs: expected int or null, got three"),
+    "class": (["--data", "Digitz"], "data: no class called Digitz; did you mean Digits?"),
+    "callback knob": (
+        ["--callbacks.a.limitt", "3"],
+        f"callbacks.a: {TOYS}.StepCounter takes no `limitt`; did you mean",
+    ),
+}
+
+
+@pytest.mark.parametrize(("args", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence_that_names_the_way_out(args: list[str], sentence: str) -> None:
+    with pytest.raises(jsonargparse.ArgumentError) as refusal:
+        build(*args, callbacks={"a": counter()})
+
+    assert str(refusal.value).startswith(sentence)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_an_unknown_key_in_a_config_is_named() -> None:
+    with pytest.raises(
+        jsonargparse.ArgumentError, match=r"^there is no key trainer.max_epochz; did you mean trainer.max"
+    ):
+        build("--config", write("bad.yaml", {"trainer": {"max_epochz": 3}}))
+    with pytest.raises(jsonargparse.ArgumentError, match=r"^there is no key modle; did you mean model"):
+        build("--config", write("bad.yaml", {"modle": {"class_path": "x"}}))
+
+
+def test_a_missing_config_names_the_nearest_shipped_one() -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"--config classification/digitz: no such file .* classification/digits"
+    ):
+        main(["fit", "--config", "classification/digitz"])
+
+
+def test_a_config_that_is_no_mapping_is_refused() -> None:
+    Path("list.yaml").write_text("- 1\n")
+    Path("broken.yaml").write_text("a: [1\n")
+
+    with pytest.raises(ValueError, match=r"list.yaml: holds list, expected a mapping of keys to values"):
+        main(["fit", "--config", "list.yaml"])
+    with pytest.raises(ValueError, match=r"broken.yaml: not valid YAML"):
+        main(["fit", "--config=broken.yaml"])
+
+
+def test_model_and_data_are_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"^no model given; add --config NAME"):
+        main(["fit", "--trainer.logger", "false"])
+
+
+def test_help_of_a_subcommand_returns_instead_of_leaving(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--help"]).metrics == {}
+    assert "--ckpt_path" in capsys.readouterr().out
+
+
+def test_options_of_a_command_become_flags() -> None:
+    def command(cli: SimpleNamespace, top_k: int = 5) -> None: ...
+
+    cli = VisionCLI(command, ["--config", write("base.yaml", BASE), "--top_k", "2", "--trainer.logger", "false"])
+
+    assert cli.config.top_k == 2

@@ -1,0 +1,64 @@
+"""A module, a datamodule and a callback as other people write them, small enough to drive the command with."""
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, TensorDataset
+
+__all__ = ["StepCounter", "ToyData", "ToyModule"]
+
+
+class ToyModule(LightningModule):
+    """Linear regression with sizes that may come from the data."""
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.sizes = num_classes, in_channels
+        self.optimizer = optimizer
+        self.network = nn.Linear(2, 1)
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return self.network(batch[0]).square().mean()
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        self.log("val/loss", self.training_step(batch))
+
+    def test_step(self, batch: list[Tensor]) -> None:
+        self.log("test/loss", self.training_step(batch))
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer(self.parameters())
+
+
+class ToyData(LightningDataModule):
+    """Eight points; knows its number of classes but not its channels."""
+
+    num_classes = 7
+
+    def loader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(TensorDataset(torch.arange(16.0).reshape(8, 2)), batch_size=4)
+
+    train_dataloader = val_dataloader = test_dataloader = loader
+
+
+class StepCounter(Callback):
+    """Counts batches up to a limit.
+
+    Args:
+        limit: Batches after which it stops counting.
+        start: First count.
+    """
+
+    def __init__(self, limit: int = 100, start: int = 0) -> None:
+        self.limit, self.count = limit, start
+
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        self.count = min(self.count + 1, self.limit)
