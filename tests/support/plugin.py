@@ -1,0 +1,192 @@
+"""Fixtures of every test: a folder of its own, fixed seeds, the leak check, the two-rank pair, the time budgets."""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import tomllib
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support import ROOT
+from support.process_state import fixed_seed, leaks, read_all
+from support.two_ranks import TwoRanks
+
+PAIR = pytest.StashKey[TwoRanks]()
+
+torch.set_num_threads(1)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files written into the repository by this process, told by an audit hook: exact while others edit the same tree.
+# ---------------------------------------------------------------------------------------------------------------------
+
+_written: list[str] = []
+_WATCHED = str(ROOT) + os.sep
+_CACHES = (".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".coverage", ".egg-info")
+
+
+def _note_writes(event: str, args: tuple[Any, ...]) -> None:
+    if event == "open":
+        path, _, flags = args
+        if not isinstance(flags, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+    elif event == "os.mkdir":
+        path = args[0]
+    elif event == "os.rename":
+        path = args[1]
+    else:
+        return
+    if isinstance(path, (str, os.PathLike)):
+        name = os.path.abspath(os.fspath(path))
+        if isinstance(name, str) and name.startswith(_WATCHED) and not any(cache in name for cache in _CACHES):
+            _written.append(name)
+
+
+sys.addaudithook(_note_writes)
+
+
+def _other_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+def _children(pair: TwoRanks) -> set[int]:
+    """Process ids of our living children, apart from the pair and from Python's own trackers."""
+    own = {process.pid for process in pair.processes} | {resource_tracker._resource_tracker._pid}
+    multiprocessing.active_children()  # joins those that have ended
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it ended while we looked
+            continue
+        if int(parent) == os.getpid() and state != "Z":
+            found.add(int(status.parent.name))
+    return found - own
+
+
+def _settled(read: Callable[[], set[Any]], before: set[Any]) -> set[Any]:
+    """What is new and still there after a second: workers need a moment to end."""
+    deadline = time.monotonic() + 1.0
+    while (new := read() - before) and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+    return new
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path) -> Iterator[None]:
+    """The working directory is the test's own; `support.ROOT` is the repository."""
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(own_folder: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that leaves hooks, patches, modes, settings, variables, threads, processes or files behind."""
+    pair = request.config.stash[PAIR]
+    fixed_seed()
+    threads, children = _other_threads(), _children(pair)
+    _written.clear()
+    before = read_all()
+    yield
+    found = leaks(before)
+    if new := _settled(_other_threads, threads):
+        found.append(f"threads: {', '.join(sorted(thread.name for thread in new))}")
+    if new := _settled(lambda: _children(pair), children):
+        found.append(f"child processes: {sorted(new)}")
+    if _written:
+        found.append(f"files written into the repository: {', '.join(sorted(set(_written)))}")
+    if found:
+        pytest.fail("left behind: " + "; ".join(found), pytrace=False)
+
+
+@pytest.fixture
+def two_ranks(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
+    """`two_ranks(fn, *args, timeout=120)` runs `fn(*args)` on two gloo ranks: `[result of rank 0, of rank 1]`."""
+    return request.config.stash[PAIR].run
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[PAIR] = TwoRanks()
+    config.addinivalue_line("markers", "xdist_group(name): tests that share one worker")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[PAIR].stop()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on two ranks share one worker, so that a run has one pair."""
+    for item in items:
+        if "two_ranks" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("two_ranks"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Time budgets: CPU seconds, so that a busy machine does not fail a run.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _cpu_seconds(pair: TwoRanks) -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system + pair.cpu_seconds
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    pair = item.config.stash[PAIR]
+    begin = _cpu_seconds(pair)
+    try:
+        return (yield)
+    finally:
+        if item.get_closest_marker("slow") is None:
+            item.user_properties.append(("cpu_seconds", _cpu_seconds(pair) - begin))
+
+
+class Budgets:
+    """Adds up what the tests of each folder took, on the process that controls the run, and fails one over budget."""
+
+    def __init__(self, table: dict[str, float]) -> None:
+        self.table = table
+        self.spent: defaultdict[str, float] = defaultdict(float)
+
+    def folder_of(self, node: str) -> str:
+        """The longest entry of the table that `node` lies under, or the node's own folder when none fits."""
+        path = Path(node.partition("::")[0])
+        return next((str(parent) for parent in path.parents if str(parent) in self.table), str(path.parent))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self.spent[self.folder_of(report.nodeid)] += dict(report.user_properties).get("cpu_seconds", 0.0)
+
+    def exceeded(self) -> list[str]:
+        return sorted(folder for folder, seconds in self.spent.items() if seconds > self.table.get(folder, 0.0))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.exceeded() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        terminalreporter.section("CPU seconds of each test folder")
+        for folder, seconds in sorted(self.spent.items()):
+            verdict = "  OVER BUDGET" if folder in self.exceeded() else ""
+            terminalreporter.line(f"{seconds:8.1f} of {self.table.get(folder, 0.0):5.0f}  {folder}{verdict}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    table = session.config.rootpath / "tests" / "budgets.toml"
+    if not hasattr(session.config, "workerinput") and table.exists():
+        budgets = Budgets(tomllib.loads(table.read_text())["seconds"])
+        session.config.pluginmanager.register(budgets, "budgets")
