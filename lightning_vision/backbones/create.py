@@ -1,0 +1,127 @@
+"""Networks by name: timm's and this project's through one door, with errors a user can act on."""
+
+import re
+from typing import Any
+
+import timm
+from timm.models import get_arch_pretrained_cfgs, is_model
+from torch import nn
+
+from lightning_vision.catalogue import nearest
+
+__all__ = ["create", "names"]
+
+# What a failed download raises besides OSError, by the package that raises it.
+_NETWORK_PACKAGES = {"httpx", "huggingface_hub", "requests", "urllib3"}
+
+
+def names(pattern: str = "*") -> list[str]:
+    """List the networks `create` knows, timm's and this project's, in natural order.
+
+    Args:
+        pattern: Wildcard as in a shell, for example `resnet*_cifar`.
+
+    >>> names("allcnn_*")
+    ['allcnn_a', 'allcnn_b', 'allcnn_c']
+    """
+    return timm.list_models(pattern)
+
+
+def create(
+    name_or_module: str | nn.Module,
+    *,
+    num_classes: int,
+    in_channels: int,
+    pretrained: bool = False,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    features_only: bool = False,
+    **settings: Any,
+) -> nn.Module:
+    """Build a network by name, or pass a ready one through.
+
+    Args:
+        name_or_module: Any name of timm's (`resnet50`, `resnet50.a1_in1k`, `hf-hub:OWNER/REPO`, `local-dir:FOLDER`),
+            one of this project's (`resnet8_cifar`), or a module, which is returned as it is.
+        num_classes: Width of the logits; 0 leaves the pooled features.
+        in_channels: Channels of the image.
+        pretrained: Load timm's weights, from its cache or the network.
+        drop_rate: Dropout, fraction, where the network has it; handed over only when not 0.
+        drop_path_rate: Stochastic depth, fraction; handed over only when not 0.
+        features_only: Build a network that returns a list of feature maps, coarser and coarser.
+        **settings: Further arguments of the network's constructor, for example `img_size=8`.
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        ValueError: the name is unknown (the nearest ones are listed), the network has no pretrained weights, lacks a
+            setting that was given, or cannot give feature maps; or something was asked of a ready module that only a
+            network built by name can be given.
+        ConnectionError: the pretrained weights could not be fetched.
+
+    Example:
+        >>> network = create("resnet8_cifar", num_classes=10, in_channels=1)
+        >>> network(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    chosen = {
+        "pretrained": pretrained,
+        "drop_rate": drop_rate,
+        "drop_path_rate": drop_path_rate,
+        "features_only": features_only,
+    }
+    chosen = {key: value for key, value in chosen.items() if value} | settings
+    if isinstance(name_or_module, nn.Module):
+        return _checked(name_or_module, num_classes, chosen)
+    name = name_or_module
+    if not isinstance(name, str):
+        raise ValueError(f"backbone must be a name or an nn.Module, got {name!r}")
+    if ":" not in name:
+        _check_name(name, pretrained)
+    try:
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **chosen)
+    except TypeError as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unexpected is None or unexpected[1] not in chosen:
+            raise
+        key = unexpected[1]
+        raise ValueError(f"backbone {name!r} takes no {key}; leave {key} out or choose another backbone") from error
+    except RuntimeError as error:
+        if "features_only" not in str(error):
+            raise
+        raise ValueError(f"backbone {name!r} cannot give feature maps (features_only); choose another one") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK_PACKAGES:
+            raise
+        way_out = "pass weights=FILE with a local file, or pretrained=False" if pretrained else "check the name"
+        raise ConnectionError(
+            f"backbone {name!r} could not be fetched ({type(error).__name__}); when offline, {way_out}"
+        ) from error
+
+
+def _checked(module: nn.Module, num_classes: int, chosen: dict[str, Any]) -> nn.Module:
+    if chosen:
+        raise ValueError(
+            f"{', '.join(chosen)} can only be set for a backbone given by name, not for a ready "
+            f"{type(module).__name__}; set it when you build the module"
+        )
+    found = getattr(module, "num_classes", None)
+    if isinstance(found, int) and found != num_classes:
+        raise ValueError(
+            f"the {type(module).__name__} given as backbone has num_classes={found}, but {num_classes} classes are "
+            "needed; build it with that number or call its reset_classifier"
+        )
+    return module
+
+
+def _check_name(name: str, pretrained: bool) -> None:
+    architecture, _, tag = name.partition(".")
+    if not is_model(architecture):
+        raise ValueError(f"unknown backbone {name!r}{nearest(architecture, timm.list_models())}")
+    tags = [entry for entry in get_arch_pretrained_cfgs(architecture) if "." in entry]
+    if tag and name not in tags:
+        known = ", ".join(tags) or "none"
+        raise ValueError(f"backbone {architecture!r} has no weights tagged {tag!r}; its tags are: {known}")
+    if pretrained and not timm.is_model_pretrained(name):
+        raise ValueError(f"no pretrained weights exist for backbone {name!r}; pass pretrained=False")
