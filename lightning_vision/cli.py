@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_vision.commands._parsing import callback_names, import_named, own_defaults
+from lightning_vision.commands._report import without_advice
 from lightning_vision.commands._run_dir import place_run
 from lightning_vision.commands._usage import explain
 from lightning_vision.configs import config_paths, read_config
@@ -105,9 +106,10 @@ class VisionCLI(LightningCLI):
 
 def run(command: ModuleType, args: list[str]) -> Result:
     """Build what `args` describe, hand it to `command.run` and gather what was measured and written."""
-    cli = VisionCLI(command.run, args)
-    options = {name: cli.config_init.get(name) for name in cli.option_names}
-    output = command.run(cli, **options)
+    with without_advice():
+        cli = VisionCLI(command.run, args)
+        options = {name: cli.config_init.get(name) for name in cli.option_names}
+        output = command.run(cli, **options)
     checkpoint = cli.trainer.checkpoint_callback
     best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}

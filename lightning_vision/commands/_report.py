@@ -1,11 +1,13 @@
 """What several subcommands say on the terminal."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch.optim import Optimizer
 
-__all__ = ["effective", "print_table", "require"]
+__all__ = ["effective", "print_table", "require", "without_advice"]
 
 
 def require(cli: Any, *keys: str) -> None:
@@ -35,3 +37,19 @@ def effective(optimizer: Optimizer) -> str:
         settings[name] = f"{values[0]}" if same else f"{min(values):.3g} to {max(values):.3g}"
     chosen = ", ".join(f"{name}={value}" for name, value in settings.items() if value not in ("None", "False"))
     return f"{type(optimizer).__name__}({chosen}) on {len(optimizer.param_groups)} parameter groups"
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep Lightning's product tips and the list of absent accelerators out of the output, nothing else."""
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+
+    def worth_reading(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not (message.startswith("\N{ELECTRIC LIGHT BULB} Tip") or message.endswith("using: 0 TPU cores"))
+
+    log.addFilter(worth_reading)
+    try:
+        yield
+    finally:
+        log.removeFilter(worth_reading)
