@@ -1,0 +1,106 @@
+"""The one decoder of image files, shared by datamodules and by modules that predict on raw files."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+__all__ = ["EXTENSIONS", "BadImageError", "Resize", "convert_image", "list_images", "read_image"]
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings, in lower case, of the files that count as images."""
+
+Resize = Literal["crop", "squash"]
+
+
+class BadImageError(ValueError):
+    """An image file that cannot be decoded; the message names the file."""
+
+
+def read_image(
+    path: str | Path, channels: int = 3, image_size: tuple[int, int] | None = None, resize: Resize = "crop"
+) -> Tensor:
+    """Decode one file of any mode Pillow knows, turned as its EXIF orientation says; of several frames the first.
+
+    Args:
+        path: Image file.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Height and width wanted, pixels; None keeps the file's own.
+        resize: As in `convert_image`.
+
+    Shape:
+        uint8 `(channels, H, W)`, 0 to 255.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadImageError: the file is not an image, is cut short or is damaged.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no image file {path}")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImageError(f"cannot decode the image {path}: {reason.removesuffix(f' {str(path)!r}')}") from error
+    return convert_image(upright, channels, image_size, resize)
+
+
+def convert_image(
+    image: Image.Image, channels: int = 3, image_size: tuple[int, int] | None = None, resize: Resize = "crop"
+) -> Tensor:
+    """Turn a Pillow image into pixels: transparency onto white, 16 bits to 8, bilinear with antialiasing.
+
+    Args:
+        image: Of any mode; `F` counts as 0 to 255.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Height and width wanted, pixels; None keeps the image's own.
+        resize: `crop` keeps the aspect ratio and cuts what stands over on both sides, `squash` does not keep it.
+
+    Shape:
+        uint8 `(channels, H, W)`, 0 to 255.
+
+    Raises:
+        ValueError: `channels` or `resize` is none of those.
+    """
+    if channels not in (1, 3) or resize not in ("crop", "squash"):
+        raise ValueError(f"channels must be 1 or 3 and resize 'crop' or 'squash', not {channels} and {resize!r}")
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.float64)
+        image = Image.fromarray((wide.clip(0, 65535) / 257).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    mode = "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    if image_size is not None and image.size != (size := (image_size[1], image_size[0])):
+        if resize == "crop":
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+        else:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def list_images(folder: str | Path) -> list[str]:
+    """Paths of all images below `folder`, sub-folders too, in an order that no file system changes.
+
+    Hidden files and folders are left out.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"there is no folder {folder}")
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(parent, name) for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    return [str(path) for path in sorted(found, key=lambda path: path.relative_to(folder).parts)]
