@@ -50,7 +50,6 @@ class VisionCLI(LightningCLI):
             args=args,
             run=False,
             auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
