@@ -91,7 +91,7 @@ class StagedNetwork(nn.Module):
         self.head.reset(num_classes, global_pool)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each unit in the backward pass, to save memory."""
+        """Recompute each unit in the backward pass, to save memory; batch norm statistics then move twice a step."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

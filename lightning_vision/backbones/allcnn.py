@@ -77,9 +77,8 @@ class AllCNN(StagedNetwork):
 
         stages = nn.Sequential()
         for before in _LAYERS[base_model]:
-            width = before[-1][1]
-            stages.append(nn.Sequential(*(unit(*layer) for layer in before)))
-            stages[-1].append(unit(3, width, stride=2).append(nn.Dropout(drop_rate)))
+            stage = nn.Sequential(*(unit(*layer) for layer in before))
+            stages.append(stage.append(unit(3, before[-1][1], stride=2).append(nn.Dropout(drop_rate))))
         stages.append(nn.Sequential(unit(3, 192, padding=last_padding), unit(1, 192)))
         super().__init__(
             stem=nn.Sequential(nn.Dropout(drop_input_rate)),

@@ -101,7 +101,7 @@ class CompactTransformer(nn.Module):
                 for drop_path in drop_paths
             )
         )
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm: nn.Module = nn.LayerNorm(embed_dim)
         self.seq_pool = SeqPool(embed_dim) if global_pool == "seq" else None
         self.head_drop = nn.Dropout(drop_rate)
         self.feature_info = [

@@ -56,7 +56,7 @@ def create(
 
     Raises:
         ValueError: the name is unknown (the nearest ones are listed), the network has no pretrained weights, lacks a
-            setting that was given, or cannot give feature maps; or something was asked of a ready module that only a
+            setting that was given; or something was asked of a ready module that only a
             network built by name can be given.
         ConnectionError: the pretrained weights could not be fetched.
 
@@ -65,13 +65,13 @@ def create(
         >>> network(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
-    chosen = {
+    asked: dict[str, Any] = {
         "pretrained": pretrained,
         "drop_rate": drop_rate,
         "drop_path_rate": drop_path_rate,
         "features_only": features_only,
     }
-    chosen = {key: value for key, value in chosen.items() if value} | settings
+    chosen = {key: value for key, value in asked.items() if value} | settings
     if isinstance(name_or_module, nn.Module):
         return _checked(name_or_module, num_classes, chosen)
     name = name_or_module
@@ -87,10 +87,6 @@ def create(
             raise
         key = unexpected[1]
         raise ValueError(f"backbone {name!r} takes no {key}; leave {key} out or choose another backbone") from error
-    except RuntimeError as error:
-        if "features_only" not in str(error):
-            raise
-        raise ValueError(f"backbone {name!r} cannot give feature maps (features_only); choose another one") from error
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK_PACKAGES:
             raise

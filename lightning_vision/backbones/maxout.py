@@ -188,7 +188,8 @@ class MaxoutNet(StagedNetwork):
         for module in self.stages.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
 
 _preset = partial(

@@ -129,8 +129,9 @@ class PyramidNet(StagedNetwork):
             stage = nn.Sequential()
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
-                stage.append(_Unit(channels, next(widths), stride, bottleneck, next(drop_paths)))
-                channels = stage[-1].out_channels
+                unit = _Unit(channels, next(widths), stride, bottleneck, next(drop_paths))
+                stage.append(unit)
+                channels = unit.out_channels
             stages.append(stage)
             ends.append(channels)
         stem = nn.Sequential(nn.Conv2d(in_chans, start, 3, padding=1, bias=False), nn.BatchNorm2d(start))

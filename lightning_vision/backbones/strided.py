@@ -52,7 +52,7 @@ def replace_pooling(
     made: dict[nn.Module, nn.Sequential] = {}
     for name, pool in places:
         if pool not in made:
-            made[pool] = _convolution(pool, *channels[pool], activation).to(example.device, example.dtype)
+            made[pool] = _convolution(pool, min(channels[pool]), activation).to(example.device, example.dtype)
             made[pool].train(pool.training)
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, made[pool])
@@ -84,5 +84,6 @@ def _convolution(
     dilation = getattr(pool, "dilation", 1)
     convolution = nn.Conv2d(channels, channels, pool.kernel_size, pool.stride, pool.padding, dilation)
     nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu" if activation else "linear")
-    nn.init.zeros_(convolution.bias)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
     return nn.Sequential(convolution, *([activation()] if activation else []))
