@@ -1,0 +1,127 @@
+"""What every task is built on: logging, optimizer, checkpoints and preprocessing, apart from network and loss."""
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .checkpoints import PlainCheckpoints
+from .hyperparameters import rebuild
+from .param_groups import check_rates_kept, layer_scales, parameter_groups, undecayed
+from .scalar_log import ScalarLog
+
+__all__ = ["VisionModule"]
+
+
+class VisionModule(PlainCheckpoints):
+    """Base of all tasks: a task builds `self.network`, computes a loss and hands its scalars to `self.scalars`.
+
+    Args:
+        optimizer: Makes the optimizer from parameter groups.
+        lr_scheduler: Makes the schedule from the optimizer; None keeps the learning rate.
+        lr_interval: Whether the schedule counts epochs or optimizer steps.
+        no_decay_norm_bias: Spare norms, biases and what timm's network lists from weight decay.
+        layer_decay: Factor on the learning rate for each layer below the classifier, fraction; neutral 1.
+        head_lr_multiple: Factor on the learning rate of the classifier; neutral 1.
+    """
+
+    network: nn.Module
+    num_classes: int
+    in_channels: int
+    # What a raw image needs: `class_names`, `channels`, `image_size`, `resize`, `mean`, `std`; from the datamodule.
+    preprocessing: dict[str, Any] | None = None
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        lr_interval: Literal["epoch", "step"],
+        no_decay_norm_bias: bool,
+        layer_decay: float,
+        head_lr_multiple: float,
+    ) -> None:
+        super().__init__()
+        self.optimizer = rebuild(optimizer, Optimizer)
+        self.lr_scheduler = rebuild(lr_scheduler, LRScheduler)
+        self.lr_interval = lr_interval
+        self.no_decay_norm_bias = no_decay_norm_bias
+        self.layer_decay = layer_decay
+        self.head_lr_multiple = head_lr_multiple
+        self.scalars = ScalarLog(self)
+
+    def setup(self, stage: str) -> None:
+        """Compare sizes with the datamodule and take over its preprocessing.
+
+        Raises:
+            ValueError: the datamodule has another number of classes or channels.
+        """
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        for size in ("num_classes", "in_channels") if stage != "predict" else ():
+            own, found = getattr(self, size), getattr(datamodule, size, None)
+            if found not in (None, own):
+                ours, theirs = type(self).__name__, type(datamodule).__name__
+                raise ValueError(f"{ours} has {size}={own} but {theirs} has {size}={found}; make them agree")
+        if stage == "fit":
+            self.scalars.clear()
+        if (stage == "fit" or self.preprocessing is None) and hasattr(datamodule, "preprocessing"):
+            self.preprocessing = dict(datamodule.preprocessing)
+
+    def configure_optimizers(self) -> Any:
+        """One group for each distinct (lr, weight decay), and the schedule.
+
+        Raises:
+            ValueError: nothing is left to train, or the schedule would undo the groups' learning rates.
+        """
+        # Defaults of the optimizer, before there are groups; two dimensions because Muon takes nothing else.
+        defaults = self.optimizer([nn.Parameter(torch.zeros(1, 1))]).defaults
+        spared = undecayed(self.network) if self.no_decay_norm_bias else set()
+        scales = layer_scales(self.network, self.layer_decay, self.head_lr_multiple)
+        groups = parameter_groups(
+            self.named_parameters(),
+            defaults["lr"],
+            defaults.get("weight_decay", 0.0),
+            {f"network.{name}" for name in spared},
+            {f"network.{name}": scale for name, scale in scales.items()},
+        )
+        if not groups:
+            raise ValueError(f"{type(self).__name__}: all parameters are frozen, so there is nothing to train")
+        optimizer = self.optimizer(groups)
+        if self.lr_scheduler is None:
+            return optimizer
+        rates = [float(group["lr"]) for group in groups]
+        scheduler = self.lr_scheduler(optimizer)
+        check_rates_kept(optimizer, rates, scheduler)
+        monitor = getattr(scheduler, "monitor", "val/loss")
+        schedule = {"scheduler": scheduler, "interval": self.lr_interval, "monitor": monitor}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_epoch_start(self) -> None:
+        self.scalars.start("train")
+
+    def on_validation_epoch_start(self) -> None:
+        self.scalars.start("val")
+
+    def on_test_epoch_start(self) -> None:
+        self.scalars.start("test")
+
+    def on_train_epoch_end(self) -> None:
+        self.scalars.finish("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self.scalars.finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.scalars.finish("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["preprocessing"] = self.preprocessing
+        checkpoint["sums"] = self.scalars.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.preprocessing = checkpoint.get("preprocessing", self.preprocessing)
+        if "sums" in checkpoint:
+            self.scalars.load(checkpoint["sums"])

@@ -1,0 +1,106 @@
+"""Scalars on their way from a step to the loggers, without a call of `self.log` in each step."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from .sums import Sums
+
+__all__ = ["ScalarLog"]
+
+# Lightning recommends to sum over the ranks what `ScalarLog` has already summed over them.
+warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('(train|val|test)/")
+
+
+class ScalarLog:
+    """Logs scalars as `self.log(on_step=True, on_epoch=True, sync_dist=True)` would, at a fraction of the cost.
+
+    `train/NAME_step` reaches the host on log steps only; `train/NAME_epoch`, `val/NAME` and `test/NAME` are means over
+    the epoch, weighted by batch size, summed over all ranks in one all-reduce.
+
+    Args:
+        module: The LightningModule whose steps call `log`.
+        progress_bar: Names that the progress bar shows.
+    """
+
+    def __init__(self, module: LightningModule, progress_bar: tuple[str, ...] = ("loss", "acc")) -> None:
+        self._module = module
+        self._progress_bar = progress_bar
+        self._sums: defaultdict[str, Sums] = defaultdict(Sums)
+        self._epoch = 0
+
+    def log(self, stage: str, values: Mapping[str, Tensor], weight: int) -> None:
+        """Count the scalars of one batch.
+
+        Args:
+            stage: `train`, `val` or `test`.
+            values: Scalars on one device, by name; the same names on every rank.
+            weight: Samples in the batch.
+        """
+        module = self._module
+        if stage == "train" and self._epoch != module.current_epoch:
+            # After a checkpoint of an epoch's very last step Lightning starts the next epoch without its hook.
+            self.start("train")
+        stacked = self._sums[stage].add(values, weight)
+        # Private: only the connector knows which batch reaches the loggers when gradients are accumulated.
+        if stage == "train" and module._trainer and module._trainer._logger_connector.should_update_logs:
+            for name, value in zip(values, stacked.float().cpu(), strict=True):
+                shown = name in self._progress_bar
+                module.log(f"train/{name}_step", value, prog_bar=shown, on_step=True, on_epoch=False)
+
+    def start(self, stage: str) -> None:
+        """Begin an epoch: forget what an interrupted one has left."""
+        self._sums[stage].reset()
+        if stage == "train":
+            self._epoch = self._module.current_epoch
+
+    def finish(self, stage: str) -> None:
+        """End an epoch: hand the means over all ranks to Lightning."""
+        suffix = "_epoch" if stage == "train" else ""
+        for name, mean in self._sums[stage].means(self._over_ranks).items():
+            shown = name in self._progress_bar
+            self._module.log(f"{stage}/{name}{suffix}", mean, prog_bar=shown, on_step=False, on_epoch=True)
+        self._sums[stage].reset()
+
+    def clear(self) -> None:
+        """Forget all stages."""
+        self._sums.clear()
+
+    def state(self) -> dict[str, Any]:
+        """Sums of every rank, for a checkpoint; all ranks must call it."""
+        counted = {stage: sums for stage, sums in self._sums.items() if sums}
+        return {
+            "epoch": self._epoch,
+            "stages": {stage: {"names": sums.names(), "ranks": self._ranks(sums)} for stage, sums in counted.items()},
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state()`; with another number of ranks, rank 0 takes over all that was counted."""
+        self.clear()
+        self._epoch = state["epoch"]
+        trainer = self._module._trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        for stage, saved in state["stages"].items():
+            ranks = saved["ranks"]
+            if len(ranks) == world_size:
+                own = ranks[rank]
+            else:
+                own = ranks.sum(0) if rank == 0 else ranks.new_zeros(ranks.shape[1])
+            self._sums[stage].load(saved["names"], own)
+
+    def _over_ranks(self, vector: Tensor) -> Tensor:
+        trainer = self._module.trainer
+        if trainer.world_size == 1:
+            return vector
+        summed: Tensor = trainer.strategy.reduce(vector.to(trainer.strategy.root_device), reduce_op="sum")
+        return summed
+
+    def _ranks(self, sums: Sums) -> Tensor:
+        trainer, vector = self._module.trainer, sums.vector()
+        if trainer.world_size == 1:
+            return vector.cpu()[None]
+        return trainer.strategy.all_gather(vector.to(trainer.strategy.root_device)).cpu()

@@ -1,0 +1,246 @@
+"""The task of naming what an image shows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_vision import backbones
+from lightning_vision.base.hyperparameters import is_description, rebuild
+from lightning_vision.base.module import VisionModule
+from lightning_vision.base.param_groups import classifier_names
+from lightning_vision.base.raw_images import read_batch
+from lightning_vision.base.weights import load_weights
+
+from .losses import make_loss
+from .metrics import EpochMetrics, accuracies, accuracy, label_accuracy
+from .records import prediction_records
+
+__all__ = ["ImageClassifier"]
+
+
+class ImageClassifier(VisionModule):
+    """Trains a network to name what an image shows.
+
+    Logs `train/loss` and `train/acc` (each with `_step` and `_epoch`), and under `val/` and `test/`: `loss`, `acc`,
+    `f1` (macro), `ece` (calibration error) and, with more than five classes, `acc_top5`. After a test `per_class` holds
+    a row for each class. `loss="bce"` means several labels an image; `acc` is then the share of right decisions.
+
+    Args:
+        backbone: Name of a network (`lightning_vision list backbones`, or any of timm's), or a module that maps images
+            `(B, C, H, W)` to logits `(B, K)`. A module can be described as `{"class_path", "init_args"}`.
+        num_classes: K; the command takes it from the datamodule.
+        in_channels: C; the command takes it from the datamodule, elsewhere None means 3.
+        pretrained: Start from timm's weights for `backbone`, from its hub.
+        weights: Start from a file: safetensors, a torch file or a checkpoint.
+        loss: `cross_entropy`, `bce` (several labels), `focal`, or a module called with logits and target.
+        label_smoothing: Share of the target spread over all classes, 0..1; neutral 0.
+        class_weights: Weight of each class in the loss, K numbers.
+        optimizer: Makes the optimizer from parameter groups.
+        lr_scheduler: Makes the schedule from the optimizer; None keeps the learning rate.
+        lr_interval: Whether the schedule counts epochs or optimizer steps.
+        no_decay_norm_bias: Spare norms, biases and what timm's network lists from weight decay.
+        layer_decay: Factor on the learning rate for each layer below the classifier, fraction; neutral 1.
+        head_lr_multiple: Factor on the learning rate of the classifier; neutral 1.
+        freeze_backbone: Train only the classifier; everything else stays in evaluation mode.
+        drop_rate: Dropout before the classifier, fraction; neutral 0.
+        drop_path_rate: Stochastic depth, fraction; neutral 0.
+
+    Shape:
+        Batches are `(image, target)` or a mapping with these keys: image float32 `(B, C, H, W)` normalised, target
+        int64 `(B,)` or probabilities `(B, K)`.
+
+    Raises:
+        ValueError: an argument is missing, unknown or does not fit another one.
+        FileNotFoundError: `weights` names no file.
+
+    Example:
+        >>> module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1)
+        >>> module(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    superseded = MappingProxyType({"pretrained": False, "weights": None})
+
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+        pretrained: bool = False,
+        weights: str | None = None,
+        loss: Literal["cross_entropy", "bce", "focal"] | nn.Module = "cross_entropy",
+        label_smoothing: float = 0.0,
+        class_weights: list[float] | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        no_decay_norm_bias: bool = True,
+        layer_decay: float = 1.0,
+        head_lr_multiple: float = 1.0,
+        freeze_backbone: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, lr_interval, no_decay_norm_bias, layer_decay, head_lr_multiple)
+        self.save_hyperparameters()
+        if num_classes is None:
+            raise ValueError("ImageClassifier needs num_classes; from Python pass it, for example num_classes=10")
+        self.num_classes, self.in_channels = num_classes, 3 if in_channels is None else in_channels
+        self.freeze_backbone = freeze_backbone
+        self.per_class: list[dict[str, Any]] = []
+        if is_description(backbone):
+            backbone = rebuild(backbone, nn.Module)()
+        if isinstance(backbone, nn.Module):
+            if pretrained or drop_rate or drop_path_rate:
+                raise ValueError("pretrained, drop_rate and drop_path_rate need the name of a backbone, not a module")
+            self.network = backbone
+        else:
+            if pretrained and weights:
+                raise ValueError("pretrained=True and weights both say where to start; pass one of them")
+            self.network = backbones.create(
+                backbone,
+                num_classes=self.num_classes,
+                in_channels=self.in_channels,
+                pretrained=pretrained,
+                drop_rate=drop_rate,
+                drop_path_rate=drop_path_rate,
+            )
+        if weights is not None:
+            load_weights(self.network, weights)
+        if freeze_backbone:
+            self._freeze()
+        if is_description(loss):
+            loss = rebuild(loss, nn.Module)()
+        if isinstance(loss, nn.Module):
+            self.criterion = loss
+        else:
+            self.criterion = make_loss(loss, self.num_classes, label_smoothing, class_weights)
+        self.multilabel = loss == "bce"
+        self.val_metrics = EpochMetrics(self.num_classes, self.multilabel)
+        self.test_metrics = EpochMetrics(self.num_classes, self.multilabel)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits `(B, K)` of normalised images `(B, C, H, W)`."""
+        logits: Tensor = self.network(image)
+        return logits
+
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        """Switch to training; a frozen backbone stays in evaluation, with the statistics of its batch norms."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.network.eval()
+            for name in classifier_names(self.network):
+                self.network.get_submodule(name.removesuffix(".")).train(mode)
+        return self
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        image, target = _image_and_target(batch)
+        logits = self(image)
+        loss: Tensor = self.criterion(logits, target)
+        known = self._known(target)
+        acc = label_accuracy(logits, known) if self.multilabel else accuracy(logits.detach(), known)
+        self.scalars.log("train", {"loss": loss, "acc": acc}, len(image))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate("val", batch, self.val_metrics)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate("test", batch, self.test_metrics)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """`{"index": (B,), "probabilities": (B, K), "target": (B,)}`; index and target where the batch has them."""
+        if not isinstance(batch, Mapping):
+            batch = dict(zip(("image", "target"), batch, strict=False))
+        kept = {name: batch[name] for name in ("index", "target") if name in batch}
+        return {**kept, "probabilities": self._probabilities(self(batch["image"]))}
+
+    def predict(
+        self, paths: Sequence[str | Path] | str | Path, batch_size: int = 64, top_k: int = 5
+    ) -> list[dict[str, Any]]:
+        """Name what image files show; scaling and normalisation are those of training and travel in the checkpoint.
+
+        Args:
+            paths: Files of any size and mode.
+            batch_size: Images at once.
+            top_k: Classes to list for each image.
+
+        Returns:
+            One record a file, see `records.prediction_records`; `index` counts the files.
+
+        Raises:
+            ValueError: the module has met no datamodule, or a file is no image.
+            FileNotFoundError: a file does not exist.
+        """
+        if self.preprocessing is None:
+            raise ValueError(
+                "the preprocessing of raw images is unknown; train on a datamodule, or set `preprocessing`"
+            )
+        files = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        records: list[dict[str, Any]] = []
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                for start in range(0, len(files), batch_size):
+                    part = files[start : start + batch_size]
+                    probabilities = self._probabilities(self(read_batch(part, self.preprocessing, self.device)))
+                    index = range(start, start + len(part))
+                    records += prediction_records(probabilities, index, self.class_names, part, top_k)
+        finally:
+            self.train(training)
+        return records
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the K classes; their numbers where no datamodule has named them."""
+        names = (self.preprocessing or {}).get("class_names")
+        return list(names) if names else [str(k) for k in range(self.num_classes)]
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self._finish("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        super().on_test_epoch_end()
+        self.per_class = self.test_metrics.per_class(self.class_names)
+        self._finish("test", self.test_metrics)
+
+    def _evaluate(self, stage: str, batch: Any, metrics: EpochMetrics) -> None:
+        image, target = _image_and_target(batch)
+        logits = self(image)
+        known = self._known(target)
+        right = {"acc": label_accuracy(logits, known)} if self.multilabel else accuracies(logits, known)
+        self.scalars.log(stage, {"loss": self.criterion(logits, target), **right}, len(image))
+        metrics.update(self._probabilities(logits), known)
+
+    def _finish(self, stage: str, metrics: EpochMetrics) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+        metrics.reset()
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().sigmoid() if self.multilabel else logits.float().softmax(1)
+
+    def _known(self, target: Tensor) -> Tensor:
+        """What metrics compare with: classes `(B,)`, or with several labels an image 0 and 1 `(B, K)`, int64."""
+        if self.multilabel:
+            return F.one_hot(target, self.num_classes) if target.ndim == 1 else (target > 0.5).long()
+        return target.argmax(1) if target.ndim == 2 else target
+
+    def _freeze(self) -> None:
+        head = classifier_names(self.network)
+        if not head:
+            kind = type(self.network).__name__
+            raise ValueError(f"freeze_backbone needs a timm backbone, which names its classifier; {kind} does not")
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name.startswith(head))
+
+
+def _image_and_target(batch: Any) -> tuple[Tensor, Tensor]:
+    return (batch["image"], batch["target"]) if isinstance(batch, Mapping) else (batch[0], batch[1])
