@@ -123,6 +123,7 @@ import pytest
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import Strategy
 from support import plugin
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import TorchFunctionMode
 
 kept = []
@@ -151,7 +152,7 @@ def test_leaks_backward_hook():
     torch.nn.modules.module.register_module_full_backward_hook(print)
 
 def test_leaks_optimizer_hook():
-    torch.optim.optimizer.register_optimizer_step_post_hook(print)
+    register_optimizer_step_post_hook(print)
 
 def test_leaks_function_patch():
     F.cross_entropy = lambda *args: None
@@ -235,7 +236,7 @@ def test_a_folder_over_its_budget_fails_the_run_and_one_without_budget_too(pytes
         pytester.mkdir(folder).joinpath(f"test_{folder}.py").write_text(busy.format(seconds))
     pytester.mkdir("tests").joinpath("budgets.toml").write_text('[seconds]\n"good" = 30\n"over" = 0.3\n')
 
-    run = small_run("-n", "2")
+    run = small_run("-n", "1")
 
     over_budget = [line.split()[-3] for line in run.outlines if line.endswith("OVER BUDGET")]
     assert over_budget == ["over", "unknown"]

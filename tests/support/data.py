@@ -1,0 +1,90 @@
+"""Tiny data: images that a small network can tell apart, a loader that resumes and one that does not."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+__all__ = ["ResumableLoader", "labelled_images", "plain_loader"]
+
+
+def labelled_images(count: int, seed: int = 0) -> TensorDataset:
+    """`count` noisy images `(1, 8, 8)` whose mean brightness grows with their label 0..9."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(10, (count,), generator=generator)
+    image = torch.randn(count, 1, 8, 8, generator=generator) + target[:, None, None, None] / 3
+    return TensorDataset(image, target)
+
+
+def plain_loader(count: int = 60, batch_size: int = 6, **options: Any) -> DataLoader[Any]:
+    """An ordinary DataLoader over `labelled_images`; it cannot resume inside an epoch."""
+    return DataLoader(labelled_images(count), batch_size=batch_size, **options)
+
+
+class _Epoch:
+    """What Lightning looks for to tell a loader which epoch comes."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+
+class ResumableLoader:
+    """Order is a function of (seed, epoch); the position, counted in batches handed out, is saved and restored.
+
+    Args:
+        data: anything indexable by position, whose items collate by default.
+        batch_size: samples of one batch of this rank.
+        rank: this shard.
+        world_size: number of shards; samples rank, rank + world_size, ... of the epoch's order are this shard's.
+        num_workers: worker processes.
+        seed: fixes the order.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.data, self.batch_size, self.num_workers, self.seed = data, batch_size, num_workers, seed
+        self.rank, self.world_size = rank, world_size
+        self.sampler = _Epoch()
+        self.handed_out = 0
+        self._skip = 0
+
+    def __len__(self) -> int:
+        return -(-(len(self.data) // self.world_size) // self.batch_size)
+
+    def _batches(self) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(1000 * self.seed + self.sampler.epoch)
+        order = torch.randperm(len(self.data), generator=generator).tolist()
+        shard = order[self.rank : len(self.data) // self.world_size * self.world_size : self.world_size]
+        return [shard[start : start + self.batch_size] for start in range(0, len(shard), self.batch_size)]
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        # The epoch is known when the first batch is asked for, not when Lightning makes the iterator.
+        self.handed_out, self._skip = self._skip, 0
+        rest = self._batches()[self.handed_out :]
+        loader = DataLoader(
+            self.data,
+            batch_sampler=rest,
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        for batch in loader:
+            self.handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"handed_out": self.handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._skip = state["handed_out"] % len(self)

@@ -1,0 +1,95 @@
+"""Small LightningModules as strangers write them: batch norm, dropout, logging with `self.log`, nothing of this project.
+
+All take images `(B, 1, 8, 8)` and labels `(B,)` of ten classes.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+__all__ = ["DictBatches", "Plain", "TwoOptimizers", "small_network"]
+
+
+def small_network(dropout: float = 0.5) -> nn.Sequential:
+    """Convolution, batch norm, dropout and a head: `(B, 1, 8, 8)` to logits `(B, 10)`."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Flatten(),
+        nn.Linear(36, 10),
+    )
+
+
+class Plain(LightningModule):
+    """Cross entropy on integer labels, momentum, a learning rate that moves every step."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.network = small_network(dropout)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        image, target = batch
+        loss = F.cross_entropy(self(image), target)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(target))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        image, target = batch
+        self.log("val/loss", F.cross_entropy(self(image), target), batch_size=len(target), sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        image, target = batch
+        self.log("test/loss", F.cross_entropy(self(image), target), batch_size=len(target), sync_dist=True)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, gamma=0.8)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class DictBatches(Plain):
+    """The same on batches `{"image", "target"}`."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["image"], batch["target"]), batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step((batch["image"], batch["target"]), batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        super().test_step((batch["image"], batch["target"]), batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch["image"])
+
+
+class TwoOptimizers(Plain):
+    """Manual optimisation: the network's trunk and its head have an optimizer each, stepped one after the other."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__(dropout)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        image, target = batch
+        for optimizer in self.optimizers():
+            loss = F.cross_entropy(self(image), target)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(target))
+
+    def configure_optimizers(self) -> Any:
+        trunk, head = self.network[:-1], self.network[-1]
+        return [torch.optim.SGD(trunk.parameters(), lr=0.05, momentum=0.9), torch.optim.Adam(head.parameters(), lr=0.01)]

@@ -1,0 +1,154 @@
+"""Runs that are recorded, killed and continued, to be compared number by number with the run that was not."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers.logger import Logger
+
+__all__ = ["Killed", "Recorder", "Run", "differences", "record"]
+
+
+class Killed(Exception):
+    """Ends a run from inside."""
+
+
+class Recorder(Logger):
+    """Keeps every logged row, and how many there were when each checkpoint was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
+        self.rows_at_save: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        return "recorder"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, dict(metrics)))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
+        self.rows_at_save[checkpoint_callback._last_checkpoint_saved] = len(self.rows)
+
+
+class Kill(Callback):
+    """Raises `Killed` as the batch after optimizer step `step` begins."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step >= self.step:
+            raise Killed
+
+
+@dataclass
+class Run:
+    """What is compared of a run: `state` holds weights, buffers, optimizers and schedulers at its end."""
+
+    state: dict[str, Any]
+    rows: list[tuple[int | None, dict[str, float]]]
+    rows_at_save: dict[str, int]
+    batches: list[Any]
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """In the order in which they were written."""
+        return [Path(name) for name in self.rows_at_save]
+
+
+class _Watch(Callback):
+    def __init__(self) -> None:
+        self.batches: list[Any] = []
+        self.state: dict[str, Any] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        tensors = batch.values() if isinstance(batch, dict) else batch
+        self.batches.append((trainer.current_epoch, batch_idx, [tensor.clone() for tensor in tensors]))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.state = {
+            "weights": {name: value.clone() for name, value in pl_module.state_dict().items()},
+            "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+            "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+            "steps": (trainer.global_step, trainer.current_epoch),
+        }
+
+
+def record(
+    module: LightningModule,
+    loaders: Callable[[], Any],
+    callbacks: Sequence[Callback] = (),
+    *,
+    kill_at: int | None = None,
+    ckpt_path: Path | str | None = None,
+    datamodule: Any = None,
+    **options: Any,
+) -> Run:
+    """Fit `module` on `loaders()` (train, or train and validation) and return what happened; a kill ends it early."""
+    watch, recorder = _Watch(), Recorder()
+    checkpointing = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": recorder,
+        "log_every_n_steps": 2,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": checkpointing,
+        "num_sanity_val_steps": 0,
+    }
+    kill = [Kill(kill_at)] if kill_at is not None else []
+    trainer = Trainer(**settings | options, callbacks=[*callbacks, watch, *kill])
+    where = {"datamodule": datamodule} if datamodule is not None else {}
+    if datamodule is None:
+        given = loaders()
+        train, val = given if isinstance(given, tuple) else (given, None)
+        where = {"train_dataloaders": train, "val_dataloaders": val}
+    try:
+        trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **where)
+    except Killed:
+        pass
+    return Run(watch.state, recorder.rows, recorder.rows_at_save, watch.batches)
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, (list, tuple)):
+        items = list(enumerate(value))
+    else:
+        return {name: value}
+    return {key: leaf for part, child in items for key, leaf in _flat(child, f"{name}.{part}").items()}
+
+
+def differences(straight: Run, killed: Run, resumed: Run) -> list[str]:
+    """Where the killed run and the one resumed after it are not together the straight run, bit for bit."""
+    found = []
+    ours, theirs = _flat(resumed.state), _flat(straight.state)
+    for key in sorted(ours.keys() | theirs.keys(), key=str):
+        left, right = ours.get(key), theirs.get(key)
+        same = torch.equal(left, right) if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor) else left == right
+        if not same:
+            found.append(f"{key}: {left} instead of {right}")
+    # A run that is killed has logged a beginning of the straight run's rows, the resumed one logs the rest.
+    for name, rows, expected in (
+        ("killed", killed.rows, straight.rows[: len(killed.rows)]),
+        ("resumed", resumed.rows, straight.rows[len(straight.rows) - len(resumed.rows) :]),
+    ):
+        found += [f"{name} run logged {ours} instead of {theirs}" for ours, theirs in zip(rows, expected, strict=True) if ours != theirs]
+    if len(killed.rows) + len(resumed.rows) < len(straight.rows):
+        found.append(f"rows {len(killed.rows)} to {len(straight.rows) - len(resumed.rows)} were logged by neither run")
+    return found
