@@ -1,0 +1,73 @@
+"""Which samples an epoch visits, in which order, on which rank and in which batch."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from ._draws import Stream, draw_bits
+
+__all__ = ["EpochOrder", "FixedOrder", "batch_bounds"]
+
+
+class EpochOrder:
+    """All samples in an order that is a function of (seed, epoch).
+
+    Args:
+        samples: How many there are.
+        seed: Another seed, other orders.
+    """
+
+    def __init__(self, samples: int, seed: int = 0) -> None:
+        self.samples, self.seed = samples, seed
+        self.given, self.passes = 0, 0
+
+    @property
+    def epoch(self) -> int:
+        """The epoch last given, plus the passes made since: a loop that never tells the epoch gets new orders too."""
+        return self.given + self.passes
+
+    def set_epoch(self, epoch: int) -> None:
+        if epoch != self.given:
+            self.given, self.passes = epoch, 0
+
+    def positions(self) -> Tensor:
+        """Positions of the samples in the order of this epoch, int64 `(samples,)`."""
+        return draw_bits(torch.arange(self.samples), self.seed, self.epoch, Stream.ORDER).argsort(stable=True)
+
+
+class FixedOrder(EpochOrder, SequentialSampler):
+    """All samples as they come; a SequentialSampler, because that is how Lightning tells what is not shuffled."""
+
+    def __init__(self, samples: int) -> None:
+        EpochOrder.__init__(self, samples)
+        SequentialSampler.__init__(self, range(samples))
+
+    def positions(self) -> Tensor:
+        return torch.arange(self.samples)
+
+
+def batch_bounds(
+    samples: int, batch_size: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+) -> list[tuple[int, int]]:
+    """Where the batches of one rank start and stop inside its shard, which is every `world_size`-th sample from `rank`.
+
+    All ranks get the same number of batches, none of them empty, because DDP waits for the others in every forward. No
+    sample is repeated and none is lost (but for `drop_last`): where a rank with one sample less would run out, its last
+    batches are smaller; with `batch_size=1` one batch may have to hold two samples.
+
+    Raises:
+        ValueError: there are too few samples for a batch on every rank.
+    """
+    smallest, largest, own = samples // world_size, -(-samples // world_size), len(range(rank, samples, world_size))
+    count = smallest // batch_size if drop_last else min(-(-largest // batch_size), smallest)
+    if count == 0:
+        needed = f"{world_size} batches of {batch_size}" if drop_last else f"{world_size} processes"
+        way_out = "a smaller batch_size or drop_last=False" if drop_last else "fewer devices"
+        raise ValueError(f"{samples} images are not enough for {needed}; use {way_out}")
+    if drop_last:
+        edges = [batch_size * number for number in range(count + 1)]
+    else:
+        edges = [min(batch_size * number, own - (count - number)) for number in range(count)] + [own]
+    return list(pairwise(edges))

@@ -1,0 +1,121 @@
+"""Labelled images as the loader fetches them: a whole batch at once, from memory or from files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_vision.images import BadImageError, Resize, read_image
+
+__all__ = ["ArrayImages", "Fetched", "FileImages", "ImageSet", "OnBadImage", "SampleError"]
+
+OnBadImage = Literal["error", "skip"]
+
+
+class SampleError(ValueError):
+    """A sample of the user's data that cannot be used; the message says which and why."""
+
+
+class Fetched(NamedTuple):
+    """A batch before transfer.
+
+    Args:
+        image: `(B, C, H, W)`, uint8 in 0..255, or floats that the user scaled.
+        target: int64 `(B,)`, or None without labels.
+        index: Position of each sample in its set, int64 `(B,)`.
+        skipped: Files that had to be left out, so that B is smaller.
+    """
+
+    image: Tensor
+    target: Tensor | None
+    index: Tensor
+    skipped: tuple[str, ...] = ()
+
+
+class ImageSet(Dataset[tuple[Tensor, ...]], ABC):
+    """A map-style dataset that gives batches; also usable in a plain DataLoader, as samples (image, target, index)."""
+
+    targets: Tensor | None = None
+    """Labels of all samples, int64 `(N,)`, where they are known."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
+        """The samples at positions `index`, int64 `(B,)`, as they are in `epoch`."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, ...]]:
+        image, target, index, _ = self.fetch(torch.as_tensor(indices))
+        return list(zip(image, index, strict=True) if target is None else zip(image, target, index, strict=True))
+
+
+class ArrayImages(ImageSet):
+    """Images in memory, fetched by one gather.
+
+    Args:
+        images: uint8 `(N, C, H, W)`, 0..255.
+        targets: int64 `(N,)`.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
+        assert self.targets is not None
+        return Fetched(self.images.index_select(0, index), self.targets.index_select(0, index), index)
+
+
+class FileImages(ImageSet):
+    """Image files, decoded when they are fetched.
+
+    Args:
+        paths: One file a sample.
+        targets: int64 `(N,)`, or None without labels.
+        channels: 1 or 3.
+        image_size: Height and width, pixels.
+        resize: "crop" or "squash", as in `lightning_vision.images.convert_image`.
+        on_bad_image: `error` stops at a file that cannot be decoded, `skip` leaves it out of its batch.
+    """
+
+    def __init__(
+        self,
+        paths: list[str],
+        targets: Tensor | None,
+        channels: int,
+        image_size: tuple[int, int],
+        resize: Resize = "crop",
+        on_bad_image: OnBadImage = "error",
+    ) -> None:
+        self.paths, self.targets = paths, targets
+        self.channels, self.image_size, self.resize, self.on_bad_image = channels, image_size, resize, on_bad_image
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
+        images, kept, skipped = [], [], []
+        for position in index.tolist():
+            try:
+                images.append(read_image(self.paths[position], self.channels, self.image_size, self.resize))
+                kept.append(position)
+            except (BadImageError, FileNotFoundError) as error:
+                if self.on_bad_image == "error":
+                    raise BadImageError(f"{error}; remove it or pass on_bad_image='skip'") from error
+                skipped.append(self.paths[position])
+        if not images:
+            raise BadImageError(
+                f"none of the {len(index)} images of a batch can be decoded, {skipped[0]} for one; remove them"
+            )
+        index = torch.tensor(kept)
+        target = None if self.targets is None else self.targets[index]
+        return Fetched(torch.stack(images), target, index, tuple(skipped))

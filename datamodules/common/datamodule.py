@@ -1,0 +1,257 @@
+"""The base of all sources of images."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from lightning_vision.images import Resize
+
+from ._augment import crop_and_flip, normalise
+from ._draws import Stream, draw_integers
+from ._labels import check_labels
+from ._loader import Batch, ShardedLoader
+from ._sets import ImageSet
+from ._sheet import draw_sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["VisionDataModule"]
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+class VisionDataModule(LightningDataModule, ABC):
+    """Base of all sources: loaders that shard and resume, augmentation on the device, labelled sheets.
+
+    Loaders give `(uint8 image, target, index)`. On the device it becomes `(float32 image (B, C, H, W) normalised, int64
+    target (B,))`, in training augmented by draws that are a function of (seed, epoch, sample); for prediction
+    `{"image", "index"}` and, with labels, `"target"`. A subclass sets the sizes and fills the sets in `load`.
+
+    Args:
+        batch_size: Samples in a batch of one process.
+        num_workers: Processes that fetch images; 0 is fastest for images in memory.
+        seed: Fixes the order and the augmentation of every epoch.
+        drop_last: Leave out of an epoch of training what does not fill a batch.
+        multiprocessing_context: How workers start; None is the system's default.
+
+    Raises:
+        ValueError: `batch_size` or `num_workers` is not a number of samples or processes.
+    """
+
+    in_channels: int
+    image_size: tuple[int, int]
+    resize: Resize = "crop"
+    padding: int = 0
+    flip: bool = False
+    predict_paths: list[str] | None = None
+    train_set: ImageSet | None = None
+    val_set: ImageSet | None = None
+    test_set: ImageSet | None = None
+    predict_set: ImageSet | None = None
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+        drop_last: bool = False,
+        multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size {batch_size} and num_workers {num_workers} must be at least 1 and 0")
+        self.batch_size, self.num_workers, self.seed, self.drop_last = batch_size, num_workers, seed, drop_last
+        self.multiprocessing_context = multiprocessing_context
+        self._loaders: list[ShardedLoader] = []
+        self._scales: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
+        self._loaded = False
+
+    @abstractmethod
+    def load(self) -> None:
+        """Fill `train_set`, `val_set`, `test_set` and `predict_set`, the same in every process and stage."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+
+    @property
+    @abstractmethod
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation per channel, of pixels in 0..1."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def mean(self) -> list[float]:
+        return self.statistics[0]
+
+    @property
+    def std(self) -> list[float]:
+        return self.statistics[1]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What a raw image needs to become an input, as plain data."""
+        return {
+            "class_names": self.class_names,
+            "channels": self.in_channels,
+            "image_size": self.image_size,
+            "resize": self.resize,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    @property
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Images of each class in each split whose labels are known."""
+        self.setup()
+        counts = {}
+        for split, images in (("train", self.train_set), ("val", self.val_set), ("test", self.test_set)):
+            if images is not None and images.targets is not None and not images.targets.is_floating_point():
+                numbers = images.targets.bincount(minlength=self.num_classes).tolist()
+                counts[split] = dict(zip(self.class_names, numbers, strict=True))
+        return counts
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load all splits, whatever the stage; once."""
+        if not self._loaded:
+            self.load()
+            self._loaded = True
+
+    def train_dataloader(self) -> ShardedLoader:
+        # Overfitting a few batches needs the same ones each epoch; Lightning cannot unshuffle a loader of our own.
+        overfit = self.trainer is not None and self.trainer.overfit_batches > 0
+        return self._loader("train", shuffle=not overfit, drop_last=self.drop_last)
+
+    def val_dataloader(self) -> ShardedLoader | list[ShardedLoader]:
+        return [] if self._images("val") is None else self._loader("val")
+
+    def test_dataloader(self) -> ShardedLoader:
+        return self._loader("test")
+
+    def predict_dataloader(self) -> ShardedLoader:
+        return self._loader("predict", as_dict=True)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check the labels while they are on the CPU, where it costs no wait.
+
+        Raises:
+            ValueError: a label is outside 0 .. num_classes - 1.
+        """
+        if isinstance(batch, tuple | list):
+            check_labels(batch[1], self.num_classes, batch[2])
+        return batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment (in training) and normalise the images; the index has done its work and goes, but for prediction."""
+        if isinstance(batch, dict):
+            return {**batch, "image": self.normalise(batch["image"])}
+        image, target, index = batch
+        if self.trainer is not None and self.trainer.training:
+            # Asked of the loader that trains: others may exist, and `current_epoch` lags after some resumptions.
+            epoch = getattr(self.trainer.train_dataloader, "epoch", self.trainer.current_epoch)
+            image = self.augment(image, index, epoch)
+        return self.normalise(image), target
+
+    def augment(self, image: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Flip and shift each image as (seed, epoch, sample) says.
+
+        Args:
+            image: `(B, C, H, W)`.
+            index: Positions of the samples in the training set, int64 `(B,)`.
+            epoch: Epoch of training.
+        """
+        if not self.padding and not self.flip:
+            return image
+        steps = 2 * self.padding + 1
+        row = draw_integers(steps, index, self.seed, epoch, Stream.ROW)
+        column = draw_integers(steps, index, self.seed, epoch, Stream.COLUMN)
+        flip = draw_integers(2 if self.flip else 1, index, self.seed, epoch, Stream.FLIP) == 1
+        return crop_and_flip(image, row, column, flip, self.padding)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Scale to 0..1 (uint8 only), subtract `mean`, divide by `std`: float32, or the precision of the trainer."""
+        key = image.device, image.dtype == torch.uint8
+        if key not in self._scales:
+            unit = 255 if key[1] else 1
+            scale = torch.tensor([1 / (unit * std) for std in self.std], device=image.device)
+            shift = torch.tensor(
+                [mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=image.device
+            )
+            self._scales[key] = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+        image = normalise(image, *self._scales[key])
+        return image if self.trainer is None else self.trainer.precision_plugin.convert_input(image)
+
+    def plot(
+        self, split: Split = "train", count: int = 24, path: str | Path | None = None, epoch: int | None = None
+    ) -> "Figure":
+        """Draw a sheet of images with their class names.
+
+        Args:
+            split: Where they come from.
+            count: How many, spread evenly over the split.
+            path: Image file to write.
+            epoch: Show training images as augmented in that epoch; None shows them as they are.
+
+        Raises:
+            ValueError: the split has no images.
+        """
+        images = self._images(split)
+        if images is None:
+            raise ValueError(f"{type(self).__name__} has no {split} images to plot")
+        positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
+        image, target, index, _ = images.fetch(positions, epoch or 0)
+        if epoch is not None:
+            image = self.augment(image, index, epoch)
+        pixels = image / 255 if image.dtype == torch.uint8 else image
+        titles = [""] * len(image) if target is None else [self._title(label) for label in target]
+        return draw_sheet(pixels.clamp(0, 1).permute(0, 2, 3, 1).numpy(), titles, path)
+
+    def teardown(self, stage: str) -> None:
+        """Stop the workers."""
+        for loader in self._loaders:
+            loader.close()
+        self._loaders.clear()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.teardown("")
+
+    def _title(self, label: Tensor) -> str:
+        present = [int(label)] if label.ndim == 0 else label.nonzero()[:, 0].tolist()
+        return ", ".join(self.class_names[number] for number in present)
+
+    def _images(self, split: Split) -> ImageSet | None:
+        self.setup()
+        return getattr(self, f"{split}_set")
+
+    def _loader(
+        self, split: Split, shuffle: bool = False, drop_last: bool = False, as_dict: bool = False
+    ) -> ShardedLoader:
+        images = self._images(split)
+        if images is None:
+            raise ValueError(f"{type(self).__name__} has no {split} images")
+        trainer = self.trainer
+        shard = (trainer and trainer.distributed_sampler_kwargs) or {}
+        loader = ShardedLoader(
+            images,
+            self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            rank=shard.get("rank", 0),
+            world_size=shard.get("num_replicas", 1),
+            num_workers=self.num_workers,
+            multiprocessing_context=self.multiprocessing_context,
+            pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
+            as_dict=as_dict,
+        )
+        self._loaders.append(loader)
+        return loader
