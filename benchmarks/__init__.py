@@ -1,0 +1,1 @@
+"""Timings against peers, side by side in one run. `python -m benchmarks` from the repository's root runs them."""
