@@ -21,11 +21,11 @@ def crop_and_flip(images: Tensor, row: Tensor, column: Tensor, flip: Tensor, pad
     if images.device.type == "cpu":
         # Slices win on a CPU: 3 times as fast as one gather, because whole rows are copied and no index is read.
         steps = range(-padding, padding + 1)
-        rows, columns = ([_overlap(step, size) for step in steps] for size in (height, width))
+        down, across = ([_overlap(step, size) for step in steps] for size in (height, width))
         result = torch.zeros_like(images, memory_format=torch.contiguous_format)
         draws = zip(row.tolist(), column.tolist(), flip.tolist(), strict=True)
         for source, sink, (top, left, flipped) in zip(images.numpy(), result.numpy(), draws, strict=True):
-            (to_row, from_row), (to_column, from_column) = rows[top], columns[left]
+            (to_row, from_row), (to_column, from_column) = down[top], across[left]
             if flipped:
                 source = source[..., ::-1]
             sink[:, to_row, to_column] = source[:, from_row, from_column]

@@ -141,7 +141,7 @@ class ShardedLoader:
         if self.num_workers == 0:
             for index, epoch in jobs:
                 fetched = self.dataset.fetch(index, epoch)
-                yield Fetched(*map(_pinned, fetched[:3]), fetched.skipped) if self.pin_memory else fetched
+                yield fetched.pin_memory() if self.pin_memory else fetched
             return
         if self._workers is None or self._iterator is None:
             self._workers = DataLoader(
@@ -165,11 +165,9 @@ class ShardedLoader:
             yield fetched
 
     def _batch(self, fetched: Fetched) -> Batch:
-        image, target, index, _ = fetched
-        if self.as_dict:
-            batch = {"image": image, "index": index}
-            return batch if target is None else {**batch, "target": target}
-        return (image, index) if target is None else (image, target, index)
+        parts = {"image": fetched.image, "target": fetched.target, "index": fetched.index}
+        present = {name: part for name, part in parts.items() if part is not None}
+        return present if self.as_dict else tuple(present.values())
 
     def _report(self) -> None:
         if self._skipped:
@@ -194,7 +192,3 @@ class _Fetching(Dataset[Fetched | ValueError]):
 
 def _as_it_is(fetched: Any) -> Any:
     return fetched
-
-
-def _pinned(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.pin_memory()

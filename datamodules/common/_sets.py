@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ class SampleError(ValueError):
     """A sample of the user's data that cannot be used; the message says which and why."""
 
 
-class Fetched(NamedTuple):
+@dataclass(frozen=True)
+class Fetched:
     """A batch before transfer.
 
     Args:
@@ -33,6 +35,11 @@ class Fetched(NamedTuple):
     target: Tensor | None
     index: Tensor
     skipped: tuple[str, ...] = ()
+
+    def pin_memory(self) -> "Fetched":
+        """The same in page-locked memory; torch's DataLoader calls it, too."""
+        target = None if self.target is None else self.target.pin_memory()
+        return Fetched(self.image.pin_memory(), target, self.index.pin_memory(), self.skipped)
 
 
 class ImageSet(Dataset[tuple[Tensor, ...]], ABC):
@@ -52,8 +59,9 @@ class ImageSet(Dataset[tuple[Tensor, ...]], ABC):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, ...]]:
-        image, target, index, _ = self.fetch(torch.as_tensor(indices))
-        return list(zip(image, index, strict=True) if target is None else zip(image, target, index, strict=True))
+        batch = self.fetch(torch.as_tensor(indices))
+        parts = [part for part in (batch.image, batch.target, batch.index) if part is not None]
+        return list(zip(*parts, strict=True))
 
 
 class ArrayImages(ImageSet):

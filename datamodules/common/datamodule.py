@@ -128,7 +128,7 @@ class VisionDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ShardedLoader:
         # Overfitting a few batches needs the same ones each epoch; Lightning cannot unshuffle a loader of our own.
-        overfit = self.trainer is not None and self.trainer.overfit_batches > 0
+        overfit = getattr(self.trainer, "overfit_batches", 0) > 0
         return self._loader("train", shuffle=not overfit, drop_last=self.drop_last)
 
     def val_dataloader(self) -> ShardedLoader | list[ShardedLoader]:
@@ -208,9 +208,10 @@ class VisionDataModule(LightningDataModule, ABC):
         if images is None:
             raise ValueError(f"{type(self).__name__} has no {split} images to plot")
         positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
-        image, target, index, _ = images.fetch(positions, epoch or 0)
+        batch = images.fetch(positions, epoch or 0)
+        image, target = batch.image, batch.target
         if epoch is not None:
-            image = self.augment(image, index, epoch)
+            image = self.augment(image, batch.index, epoch)
         pixels = image / 255 if image.dtype == torch.uint8 else image
         titles = [""] * len(image) if target is None else [self._title(label) for label in target]
         return draw_sheet(pixels.clamp(0, 1).permute(0, 2, 3, 1).numpy(), titles, path)
