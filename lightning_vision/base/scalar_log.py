@@ -75,15 +75,16 @@ class ScalarLog:
         counted = {stage: sums for stage, sums in self._sums.items() if sums}
         return {
             "epoch": self._epoch,
-            "stages": {stage: {"names": sums.names(), "ranks": self._ranks(sums)} for stage, sums in counted.items()},
+            "stages": {
+                stage: {"names": sums.names(), "ranks": self._ranks(sums.vector())} for stage, sums in counted.items()
+            },
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from `state()`; with another number of ranks, rank 0 takes over all that was counted."""
         self.clear()
         self._epoch = state["epoch"]
-        trainer = self._module._trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        rank, world_size = self._rank_and_world_size()
         for stage, saved in state["stages"].items():
             ranks = saved["ranks"]
             if len(ranks) == world_size:
@@ -92,15 +93,19 @@ class ScalarLog:
                 own = ranks.sum(0) if rank == 0 else ranks.new_zeros(ranks.shape[1])
             self._sums[stage].load(saved["names"], own)
 
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        trainer = self._module._trainer
+        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
     def _over_ranks(self, vector: Tensor) -> Tensor:
-        trainer = self._module.trainer
-        if trainer.world_size == 1:
+        if self._rank_and_world_size()[1] == 1:
             return vector
-        summed: Tensor = trainer.strategy.reduce(vector.to(trainer.strategy.root_device), reduce_op="sum")
+        strategy = self._module.trainer.strategy
+        summed: Tensor = strategy.reduce(vector.to(strategy.root_device), reduce_op="sum")
         return summed
 
-    def _ranks(self, sums: Sums) -> Tensor:
-        trainer, vector = self._module.trainer, sums.vector()
-        if trainer.world_size == 1:
+    def _ranks(self, vector: Tensor) -> Tensor:
+        if self._rank_and_world_size()[1] == 1:
             return vector.cpu()[None]
-        return trainer.strategy.all_gather(vector.to(trainer.strategy.root_device)).cpu()
+        strategy = self._module.trainer.strategy
+        return strategy.all_gather(vector.to(strategy.root_device)).cpu()

@@ -108,6 +108,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     modules = {name.partition(".")[0] for name in own}
     # Projection heads of pre-training stand beside the network's own modules and say nothing about the architecture.
     foreign = [name for name in unexpected if name.partition(".")[0] in modules]
+    unexpected += [key for key in found if not key.startswith(prefix)]
     matched = len(body & set(file))
     if shapes or not matched or matched < SAME * len(body) or len(foreign) > (1 - SAME) * len(file):
         reasons = _sentence(missing, unexpected, shapes)
