@@ -1,6 +1,6 @@
 """Tiny data: images that a small network can tell apart, a loader that resumes and one that does not."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class ResumableLoader:
         world_size: number of shards; samples rank, rank + world_size, ... of the epoch's order are this shard's.
         num_workers: worker processes.
         seed: fixes the order.
+        collate_fn: makes a batch of a list of samples.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class ResumableLoader:
         world_size: int = 1,
         num_workers: int = 0,
         seed: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
         self.data, self.batch_size, self.num_workers, self.seed = data, batch_size, num_workers, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.collate_fn = rank, world_size, collate_fn
         self.sampler = _Epoch()
         self.handed_out = 0
         self._skip = 0
@@ -77,6 +79,7 @@ class ResumableLoader:
             self.data,
             batch_sampler=rest,
             num_workers=self.num_workers,
+            collate_fn=self.collate_fn,
             generator=torch.Generator().manual_seed(self.seed),
         )
         for batch in loader:

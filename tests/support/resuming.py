@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 
 __all__ = ["Killed", "Recorder", "Run", "differences", "record"]
@@ -43,14 +43,32 @@ class Recorder(Logger):
         self.rows_at_save[checkpoint_callback._last_checkpoint_saved] = len(self.rows)
 
 
-class Kill(Callback):
-    """Raises `Killed` as the batch after optimizer step `step` begins."""
+class Kill(Checkpoint):
+    """Raises `Killed` as the batch after optimizer step `step` begins, or as soon as a checkpoint of it is written.
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    The second is the harder one: nothing that follows the checkpoint happened in the killed run. It is a `Checkpoint`
+    only to come after those that write.
+    """
+
+    def __init__(self, step: int, in_the_act: bool) -> None:
+        self.step, self.in_the_act = step, in_the_act
+
+    def _check(self, trainer: Trainer) -> None:
+        saved = [callback._last_global_step_saved for callback in trainer.checkpoint_callbacks if callback is not self]
+        if self.in_the_act and trainer.global_step >= self.step and trainer.global_step in saved:
+            raise Killed
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._check(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step >= self.step:
+        if trainer.global_step >= self.step and not self.in_the_act:
             raise Killed
 
 
@@ -93,6 +111,7 @@ def record(
     callbacks: Sequence[Callback] = (),
     *,
     kill_at: int | None = None,
+    in_the_act: bool = False,
     ckpt_path: Path | str | None = None,
     datamodule: Any = None,
     **options: Any,
@@ -110,7 +129,7 @@ def record(
         "enable_checkpointing": checkpointing,
         "num_sanity_val_steps": 0,
     }
-    kill = [Kill(kill_at)] if kill_at is not None else []
+    kill = [Kill(kill_at, in_the_act)] if kill_at is not None else []
     trainer = Trainer(**settings | options, callbacks=[*callbacks, watch, *kill])
     where = {"datamodule": datamodule} if datamodule is not None else {}
     if datamodule is None:
@@ -134,8 +153,11 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     return {key: leaf for part, child in items for key, leaf in _flat(child, f"{name}.{part}").items()}
 
 
-def differences(straight: Run, killed: Run, resumed: Run) -> list[str]:
-    """Where the killed run and the one resumed after it are not together the straight run, bit for bit."""
+def differences(straight: Run, killed: Run, resumed: Run, lost_rows: int = 0) -> list[str]:
+    """Where the killed run and the one resumed after it are not together the straight run, bit for bit.
+
+    Up to `lost_rows` logged rows may be in neither.
+    """
     found = []
     ours, theirs = _flat(resumed.state), _flat(straight.state)
     for key in sorted(ours.keys() | theirs.keys(), key=str):
@@ -148,7 +170,9 @@ def differences(straight: Run, killed: Run, resumed: Run) -> list[str]:
         ("killed", killed.rows, straight.rows[: len(killed.rows)]),
         ("resumed", resumed.rows, straight.rows[len(straight.rows) - len(resumed.rows) :]),
     ):
-        found += [f"{name} run logged {ours} instead of {theirs}" for ours, theirs in zip(rows, expected, strict=True) if ours != theirs]
-    if len(killed.rows) + len(resumed.rows) < len(straight.rows):
+        found += [f"{name} run logged {row} instead of {other}" for row, other in zip(rows, expected) if row != other]
+        if len(rows) != len(expected):
+            found.append(f"{name} run logged more rows than the straight one")
+    if len(killed.rows) + len(resumed.rows) + lost_rows < len(straight.rows):
         found.append(f"rows {len(killed.rows)} to {len(straight.rows) - len(resumed.rows)} were logged by neither run")
     return found
