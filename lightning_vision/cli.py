@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_vision.commands._parsing import callback_names, import_named, own_defaults
 from lightning_vision.commands._report import without_advice
-from lightning_vision.commands._run_dir import place_run
+from lightning_vision.commands._run_dir import newest_checkpoint, place_run
 from lightning_vision.commands._usage import explain
 from lightning_vision.configs import config_paths, read_config
 from lightning_vision.console import Result
@@ -33,14 +33,15 @@ class VisionCLI(LightningCLI):
     Args:
         options: Function whose parameters after the first become flags.
         args: The words after the subcommand.
+        continues: Whether `--ckpt_path` names a run to go on with, in that run's folder.
 
     Raises:
         ArgumentError: a flag, key or value that does not exist or does not fit.
         ValueError: model and datamodule disagree about a size.
     """
 
-    def __init__(self, options: Callable[..., Any], args: list[str]) -> None:
-        self.options = options
+    def __init__(self, options: Callable[..., Any], args: list[str], continues: bool = False) -> None:
+        self.options, self.continues = options, continues
         args, files = config_paths(args)
         configs = [read_config(file) for file in files]
         import_named([*args, *configs])
@@ -95,7 +96,10 @@ class VisionCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def before_instantiate_classes(self) -> None:
-        self.run_dir = place_run(self.config.trainer)
+        checkpoint = self.config.get("ckpt_path")
+        if checkpoint == "last":
+            self.config["ckpt_path"] = checkpoint = str(newest_checkpoint(self.config.trainer))
+        self.run_dir = place_run(self.config.trainer, Path(checkpoint) if checkpoint and self.continues else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = {**self.config_init["trainer"], **kwargs}
@@ -106,7 +110,7 @@ class VisionCLI(LightningCLI):
 def run(command: ModuleType, args: list[str]) -> Result:
     """Build what `args` describe, hand it to `command.run` and gather what was measured and written."""
     with without_advice():
-        cli = VisionCLI(command.run, args)
+        cli = VisionCLI(command.run, args, getattr(command, "CONTINUES", False))
         options = {name: cli.config_init.get(name) for name in cli.option_names}
         output = command.run(cli, **options)
     checkpoint = cli.trainer.checkpoint_callback

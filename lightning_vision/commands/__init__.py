@@ -2,7 +2,8 @@
 
 A file's first docstring line is its help line. It defines either `run(cli, **options)`, called with the model, the
 datamodule and the trainer that the command line describes (`options` become flags), or `main(argv)`, which stands
-alone. Files that begin with an underscore are what several of them share.
+alone. `CONTINUES = True` beside `run` says that its `ckpt_path` is a run to go on with, in that run's folder. Files
+that begin with an underscore are what several of them share.
 """
 
 import ast

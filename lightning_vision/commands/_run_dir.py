@@ -5,17 +5,19 @@ from pathlib import Path
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-__all__ = ["place_run"]
+__all__ = ["newest_checkpoint", "place_run"]
 
 
-def place_run(trainer: Namespace) -> Path | None:
-    """Make the loggers that a trainer config lists write into one fresh folder under `default_root_dir`.
+def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
+    """Make the loggers that a trainer config lists write into one folder under `default_root_dir`.
 
     A relative `save_dir` is taken below `default_root_dir`, and loggers without a version share the next free one, so
     `--trainer.default_root_dir` moves everything. Absolute folders and given versions stay as they are.
 
     Args:
         trainer: The parsed, not yet instantiated arguments of the Trainer; its loggers' arguments are changed.
+        resumed: Checkpoint of the run to continue; if it lies in such a folder, that one is used again, and an earlier
+            `metrics.csv` is kept beside the new one.
 
     Returns:
         The folder of the first logger, None without a configured logger.
@@ -23,22 +25,21 @@ def place_run(trainer: Namespace) -> Path | None:
     Raises:
         ValueError: the folder cannot be written to.
     """
-    root = Path(trainer.default_root_dir or ".").absolute()
-    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-    specs = [logger.init_args for logger in loggers if isinstance(logger, Namespace) and logger.get("init_args")]
-    folders = []
-    for spec in specs:
-        if spec.get("save_dir") is not None:
-            spec["save_dir"] = str(root / spec["save_dir"])
-            folders.append(Path(spec["save_dir"]) / (spec.get("name") or ""))
-    taken = [int(path.name[8:]) for folder in folders for path in folder.glob("version_*") if path.name[8:].isdigit()]
-    version = f"version_{max(taken, default=-1) + 1}"
-    for spec in specs:
-        if "version" in spec and spec["version"] is None:
-            spec["version"] = version
+    specs = [spec for spec in _loggers(trainer) if spec.get("save_dir") is not None]
+    folders = [_folder(trainer, spec) for spec in specs]
     if not folders:
         return None
-    run = folders[0] / str(specs[0].get("version") or version)
+    run = resumed.absolute().parents[1] if resumed and len(resumed.absolute().parents) > 1 else None
+    taken = [int(path.name[8:]) for folder in folders for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    version: int | str = max(taken, default=-1) + 1
+    if run and run.parent == folders[0] and run.name.removeprefix("version_").isdigit():
+        version = int(run.name.removeprefix("version_"))
+    for spec in specs:
+        spec["save_dir"] = str(_root(trainer) / spec["save_dir"])
+        if "version" in spec and spec["version"] is None:
+            spec["version"] = version
+    version = specs[0].get("version", version)
+    run = folders[0] / (version if isinstance(version, str) else f"version_{version}")
     if rank_zero_only.rank == 0:
         try:
             run.mkdir(parents=True, exist_ok=True)
@@ -46,4 +47,33 @@ def place_run(trainer: Namespace) -> Path | None:
             (run / ".writable").unlink()
         except OSError as error:
             raise ValueError(f"cannot write logs to {run}: {error.strerror}; set --trainer.default_root_dir") from error
+        if (metrics := run / "metrics.csv").exists() and resumed:
+            metrics.rename(run / f"metrics_{len(list(run.glob('metrics_*.csv')))}.csv")
     return run
+
+
+def newest_checkpoint(trainer: Namespace) -> Path:
+    """The `last.ckpt` that was written last under the folder of the first logger.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    folders = {_folder(trainer, spec) for spec in _loggers(trainer)} or {_root(trainer)}
+    found = [path for folder in folders for path in folder.glob("**/checkpoints/last*.ckpt")]
+    if not found:
+        places = ", ".join(map(str, sorted(folders)))
+        raise FileNotFoundError(f"--ckpt_path last: no last.ckpt under {places}; give a checkpoint's path")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _loggers(trainer: Namespace) -> list[Namespace]:
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    return [logger.init_args for logger in loggers if isinstance(logger, Namespace) and logger.get("init_args")]
+
+
+def _root(trainer: Namespace) -> Path:
+    return Path(trainer.default_root_dir or ".").absolute()
+
+
+def _folder(trainer: Namespace, spec: Namespace) -> Path:
+    return _root(trainer) / (spec.get("save_dir") or ".") / (spec.get("name") or "")

@@ -8,12 +8,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from lightning_vision.commands._report import effective, print_table, require
 
+CONTINUES = True
+
 
 def run(cli: Any, ckpt_path: str | None = None) -> None:
     """Train the model on the datamodule.
 
     Args:
-        ckpt_path: Checkpoint to resume from: a file, or `last` for the newest one of this run's folder.
+        ckpt_path: Checkpoint to go on from: a file, or `last` for the newest one under the config's folder. The run
+            goes on in the checkpoint's own folder.
     """
     require(cli, "model", "data")
     cli.trainer.callbacks.append(_ShowOptimizers())
@@ -32,7 +35,7 @@ class _ShowOptimizers(Callback):
 @rank_zero_only
 def _report(trainer: Trainer, run_dir: object) -> None:
     metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-    print_table("validation", {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")})
+    print_table("validation, last epoch", {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")})
     written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
     if isinstance(checkpoint := trainer.checkpoint_callback, ModelCheckpoint):
         score = (

@@ -9,7 +9,8 @@ def run(cli: Any, ckpt_path: str | None = None) -> None:
     """Evaluate the model on the datamodule.
 
     Args:
-        ckpt_path: Checkpoint whose weights are measured; without it the freshly built model is.
+        ckpt_path: Checkpoint whose weights are measured, or `last` for the newest one under the config's folder;
+            without it the freshly built model is measured.
     """
     require(cli, "model", "data")
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)

@@ -148,6 +148,37 @@ def test_one_flag_moves_everything_a_run_writes(tmp_path: Path) -> None:
     assert sorted(path.name for path in Path().iterdir()) == ["new", "run.yaml"]
 
 
+def test_a_resumed_run_goes_on_in_its_own_folder_and_keeps_its_rows() -> None:
+    trainer = {**BASE["trainer"], "logger": [CSV], "default_root_dir": "out", "log_every_n_steps": 1}
+    config = write("run.yaml", {**BASE, "trainer": trainer})
+    first = main(["fit", "--config", config])
+    rows = Path("out/version_0/metrics.csv").read_text()
+    main(["fit", "--config", config])
+    (checkpoint,) = Path("out/version_0").rglob("*.ckpt")
+    second = main(["fit", "--config", config, "--ckpt_path", str(checkpoint), "--trainer.max_epochs", "2"])
+
+    assert second.run_dir == first.run_dir
+    assert Path("out/version_0/metrics_0.csv").read_text() == rows
+    assert Path("out/version_0/metrics.csv").read_text() != rows
+    assert sorted(path.name for path in Path("out").iterdir()) == ["version_0", "version_1"]
+
+
+def test_last_is_the_checkpoint_written_last() -> None:
+    saver = {"class_path": "ModelCheckpoint", "init_args": {"save_last": True}}
+    trainer = {**BASE["trainer"], "logger": [CSV], "default_root_dir": "out"}
+    config = write("run.yaml", {**BASE, "trainer": trainer, "callbacks": {"checkpoint": saver}})
+    with pytest.raises(
+        FileNotFoundError, match=r"^--ckpt_path last: no last.ckpt under .*out; give a checkpoint's path"
+    ):
+        main(["fit", "--config", config, "--ckpt_path", "last"])
+    for _ in range(2):
+        main(["fit", "--config", config])
+
+    assert main(["fit", "--config", config, "--ckpt_path", "last", "--trainer.max_epochs", "2"]).run_dir == str(
+        Path("out/version_1").absolute()
+    )
+
+
 def test_an_absolute_folder_and_a_given_version_stay(tmp_path: Path) -> None:
     logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path / "logs"), "name": "a", "version": "b"}}
     cli = build(trainer={"logger": [logger], "default_root_dir": "out"})
