@@ -141,13 +141,13 @@ def write_timm(network: nn.Module, metadata: dict[str, str], path: Path) -> None
         metadata: Goes into the file's header.
         path: File to write, ends in `.safetensors`.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in network.state_dict().items()
     }
-    save_file(weights, path, metadata={"format": "pt", **metadata})
+    path.write_bytes(save(weights, metadata={"format": "pt", **metadata}))
 
 
 def read_timm(path: Path, name: str, arguments: dict[str, Any]) -> nn.Module:

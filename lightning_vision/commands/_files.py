@@ -1,0 +1,43 @@
+"""What the subcommands that write files from a checkpoint share."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lightning_vision.base.weights import load_checkpoint
+
+__all__ = ["output_folder", "saved_preprocessing"]
+
+
+def output_folder(cli: Any, output: str | None, names: Iterable[str], overwrite: bool) -> Path:
+    """The folder to write `names` into, made where it is missing: `output`, else the run's, else the trainer's root.
+
+    Raises:
+        FileExistsError: one of the files exists and `overwrite` is off.
+        ValueError: the folder cannot be written to.
+    """
+    folder = Path(output or cli.run_dir or cli.trainer.default_root_dir).absolute()
+    if rank_zero_only.rank == 0:
+        if not overwrite and (present := [name for name in names if (folder / name).exists()]):
+            raise FileExistsError(f"{folder / present[0]} exists; choose another --output or add --overwrite true")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".writable").touch()
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise ValueError(f"cannot write to {folder}: {error.strerror}; choose another --output") from error
+    return folder
+
+
+def saved_preprocessing(ckpt_path: str) -> dict[str, Any]:
+    """How the images were prepared that a checkpoint was trained on.
+
+    Raises:
+        ValueError: the checkpoint does not say.
+    """
+    found: dict[str, Any] | None = load_checkpoint(ckpt_path).get("preprocessing")
+    if found is None:
+        raise ValueError(f"{ckpt_path} does not say how its images were prepared; train with a datamodule that does")
+    return found

@@ -1,0 +1,60 @@
+"""The files that `predict` writes: their columns, and how the parts of several ranks become one."""
+
+import csv
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CSV", "JSONL", "merge"]
+
+JSONL, CSV = "predictions.jsonl", "predictions.csv"
+SCALARS = ("index", "path", "label", "class_name", "target", "target_name")
+
+
+def merge(parts: Sequence[Path], folder: Path, class_names: Sequence[str]) -> None:
+    """Write the records of all parts in the order of their index, as JSON Lines and as CSV; one record a part is held.
+
+    Args:
+        parts: JSON Lines, the indices of each ascending.
+        folder: Gets both files.
+        class_names: K names, for the columns of the CSV.
+
+    Raises:
+        FileNotFoundError: a part is missing, so `folder` is not the same for all ranks.
+        ValueError: two parts hold the same index.
+    """
+    if missing := [part for part in parts if not part.exists()]:
+        raise FileNotFoundError(f"{missing[0]} is missing; set --output to a folder that all ranks see")
+    with ExitStack() as stack:
+        records = heapq.merge(
+            *(map(json.loads, stack.enter_context(part.open(encoding="utf-8"))) for part in parts),
+            key=lambda record: record["index"],
+        )
+        # File names may hold bytes that are not UTF-8.
+        lines = stack.enter_context((folder / JSONL).open("w", encoding="utf-8"))
+        rows = stack.enter_context((folder / CSV).open("w", encoding="utf-8", errors="surrogateescape", newline=""))
+        table = csv.writer(rows, lineterminator="\n")
+        last = None
+        for record in records:
+            if last is None:
+                table.writerow(_columns(class_names, len(record["top_k"])))
+            elif record["index"] == last:
+                raise ValueError(f"sample {last} was predicted by two processes; let the datamodule shard by rank")
+            last = record["index"]
+            lines.write(json.dumps(record) + "\n")
+            table.writerow(_cells(record))
+
+
+def _columns(class_names: Sequence[str], top_k: int) -> list[str]:
+    ranked = [f"top_{place}{part}" for place in range(1, top_k + 1) for part in ("", "_name", "_probability")]
+    return [*SCALARS, *(f"probability_{name}" for name in class_names), *ranked]
+
+
+def _cells(record: dict[str, Any]) -> Iterator[Any]:
+    yield from (record[name] for name in SCALARS)
+    yield from record["probabilities"]
+    for entry in record["top_k"]:
+        yield from (entry["label"], entry["class_name"], entry["probability"])

@@ -1,0 +1,141 @@
+"""Write a checkpoint as an ONNX, torch.export or timm file, compared with the original."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from timm.models import model_entrypoint
+from torch import Tensor
+
+from lightning_vision.base.raw_images import normalise
+from lightning_vision.base.weights import load_checkpoint
+from lightning_vision.commands._files import output_folder, saved_preprocessing
+from lightning_vision.commands._report import print_table
+from lightning_vision.export import programs
+from lightning_vision.images import list_images, read_image
+
+Format = Literal["onnx", "torch_export", "timm"]
+FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "timm": "model.safetensors"}
+# Logits above ten are held to a share of the largest: float32 sums in another order differ by that much.
+ABSOLUTE, RELATIVE = 1e-4, 1e-5
+COMPARED = 16
+
+
+def run(
+    cli: Any,
+    ckpt_path: str,
+    format: Format | Literal["all"] | Sequence[Format] = ("onnx", "torch_export"),
+    images: str | None = None,
+    output: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the network of a checkpoint for other programs.
+
+    Args:
+        ckpt_path: Checkpoint to export.
+        format: `onnx`, `torch_export`, `timm`, a list of them (`[onnx,timm]`), or `all`.
+        images: Image file or folder to compare file and checkpoint on; without it the configured data, else noise.
+        output: Folder for the files; without it the run's folder or the current one.
+        overwrite: Replace the files of an earlier export.
+
+    Returns:
+        `files`, the path of each format, and `differences`, the largest between its logits and the checkpoint's.
+
+    Raises:
+        ValueError: the checkpoint holds no preprocessing, a format cannot express the network, or its logits differ.
+        FileExistsError: a file exists and `overwrite` is off.
+        ModuleNotFoundError: ONNX is wanted and its packages are missing.
+    """
+    wanted = list(FILES) if format == "all" else [format] if isinstance(format, str) else list(dict.fromkeys(format))
+    if "onnx" in wanted:
+        programs.require_onnx()
+    module, told = _restored(cli.model, ckpt_path), saved_preprocessing(ckpt_path)
+    name, arguments = _timm_name(module) if "timm" in wanted else ("", {})
+    folder = output_folder(cli, output, [FILES[kind] for kind in wanted], overwrite)
+    network = programs.RawPixels(module.network, told["mean"], told["std"]).eval()
+    metadata = {"output": "logits", **{key: json.dumps(value) for key, value in told.items()}}
+    # Files appear all at once under their final names, after each was found to be right.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch, torch.no_grad():
+        pixels, expected, source = _batch(cli, module, told, images)
+        example = torch.zeros(2, *pixels.shape[1:], dtype=torch.uint8)
+        program: Any = None if wanted == ["timm"] else programs.trace(network, example)
+        differences = {}
+        for kind in wanted:
+            path = Path(scratch, FILES[kind])
+            loaded: Callable[[Tensor], Tensor]
+            if kind == "timm":
+                programs.write_timm(module.network, metadata, path)
+                loaded = programs.RawPixels(programs.read_timm(path, name, arguments), told["mean"], told["std"])
+            elif kind == "onnx":
+                programs.write_onnx(program, metadata, path)
+                loaded = programs.read_onnx(path)
+            else:
+                programs.write_torch_export(program, metadata, path)
+                loaded = programs.read_torch_export(path)
+            differences[kind] = _difference(kind, loaded, pixels, expected)
+        for file in Path(scratch).iterdir():
+            file.replace(folder / file.name)
+    files = {kind: str(folder / FILES[kind]) for kind in wanted}
+    print_table("written", files)
+    print_table(f"largest difference of logits on {source}", {kind: f"{d:.1e}" for kind, d in differences.items()})
+    if "timm" in wanted:
+        settings = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        own = model_entrypoint(name).__module__.startswith("lightning_vision.")
+        print(f"load it with{' (after `import lightning_vision.backbones`)' if own else ''}")
+        print(f"  timm.create_model({name!r}, {settings}, checkpoint_path={files['timm']!r})")
+    return {"files": files, "differences": differences}
+
+
+def _restored(module: Any, ckpt_path: str) -> Any:
+    """The module with the checkpoint's weights, whether a config or the checkpoint built it."""
+    module.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+    return module.cpu().float().eval()
+
+
+def _timm_name(module: Any) -> tuple[str, dict[str, Any]]:
+    name = module.hparams.get("backbone")
+    if not isinstance(name, str):
+        kind = type(module.network).__name__
+        raise ValueError(f"timm cannot build {kind}, it was given as a module and not by name; leave out `timm`")
+    return name, {"num_classes": module.num_classes, "in_chans": module.in_channels}
+
+
+def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> tuple[Tensor, Tensor, str]:
+    """uint8 images `(B, C, H, W)`, what the checkpoint's module says of them `(B, K)`, and where they come from."""
+    channels, size = told["channels"], tuple(told["image_size"])
+    if images is None and cli.datamodule is not None:
+        # The data's own way to the network, so that a wrong normalisation shows.
+        batch = next(iter(cli.datamodule.predict_dataloader()))
+        pixels, prepared = batch["image"], cli.datamodule.on_after_batch_transfer(batch, 0)["image"]
+        source = f"{len(pixels[:COMPARED])} images of {type(cli.datamodule).__name__}"
+        if pixels.shape[1:] != (channels, *size):
+            raise ValueError(f"{source} are {tuple(pixels.shape[1:])}, the checkpoint's are {(channels, *size)}")
+        return pixels[:COMPARED], module(prepared[:COMPARED]), source
+    if images is None:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(256, (COMPARED, channels, *size), dtype=torch.uint8, generator=generator)
+        source = "noise, for there are neither --images nor data"
+    else:
+        found = [images] if Path(images).is_file() else list_images(images)[:COMPARED]
+        if not found:
+            raise ValueError(f"there are no images in {images}")
+        pixels = torch.stack([read_image(path, channels, size, told["resize"]) for path in found])
+        source = f"{len(found)} images of {images}"
+    return pixels, module(normalise(pixels, told["mean"], told["std"])), source
+
+
+def _difference(kind: str, loaded: Callable[[Tensor], Tensor], pixels: Tensor, expected: Tensor) -> float:
+    """Largest difference of the batch's logits and of those of its first image alone.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    found = torch.cat([loaded(pixels[:1]), loaded(pixels)])
+    difference = float((found - torch.cat([expected[:1], expected])).abs().max())
+    limit = max(ABSOLUTE, RELATIVE * float(expected.abs().max()))
+    if not difference < limit:
+        raise ValueError(f"nothing was written: {kind} logits are off by {difference:.1e}, more than {limit:.0e}")
+    return difference
