@@ -58,7 +58,7 @@ class ResumableLoader:
     ) -> None:
         self.data, self.batch_size, self.num_workers, self.seed = data, batch_size, num_workers, seed
         self.rank, self.world_size, self.collate_fn = rank, world_size, collate_fn
-        self.sampler = _Epoch()
+        self.sampler, self.batch_sampler = _Epoch(), None
         self.handed_out = 0
         self._skip = 0
 

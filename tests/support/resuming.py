@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 
-__all__ = ["Killed", "Recorder", "Run", "differences", "record"]
+__all__ = ["Killed", "Recorder", "Run", "differences", "newest", "record"]
 
 
 class Killed(Exception):
@@ -18,12 +18,11 @@ class Killed(Exception):
 
 
 class Recorder(Logger):
-    """Keeps every logged row, and how many there were when each checkpoint was written."""
+    """Keeps every logged row."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[tuple[int | None, dict[str, float]]] = []
-        self.rows_at_save: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -38,9 +37,6 @@ class Recorder(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         pass
-
-    def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        self.rows_at_save[checkpoint_callback._last_checkpoint_saved] = len(self.rows)
 
 
 class Kill(Checkpoint):
@@ -78,13 +74,12 @@ class Run:
 
     state: dict[str, Any]
     rows: list[tuple[int | None, dict[str, float]]]
-    rows_at_save: dict[str, int]
     batches: list[Any]
 
-    @property
-    def checkpoints(self) -> list[Path]:
-        """In the order in which they were written."""
-        return [Path(name) for name in self.rows_at_save]
+
+def newest(folder: Path) -> Path:
+    """The checkpoint in `folder` that was written last."""
+    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
 
 class _Watch(Callback):
@@ -107,7 +102,7 @@ class _Watch(Callback):
 
 def record(
     module: LightningModule,
-    loaders: Callable[[], Any],
+    loaders: Callable[[], Any] | None,
     callbacks: Sequence[Callback] = (),
     *,
     kill_at: int | None = None,
@@ -131,16 +126,16 @@ def record(
     }
     kill = [Kill(kill_at, in_the_act)] if kill_at is not None else []
     trainer = Trainer(**settings | options, callbacks=[*callbacks, watch, *kill])
-    where = {"datamodule": datamodule} if datamodule is not None else {}
+    given = {} if datamodule is None else {"datamodule": datamodule}
     if datamodule is None:
-        given = loaders()
-        train, val = given if isinstance(given, tuple) else (given, None)
-        where = {"train_dataloaders": train, "val_dataloaders": val}
+        both = loaders() if loaders is not None else None
+        train, val = both if isinstance(both, tuple) else (both, None)
+        given = {"train_dataloaders": train, "val_dataloaders": val}
     try:
-        trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **where)
+        trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **given)
     except Killed:
         pass
-    return Run(watch.state, recorder.rows, recorder.rows_at_save, watch.batches)
+    return Run(watch.state, recorder.rows, watch.batches)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
