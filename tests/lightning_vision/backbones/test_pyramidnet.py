@@ -124,6 +124,10 @@ def test_a_unit_has_no_first_relu_and_a_last_normalisation(bottleneck: bool, kin
     )
 
 
+def test_the_shortcut_rounds_odd_maps_up_like_the_convolutions() -> None:
+    assert PyramidNet(depth=8, alpha=6).eval().forward_features(noise(1, 3, 9, 7)).shape == (1, 22, 3, 2)
+
+
 def test_the_imagenet_stem_shrinks_by_four() -> None:
     network = PyramidNet(depth=18, alpha=8, imagenet=True, num_classes=3).eval()
 
