@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["crop_and_flip", "normalise"]
+__all__ = ["crop_and_flip", "crop_by_gather", "crop_by_slices", "normalise"]
 
 
 def crop_and_flip(images: Tensor, row: Tensor, column: Tensor, flip: Tensor, padding: int) -> Tensor:
@@ -17,26 +17,34 @@ def crop_and_flip(images: Tensor, row: Tensor, column: Tensor, flip: Tensor, pad
         flip: Which samples to flip, bool `(B,)`.
         padding: Pixels on each side.
     """
+    # On a CPU slices are several times as fast as one gather: whole rows are copied and no index is read.
+    crop = crop_by_slices if images.device.type == "cpu" else crop_by_gather
+    return crop(images, row, column, flip, padding)
+
+
+def crop_by_slices(images: Tensor, row: Tensor, column: Tensor, flip: Tensor, padding: int) -> Tensor:
+    """`crop_and_flip`, one slice a sample, on the CPU."""
+    steps = range(-padding, padding + 1)
+    down, across = ([_overlap(step, size) for step in steps] for size in images.shape[-2:])
+    result = torch.zeros_like(images, memory_format=torch.contiguous_format)
+    draws = zip(row.tolist(), column.tolist(), flip.tolist(), strict=True)
+    for source, sink, (top, left, flipped) in zip(images.numpy(), result.numpy(), draws, strict=True):
+        (to_row, from_row), (to_column, from_column) = down[top], across[left]
+        if flipped:
+            source = source[..., ::-1]
+        sink[:, to_row, to_column] = source[:, from_row, from_column]
+    return result
+
+
+def crop_by_gather(images: Tensor, row: Tensor, column: Tensor, flip: Tensor, padding: int) -> Tensor:
+    """`crop_and_flip`, one gather a batch, on any device."""
     height, width = images.shape[-2:]
-    if images.device.type == "cpu":
-        # Slices win on a CPU: 3 times as fast as one gather, because whole rows are copied and no index is read.
-        steps = range(-padding, padding + 1)
-        down, across = ([_overlap(step, size) for step in steps] for size in (height, width))
-        result = torch.zeros_like(images, memory_format=torch.contiguous_format)
-        draws = zip(row.tolist(), column.tolist(), flip.tolist(), strict=True)
-        for source, sink, (top, left, flipped) in zip(images.numpy(), result.numpy(), draws, strict=True):
-            (to_row, from_row), (to_column, from_column) = down[top], across[left]
-            if flipped:
-                source = source[..., ::-1]
-            sink[:, to_row, to_column] = source[:, from_row, from_column]
-        return result
-    padded = F.pad(images, (padding,) * 4)
+    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
     sample = torch.arange(len(images), device=images.device)[:, None, None]
     rows = row[:, None] + torch.arange(height, device=images.device)
     columns = column[:, None] + torch.arange(width, device=images.device)
     columns = torch.where(flip[:, None], width + 2 * padding - 1 - columns, columns)
-    channels_last = padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]]
-    return channels_last.permute(0, 3, 1, 2).contiguous()
+    return padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
 def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
