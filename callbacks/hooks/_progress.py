@@ -15,7 +15,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-__all__ = ["Position", "log_step", "mid_accumulation", "position_of", "rewrite", "take_over"]
+__all__ = ["Position", "end_resume", "log_step", "mid_accumulation", "position_of", "rewrite", "take_over"]
 
 BATCHES, VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
 
@@ -106,14 +106,19 @@ def take_over(trainer: Trainer, position: Position) -> None:
             current.completed = current.processed - 1
             loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
         fit.epoch_progress.total.completed, current.completed = fit.epoch_progress.total.processed, current.processed
-        # No longer a resume: the epoch makes its iterator at its start, as in the straight run.
-        for part in (fit, loop, loop.val_loop):
-            part.on_iteration_done()
+        # The epoch makes its iterator at its start, as in the straight run.
+        end_resume(trainer)
         return
     if position.phase == "batch" and not position.validation_due:
         loop.update_lr_schedulers("step", update_plateau_schedulers=True)
     if position.last_batch and not position.validation_due:
         loop.val_loop._has_run = True
+
+
+def end_resume(trainer: Trainer) -> None:
+    """Let the loops forget that they were resumed; they do so by themselves only after what they skip meanwhile."""
+    for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop):
+        loop.on_iteration_done()
 
 
 def log_step(trainer: Trainer) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 
 from ..hooks._last_word import LastWord
-from ..hooks._progress import Position, mid_accumulation, position_of, rewrite, take_over
+from ..hooks._progress import Position, end_resume, mid_accumulation, position_of, rewrite, take_over
 from ..hooks._running_means import logged_metrics, read_means, write_means
 from ._metric_states import read_metrics, write_metrics
 from ._random_streams import read_streams, write_streams
@@ -107,8 +107,8 @@ class ExactResume(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._position is not None:
-            # Lightning updates no ReduceLROnPlateau in a resumed epoch, for it saves no metrics; we do.
-            trainer.fit_loop._restarting = False
+            # Lightning updates no ReduceLROnPlateau at the end of a resumed epoch, for it saves no metrics; we do.
+            end_resume(trainer)
             self._position = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

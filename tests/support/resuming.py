@@ -70,11 +70,19 @@ class Kill(Checkpoint):
 
 @dataclass
 class Run:
-    """What is compared of a run: `state` holds weights, buffers, optimizers and schedulers at its end."""
+    """What is compared of a run.
+
+    Args:
+        state: weights, buffers, optimizers and schedulers at its end; empty if it was ended early.
+        rows: what the loggers got.
+        batches: epoch, index and tensors of each training batch.
+        end: what ended it early: `Killed`, or the SystemExit into which Lightning turns Ctrl-C.
+    """
 
     state: dict[str, Any]
     rows: list[tuple[int | None, dict[str, float]]]
     batches: list[Any]
+    end: BaseException | None
 
 
 def newest(folder: Path) -> Path:
@@ -131,11 +139,12 @@ def record(
         both = loaders() if loaders is not None else None
         train, val = both if isinstance(both, tuple) else (both, None)
         given = {"train_dataloaders": train, "val_dataloaders": val}
+    end: BaseException | None = None
     try:
         trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **given)
-    except Killed:
-        pass
-    return Run(watch.state, recorder.rows, watch.batches)
+    except (Killed, SystemExit) as error:
+        end = error
+    return Run(watch.state, recorder.rows, watch.batches, end)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
