@@ -184,17 +184,19 @@ class ImageClassifier(VisionModule):
             )
         files = [paths] if isinstance(paths, (str, Path)) else list(paths)
         records: list[dict[str, Any]] = []
-        training = self.training
+        modes = {part: part.training for part in self.modules()}
         self.eval()
         try:
             with torch.no_grad():
                 for start in range(0, len(files), batch_size):
                     part = files[start : start + batch_size]
-                    probabilities = self._probabilities(self(read_batch(part, self.preprocessing, self.device)))
+                    image = read_batch(part, self.preprocessing, self.device).to(self.dtype)
+                    probabilities = self._probabilities(self(image))
                     index = range(start, start + len(part))
                     records += prediction_records(probabilities, index, self.class_names, part, top_k)
         finally:
-            self.train(training)
+            for part, mode in modes.items():
+                part.training = mode
         return records
 
     @property
@@ -240,6 +242,7 @@ class ImageClassifier(VisionModule):
             raise ValueError(f"freeze_backbone needs a timm backbone, which names its classifier; {kind} does not")
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name.startswith(head))
+        self.train(self.training)
 
 
 def _image_and_target(batch: Any) -> tuple[Tensor, Tensor]:

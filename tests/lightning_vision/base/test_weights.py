@@ -100,7 +100,7 @@ def test_another_architecture_is_refused(target, reason, source):
 def test_weights_of_a_deeper_network_of_the_same_kind_are_refused():
     torch.save(timm.create_model("resnet34", num_classes=2).state_dict(), "weights.pt")
 
-    with pytest.raises(ValueError, match="another architecture than ResNet: .* not in the network"):
+    with pytest.raises(ValueError, match=r"another architecture than ResNet: .* not in the network"):
         load_weights(timm.create_model("resnet18", num_classes=2), "weights.pt")
 
 
@@ -154,7 +154,7 @@ def test_a_missing_file_is_named(read, path):
 def test_a_damaged_safetensors_file_is_named():
     Path("bad.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00nonsense")
 
-    with pytest.raises(ValueError, match="bad.safetensors is damaged or no safetensors file"):
+    with pytest.raises(ValueError, match=r"bad.safetensors is damaged or no safetensors file"):
         read_weights("bad.safetensors")
 
 
