@@ -18,7 +18,7 @@ _LAYERS = {
 
 
 class AllCNN(StagedNetwork):
-    """Network of convolutions and ReLU only: strided convolutions shrink the map, a 1x1 convolution classifies it.
+    """Network of convolutions and ReLU only: strided ones shrink the map, a 1x1 classifies it.
 
     It is fully convolutional: any image of at least 4x4 pixels runs, and with `global_pool=""` it returns the map of
     class scores `(B, num_classes, H', W')`, whose mean are the logits.

@@ -100,9 +100,9 @@ class MaxoutConv2d(nn.Module):
 
 @torch.no_grad()
 def max_norm_(network: nn.Module, max_col_norm: float) -> None:
-    """Shrink, in place, the weight vector of each piece of each maxout layer to length `max_col_norm` at most.
+    """Shrink the weights of each piece of each maxout layer to length `max_col_norm` at most.
 
-    Call it after each optimizer step, for example
+    It works in place. Call it after each optimizer step, for example
     `optimizer.register_step_post_hook(lambda *_: max_norm_(network, 1.9))`. Shorter vectors, biases and all other
     layers are left alone.
 

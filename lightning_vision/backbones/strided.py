@@ -11,7 +11,7 @@ __all__ = ["replace_pooling"]
 def replace_pooling(
     network: nn.Module, example: Tensor, activation: Callable[[], nn.Module] | None = nn.ReLU
 ) -> list[str]:
-    """Put a convolution of the same kernel, stride and padding in the place of each `MaxPool2d` and `AvgPool2d`.
+    """Replace each `MaxPool2d` and `AvgPool2d` by a convolution of the same kernel, stride and padding.
 
     The network is changed in place; map sizes stay the same. Global and adaptive pooling stays, and so does pooling
     that the network calls as a function, which cannot be seen. The new weights are drawn from torch's generator as
