@@ -182,11 +182,14 @@ def test_the_pooling_can_be_changed() -> None:
 def test_feature_maps_can_be_chosen_and_later_blocks_are_dropped() -> None:
     whole = timm.create_model("cvt_6_4_32").eval()
     _, maps = whole.forward_intermediates(noise(1, 3, 32, 32), indices=[0, -1])
+    calls = []
+    whole.blocks[2].register_forward_hook(lambda *_: calls.append(2))
     early = whole.forward_intermediates(noise(1, 3, 32, 32), [1], stop_early=True, intermediates_only=True)
     features = timm.create_model("cvt_6_4_32", features_only=True, out_indices=(0, 2))
 
     assert [level.shape for level in maps] == [(1, 256, 8, 8)] * 2
     assert len(early) == 1
+    assert calls == []
     assert len(features.model.blocks) == 3
     assert [level.shape for level in features(noise(1, 3, 32, 32))] == [(1, 256, 8, 8)] * 2
 

@@ -147,6 +147,7 @@ def test_layers_are_numbered_from_stem_to_head(kind: str) -> None:
     assert in_order == sorted(in_order)
     assert set(in_order) == set(range(units + 1 + has_stem))
     assert {numbers[name] for name in numbers if name.startswith("head")} == {units + has_stem}
+    assert {numbers[name] for name in numbers if re.match("norm|final", name)} <= {units + has_stem - 1}
 
 
 @small
