@@ -11,10 +11,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
 from lightning_vision.commands._parsing import callback_names, import_named, own_defaults
 from lightning_vision.commands._report import without_advice
 from lightning_vision.commands._run_dir import newest_checkpoint, place_run
-from lightning_vision.commands._usage import explain
+from lightning_vision.commands._usage import explain, unwrapped
 from lightning_vision.configs import config_paths, read_config
 from lightning_vision.console import Result
 
@@ -81,12 +82,13 @@ class VisionCLI(LightningCLI):
                 if name in given and name not in typed:
                     fill = partial(_from_data, name)
                     self.parser.link_arguments("data", f"model.init_args.{name}", fill, apply_on="instantiate")
-        self.config_init = self.parser.instantiate(self.config)
+        try:
+            self.config_init = self.parser.instantiate(self.config)
+        except ValueError as error:
+            raise unwrapped(error) from None
         self.datamodule = self.config_init.get("data")
         self.model = self.config_init.get("model")
         if self.model is None and (path := self.config.get("ckpt_path")):
-            from lightning_vision.base.weights import module_from_checkpoint
-
             self.model = module_from_checkpoint(path)
         for name, value in typed.items():
             found = getattr(self.datamodule, name, value)
@@ -99,6 +101,8 @@ class VisionCLI(LightningCLI):
         checkpoint = self.config.get("ckpt_path")
         if checkpoint == "last":
             self.config["ckpt_path"] = checkpoint = str(newest_checkpoint(self.config.trainer))
+        if checkpoint:
+            load_checkpoint(checkpoint)  # refuses what cannot be loaded before anything is built or written
         self.run_dir = place_run(self.config.trainer, Path(checkpoint) if checkpoint and self.continues else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -3,13 +3,14 @@
 import importlib
 import inspect
 import re
+import traceback
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from lightning_vision.catalogue import entries, nearest
 
-__all__ = ["explain"]
+__all__ = ["explain", "unwrapped"]
 
 
 def explain(report: str, parser: ArgumentParser) -> str:
@@ -37,6 +38,14 @@ def explain(report: str, parser: ArgumentParser) -> str:
         wanted = " or ".join(dict.fromkeys(kind.replace("NoneType", "null") for kind in expected))
         return f"{where}: expected {wanted}, got {given[-1] if given else 'something else'}"
     return " ".join(report.split())
+
+
+def unwrapped(error: Exception) -> BaseException:
+    """What a constructor raised, out of the reports that the parser wraps around it."""
+    inner: BaseException = error
+    while inner.__cause__ is not None and "jsonargparse" in traceback.extract_tb(inner.__traceback__)[-1].filename:
+        inner = inner.__cause__
+    return inner
 
 
 def _no_such(name: str, known: Any, what: str) -> str:

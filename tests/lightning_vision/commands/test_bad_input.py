@@ -1,0 +1,224 @@
+"""What a person gets for bad input: one sentence before training starts, an exit code, nothing lost.
+
+Each mistake stands beside a good twin, a run with the same flags that succeeds.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from lightning_vision import ImageClassifier
+from lightning_vision.console import console
+from lightning_vision.datamodules import from_datasets
+
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+FIT = ["fit", "--config", "classification/digits", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+FOLDER = ["--data", "ImageFolder", "--data.image_size", "8", "--data.channels", "1", "--data.batch_size", "4"]
+
+
+Said = Callable[..., tuple[int, list[str]]]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Said:
+    """`said(*args)` runs the console and returns its exit code and the lines that speak of an error."""
+
+    def run(*args: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr(sys, "argv", ["lightning_vision", *args])
+        code = console()
+        shown = capfd.readouterr().err.splitlines()
+        assert not any("Traceback" in line for line in shown), "\n".join(shown)
+        return code, [line for line in shown if "error:" in line]
+
+    return run
+
+
+def photographs(root: Path, classes: tuple[str, ...] = ("ant", "bee"), number: int = 12) -> Path:
+    """A folder of small grey images in class folders."""
+    draw = np.random.default_rng(0)
+    for label in classes:
+        (root / label).mkdir(parents=True)
+        for index in range(number):
+            Image.fromarray(draw.integers(0, 255, (8, 8), dtype=np.uint8)).save(root / label / f"{index}.png")
+    return root
+
+
+def test_an_unknown_backbone_names_the_nearest(said: Said) -> None:
+    bad = said(*FIT, *QUIET, "--model.backbone", "resnet8_cifr")
+    good = said(*FIT, *QUIET, "--model.backbone", "resnet8_cifar")
+
+    assert bad == (
+        2,
+        [
+            "lightning_vision fit: error: unknown backbone 'resnet8_cifr'; did you mean resnet8_cifar or "
+            "resnet56_cifar or resnet44_cifar?"
+        ],
+    )
+    assert good == (0, [])
+
+
+def test_an_unknown_config_key_names_the_nearest(said: Said) -> None:
+    Path("bad.yaml").write_text("trainer: {max_epoch: 1}\n")
+    Path("good.yaml").write_text("trainer: {max_epochs: 1}\n")
+
+    assert said(*FIT, *QUIET, "--config", "bad.yaml") == (
+        2,
+        [
+            "lightning_vision fit: error: there is no key trainer.max_epoch; did you mean trainer.max_epochs or "
+            "trainer.min_epochs or trainer.max_steps?"
+        ],
+    )
+    assert said(*FIT, *QUIET, "--config", "good.yaml") == (0, [])
+
+
+def test_a_missing_config_file_is_named(said: Said) -> None:
+    code, lines = said("fit", "--config", "missing.yaml")
+
+    assert code == 2
+    assert lines == [
+        "lightning_vision fit: error: --config missing.yaml: no such file and no shipped config of that name; "
+        "`lightning_vision list configs` shows the shipped ones"
+    ]
+
+
+def test_an_empty_folder_is_named(said: Said) -> None:
+    Path("empty").mkdir()
+    code, lines = said(*FIT, *QUIET, *FOLDER, "--data.root", "empty")
+
+    assert code == 2
+    assert lines == [
+        "lightning_vision fit: error: the folder empty has no class folders with images, such as empty/cat/1.jpg"
+    ]
+    assert said(*FIT, *QUIET, *FOLDER, "--data.root", str(photographs(Path("full")))) == (0, [])
+
+
+def test_a_class_that_only_validation_has_is_named(said: Said) -> None:
+    photographs(Path("photos/train"))
+    photographs(Path("photos/val"), ("ant", "bee", "wasp"))
+    code, lines = said(*FIT, *QUIET, *FOLDER, "--data.root", "photos")
+
+    assert code == 2
+    assert lines == [
+        "lightning_vision fit: error: class 'wasp' is in photos/val but not in photos/train; add images to train on or "
+        "remove it"
+    ]
+    photographs(Path("photos/train"), ("wasp",))
+    assert said(*FIT, *QUIET, *FOLDER, "--data.root", "photos") == (0, [])
+
+
+def test_a_label_outside_the_range_is_named_before_training() -> None:
+    images = torch.zeros(8, 1, 8, 8, dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
+    data = from_datasets(torch.utils.data.TensorDataset(images, labels), num_classes=2, batch_size=4)
+
+    with pytest.raises(ValueError, match=r"^train: label 2 of sample 2 is outside 0..1; there are 2 classes$"):
+        data.setup("fit")
+
+
+def test_a_truncated_image_in_mid_epoch_is_named_or_skipped(said: Said) -> None:
+    root = photographs(Path("photos"))
+    whole = (root / "ant" / "3.png").read_bytes()
+    (root / "ant" / "3.png").write_bytes(whole[: len(whole) // 2])
+    everything = [*FIT[:-2], *QUIET, *FOLDER, "--data.root", "photos", "--data.val_fraction", "0.3"]
+    for workers in ("0", "2"):
+        code, lines = said(*everything, "--data.num_workers", workers)
+
+        assert code == 2
+        assert len(lines) == 1 and "photos/ant/3.png" in lines[0] and "on_bad_image" in lines[0]
+        assert said(*everything, "--data.num_workers", workers, "--data.on_bad_image", "skip") == (0, [])
+
+
+def checkpoint_of(said: Said, *more: str) -> Path:
+    assert said(*FIT, *QUIET, "--trainer.default_root_dir", "made", *more) == (0, [])
+    return sorted(Path("made").glob("version_*/checkpoints/last.ckpt"))[-1]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(said: Said) -> None:
+    other = checkpoint_of(said, "--model.backbone", "resnet20_cifar")
+    same = checkpoint_of(said)
+    code, lines = said("test", "--config", "classification/digits", *QUIET, "--ckpt_path", str(other))
+
+    assert code == 2
+    assert len(lines) == 1 and "another architecture" in lines[0]
+    assert said("test", "--config", "classification/digits", *QUIET, "--ckpt_path", str(same)) == (0, [])
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("exploded",)
+
+
+@pytest.mark.parametrize("door", ["checkpoint", "weights"])
+def test_a_pickle_with_code_is_refused_and_not_run(said: Said, door: str) -> None:
+    flag = {"checkpoint": "--ckpt_path", "weights": "--model.weights"}[door]
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6", "x": Bomb()}, "zip.ckpt")
+    Path("raw.ckpt").write_bytes(pickle.dumps(Bomb()))
+    for name in ("zip.ckpt", "raw.ckpt"):
+        code, lines = said(*FIT, *QUIET, flag, name)
+
+        assert code == 2
+        assert len(lines) == 1 and name in lines[0] and "code" in lines[0]
+    assert not Path("exploded").exists()
+    if door == "weights":
+        network = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1).network
+        save_file(network.state_dict(), "good.safetensors")
+        assert said(*FIT, *QUIET, flag, "good.safetensors") == (0, [])
+    else:
+        good = str(checkpoint_of(said))
+        assert said(*FIT[:-2], *QUIET, "--trainer.max_epochs", "2", flag, good) == (0, [])
+
+
+def test_an_unwritable_log_folder_is_named(said: Said) -> None:
+    Path("file").write_text("in the way")
+    code, lines = said(*FIT, *QUIET, "--trainer.default_root_dir", "file/logs")
+
+    assert code == 2
+    assert len(lines) == 1 and "file/logs" in lines[0] and "--trainer.default_root_dir" in lines[0]
+    assert said(*FIT, *QUIET, "--trainer.default_root_dir", "logs") == (0, [])
+
+
+def test_an_interrupted_run_keeps_a_checkpoint_that_goes_on_and_leaves_with_130(said: Said) -> None:
+    long = ["fit", "--config", "classification/digits", *QUIET, "--trainer.max_epochs", "1000"]
+    command = [sys.executable, "-m", "lightning_vision", *long, "--trainer.default_root_dir", "run"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(Path("run").glob("version_0/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert shown.splitlines()[-1] == "lightning_vision: interrupted; what was written stays"
+    (checkpoint,) = Path("run").glob("version_0/checkpoints/last.ckpt")
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    more = ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(step + 3)]
+    assert said(*long, "--trainer.default_root_dir", "run", "--ckpt_path", str(checkpoint), *more) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [["--model.backbone", "resnet8_cifr"], [*FOLDER, "--data.root", "nowhere"], ["--ckpt_path", "no.ckpt"]],
+    ids=["backbone", "folder", "checkpoint"],
+)
+def test_a_mistake_costs_under_twenty_seconds_and_three_lines(mistake: list[str]) -> None:
+    begin = time.monotonic()
+    command = [sys.executable, "-m", "lightning_vision", *FIT, *QUIET, *mistake]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert time.monotonic() - begin < 20
+    assert len(done.stderr.splitlines()) <= 3, done.stderr
+    assert done.stdout == ""
