@@ -36,7 +36,12 @@ def check_labels(target: Tensor, num_classes: int, index: Tensor | None = None, 
 
 
 def known_targets(dataset: Dataset) -> Tensor | None:
-    """Labels that a dataset tells without loading its images (`targets`, `labels`, tensors; also of parts and sums)."""
+    """Labels that a dataset tells without loading images: `targets`, `labels` or the second tensor, also of parts.
+
+    None where it tells none, or where a `target_transform` changes them.
+    """
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
     if isinstance(dataset, Subset):
         targets = known_targets(dataset.dataset)
         return None if targets is None else targets[torch.as_tensor(dataset.indices, dtype=torch.int64)]

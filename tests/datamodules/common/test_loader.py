@@ -301,13 +301,13 @@ def test_resuming_counts_batches_not_readable_images(files: list[str]) -> None:
 
 
 def test_a_batch_without_a_readable_image_is_an_error(files: list[str]) -> None:
-    with pytest.raises(BadImageError, match="none of the 1 images of a batch can be decoded, .*03.png for one"):
+    with pytest.raises(BadImageError, match=r"none of the 1 images of a batch can be decoded, .*03.png for one"):
         samples(from_files(files, batch_size=1, on_bad_image="skip"))
 
 
 def test_a_file_that_vanished_counts_as_bad(files: list[str]) -> None:
     Path(files[0]).unlink()
-    with pytest.raises(BadImageError, match="there is no image file .*00.png; remove it or pass"):
+    with pytest.raises(BadImageError, match=r"there is no image file .*00.png; remove it or pass"):
         samples(from_files(files))
 
 

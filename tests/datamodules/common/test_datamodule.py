@@ -1,0 +1,295 @@
+"""The base inside a Trainer: batches after transfer, draws, checks, resuming in mid-epoch, shards of two ranks.
+
+Weights after a crash, Ctrl-C and the callback that saves random streams are proved in `tests/callbacks/resume`.
+"""
+
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from lightning_vision.datamodules.cifar import CIFAR10
+from lightning_vision.datamodules.common._loader import ShardedLoader
+from lightning_vision.datamodules.common._sets import ArrayImages
+from lightning_vision.datamodules.common.datamodule import VisionDataModule
+from lightning_vision.datamodules.digits import Digits
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")
+
+
+class Watcher(LightningModule):
+    """Keeps every batch it is given, by stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: dict[str, list[Any]] = {"train": [], "val": [], "test": [], "predict": []}
+
+    def training_step(self, batch: Any) -> Tensor:
+        self.seen["train"].append(batch)
+        return self.weight * batch[0].mean()
+
+    def validation_step(self, batch: Any) -> None:
+        self.seen["val"].append(batch)
+
+    def test_step(self, batch: Any) -> None:
+        self.seen["test"].append(batch)
+
+    def predict_step(self, batch: Any) -> None:
+        self.seen["predict"].append(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Numbered(VisionDataModule):
+    """Forty images of 6x6, pixels equal to the sample's number; cropped and flipped."""
+
+    in_channels = 1
+    image_size = (6, 6)
+    padding = 2
+    flip = True
+    statistics = [0.25], [0.5]
+    class_names: ClassVar = ["a", "b", "c", "d"]
+
+    def load(self) -> None:
+        number = torch.arange(40)
+        images = number.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 6, 6) + torch.arange(6, dtype=torch.uint8) * 40
+        self.train_set = self.val_set = self.test_set = self.predict_set = ArrayImages(images, number % 4)
+
+
+def fit(data: VisionDataModule, ckpt_path: Path | None = None, **options: Any) -> Watcher:
+    model = Watcher()
+    trainer = Trainer(**{**QUIET, "enable_checkpointing": "callbacks" in options, "num_sanity_val_steps": 0, **options})
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
+    return model
+
+
+def equal(first: list[Any], second: list[Any]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return bool(pairs) and all(torch.equal(*tensors) for batches in pairs for tensors in zip(*batches, strict=True))
+
+
+def test_batches_after_transfer_are_normalised_floats_and_labels() -> None:
+    seen = fit(Numbered(batch_size=16), max_epochs=1).seen
+
+    for image, target in seen["train"] + seen["val"]:
+        assert (torch.float32, torch.int64) == (image.dtype, target.dtype)
+        assert (len(target), 1, 6, 6) == tuple(image.shape)
+    first = seen["val"][0][0]
+
+    assert [len(target) for _, target in seen["val"]] == [16, 16, 8]
+    assert torch.allclose(first[3, 0, 0], ((3 + torch.arange(6) * 40) / 255 - 0.25) / 0.5)
+
+
+def test_training_images_are_the_draws_of_their_epoch_and_sample() -> None:
+    data = Numbered(batch_size=16)
+    seen = fit(data, max_epochs=2).seen["train"]
+    loader = data.train_dataloader()
+    expected = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        expected += [(data.normalise(data.augment(x, index, epoch)), y) for x, y, index in loader]
+
+    assert equal(expected, seen)
+    assert not equal(expected[:3], seen[3:])
+
+
+def test_another_loader_made_in_mid_run_does_not_move_the_draws() -> None:
+    class Curious(Watcher):
+        def on_train_batch_start(self, *args: object) -> None:
+            list(self.trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]  # Trainer annotates none
+
+    data, model = Numbered(batch_size=16), Curious()
+    Trainer(**QUIET, enable_checkpointing=False, max_epochs=2, num_sanity_val_steps=0).fit(model, datamodule=data)
+
+    assert equal(fit(Numbered(batch_size=16), max_epochs=2).seen["train"], model.seen["train"])
+
+
+def test_draws_are_independent_across_samples_epochs_and_of_the_batch() -> None:
+    data, index = CIFAR10(), torch.arange(4000)
+    marked = torch.zeros(4000, 3, 32, 32, dtype=torch.uint8)
+    marked[:, 0, 16, 10] = 255
+    places = data.augment(marked, index, 0)[:, 0].flatten(1).argmax(1)
+    row, column = 20 - places // 32, places % 32
+    # Unflipped the mark lies in columns 6..14, flipped, at 21, in 17..25.
+    flipped = column > 15
+    shift = torch.where(flipped, 25 - column, 14 - column)
+
+    assert abs(flipped.float().mean() - 0.5) < 4 * 0.5 / 4000**0.5
+    for draw in (row, shift):
+        counts = draw.bincount(minlength=9).double()
+        # Chi-square, 8 degrees of freedom, one in a thousand; keys are fixed.
+        assert ((counts - 4000 / 9) ** 2 / (4000 / 9)).sum() < 26.1
+    together = torch.corrcoef(torch.stack([row, shift, flipped]).double())
+    assert (together - torch.eye(3)).abs().max() < 4 / 4000**0.5
+    assert torch.equal(data.augment(marked[7:9], index[7:9], 0), data.augment(marked, index, 0)[7:9])
+    assert not torch.equal(data.augment(marked, index, 0), data.augment(marked, index, 1))
+
+
+def test_validation_test_and_prediction_are_not_augmented() -> None:
+    data, model = Numbered(batch_size=40), Watcher()
+    trainer = Trainer(**QUIET, enable_checkpointing=False, max_epochs=1)
+    trainer.fit(model, datamodule=data)
+    trainer.test(model, datamodule=data, verbose=False)
+    trainer.predict(model, datamodule=data)
+    plain = data.normalise(data.train_set.images)  # type: ignore[union-attr]  # loaded by then
+
+    for split in ("val", "test"):
+        assert torch.equal(plain, model.seen[split][0][0])
+    assert not torch.equal(plain.sum((1, 2, 3)).sort().values, model.seen["train"][0][0].sum((1, 2, 3)).sort().values)
+    (batch,) = model.seen["predict"]
+    assert {"image", "target", "index"} == batch.keys()
+    assert torch.equal(plain, batch["image"])
+    assert list(range(40)) == batch["index"].tolist()
+
+
+# Ten batches an epoch. Saved inside the first epoch, at its end, inside the second and at the end of the run.
+@pytest.mark.parametrize("saved_at", [1, 4, 10, 13, 20])
+@pytest.mark.parametrize("limit", [1.0, 7])
+def test_a_resumed_run_is_given_the_batches_the_straight_run_was_given(
+    saved_at: int, limit: float | int, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"max_epochs": 3, "limit_train_batches": limit, "limit_val_batches": 2}
+    writer = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    straight = fit(Numbered(batch_size=4), callbacks=[writer], **options).seen["train"]
+    resumed = fit(Numbered(batch_size=4), tmp_path / f"step={saved_at}.ckpt", **options).seen["train"]
+
+    assert (30 if limit == 1.0 else 21) == len(straight)
+    assert equal(straight[saved_at:], resumed)
+
+
+def test_resuming_at_an_epochs_end_is_exact_too(tmp_path: Path) -> None:
+    writer = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    straight = fit(Numbered(batch_size=4), callbacks=[writer], max_epochs=3).seen["train"]
+    resumed = fit(Numbered(batch_size=4), tmp_path / "epoch=1.ckpt", max_epochs=3).seen["train"]
+
+    assert equal(straight[20:], resumed)
+
+
+def test_workers_resume_as_well(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_epochs": 2, "limit_val_batches": 0}
+    writer = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=7)
+    straight = fit(Numbered(batch_size=4), callbacks=[writer], **options).seen["train"]
+    resumed = fit(Numbered(batch_size=4, num_workers=2), tmp_path / "step=7.ckpt", **options).seen["train"]
+
+    assert equal(straight[7:], resumed)
+
+
+def test_another_batch_size_in_mid_epoch_is_refused_by_the_fit(tmp_path: Path) -> None:
+    writer = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=4)
+    fit(Numbered(batch_size=4), callbacks=[writer], max_epochs=1)
+    with pytest.raises(ValueError, match="with batch_size 5, it was saved with batch_size 4"):
+        fit(Numbered(batch_size=5), tmp_path / "step=4.ckpt", max_epochs=1)
+
+
+@pytest.mark.filterwarnings("error:You requested to overfit")
+def test_overfitting_batches_sees_the_same_ones_each_epoch() -> None:
+    class Still(Numbered):
+        padding, flip = 0, False
+
+    seen = fit(Still(batch_size=4), max_epochs=2, overfit_batches=2).seen["train"]
+
+    assert equal(seen[:2], seen[2:])
+    assert ((seen[0][0][:, 0, 0, 0] * 0.5 + 0.25) * 255).round().tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_precision_of_the_trainer_reaches_the_images() -> None:
+    assert torch.float64 == fit(Numbered(batch_size=40), max_epochs=1, precision="64-true").seen["train"][0][0].dtype
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_a_label_outside_the_range_is_named_before_it_reaches_the_device(wrong: int) -> None:
+    data = Numbered(batch_size=8)
+    data.setup()
+    data.train_set.targets[13] = wrong  # type: ignore[union-attr, index]  # an ArrayImages
+    with pytest.raises(ValueError, match=rf"^label {wrong} of sample 13 is outside 0..3; there are 4 classes$"):
+        fit(data, max_epochs=1)
+
+
+def test_preprocessing_is_plain_data() -> None:
+    assert Numbered().preprocessing == {
+        "class_names": ["a", "b", "c", "d"],
+        "channels": 1,
+        "image_size": (6, 6),
+        "resize": "crop",
+        "mean": [0.25],
+        "std": [0.5],
+    }
+
+
+def test_sizes_are_known_before_set_up_and_survive_pickling() -> None:
+    data = pickle.loads(pickle.dumps(Digits(batch_size=7)))
+
+    assert (data.num_classes, data.in_channels, data.image_size) == (10, 1, (8, 8))
+    assert len(next(iter(data.train_dataloader()))[1]) == 7
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}])
+def test_impossible_sizes_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1 and 0"):
+        Numbered(**options)
+
+
+def test_without_a_validation_set_fit_does_not_validate() -> None:
+    class TrainOnly(Numbered):
+        def load(self) -> None:
+            super().load()
+            self.val_set = self.test_set = None
+
+    assert fit(TrainOnly(batch_size=20), max_epochs=1).seen["val"] == []
+    with pytest.raises(ValueError, match=r"^TrainOnly has no test images$"):
+        TrainOnly().test_dataloader()
+
+
+def test_workers_end_with_the_fit_and_after_an_error() -> None:
+    class Fails(Watcher):
+        def training_step(self, batch: Any) -> Tensor:
+            raise RuntimeError("in the step")
+
+    fit(Numbered(batch_size=10, num_workers=1), max_epochs=1)
+    data = Numbered(batch_size=10, num_workers=1)
+    with pytest.raises(RuntimeError, match="in the step"):
+        Trainer(**QUIET, enable_checkpointing=False, max_epochs=1).fit(Fails(), datamodule=data)
+    # The leak check of every test fails this one if a process is left.
+
+    assert data._loaders == []
+
+
+@pytest.mark.parametrize("suffix", ["png", "pdf"])
+def test_plot_draws_a_labelled_sheet(suffix: str, tmp_path: Path) -> None:
+    figure = Numbered().plot("val", count=7, path=tmp_path / f"sheet.{suffix}", epoch=0)
+
+    assert (tmp_path / f"sheet.{suffix}").stat().st_size > 1000
+    # Samples 0, 6, 13, 19, 26, 32, 39 of labels modulo 4; the grid of nine has two empty cells.
+    assert [axes.get_title() for axes in figure.axes] == ["a", "c", "b", "d", "c", "a", "d", "", ""]
+
+
+def shards_of_a_fit() -> tuple[int, list[list[int]]]:
+    model = Watcher()
+    data = Digits(batch_size=64)
+    options = {**QUIET, "strategy": "ddp", "devices": 2, "max_epochs": 1, "limit_train_batches": 1}
+    trainer = Trainer(**options, enable_checkpointing=False, num_sanity_val_steps=0)
+    trainer.fit(model, datamodule=data)
+    loader: ShardedLoader = trainer.val_dataloaders  # type: ignore[assignment]  # ours is no DataLoader
+    return len(model.seen["val"]), [index.tolist() for _, _, index in loader]
+
+
+def test_two_ranks_validate_every_sample_once_in_equally_many_batches(two_ranks: Any) -> None:
+    (first_count, first), (second_count, second) = two_ranks(shards_of_a_fit)
+    own, others = (sorted(itertools.chain(*shard)) for shard in (first, second))
+
+    assert 2 == first_count == second_count
+    assert (list(range(0, 180, 2)), list(range(1, 180, 2))) == (own, others)
