@@ -144,7 +144,7 @@ def test_listing_is_recursive_sorted_and_skips_what_is_hidden_or_no_image(tmp_pa
 
 
 def test_listing_a_missing_folder_says_so() -> None:
-    with pytest.raises(FileNotFoundError, match="^there is no folder nowhere$"):
+    with pytest.raises(FileNotFoundError, match=r"^there is no folder nowhere$"):
         list_images("nowhere")
 
 
