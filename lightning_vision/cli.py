@@ -117,8 +117,8 @@ def run(command: ModuleType, args: list[str]) -> Result:
         cli = VisionCLI(command.run, args, getattr(command, "CONTINUES", False))
         options = {name: cli.config_init.get(name) for name in cli.option_names}
         output = command.run(cli, **options)
-    checkpoint = cli.trainer.checkpoint_callback
-    best = checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+    savers = [saver for saver in cli.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+    best = next((saver.best_model_path for saver in sorted(savers, key=lambda saver: saver.monitor is None)), "")
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}
     return Result(metrics=metrics, best_ckpt=best or None, run_dir=str(cli.run_dir or "") or None, output=output)
 

@@ -1,5 +1,6 @@
 """Train, and keep the best and the last checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -35,11 +36,12 @@ class _ShowOptimizers(Callback):
 @rank_zero_only
 def _report(trainer: Trainer, run_dir: object) -> None:
     metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-    print_table("validation, last epoch", {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")})
+    print_table(
+        "validation, last epoch", {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")}
+    )
     written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
-    if isinstance(checkpoint := trainer.checkpoint_callback, ModelCheckpoint):
-        score = (
-            "" if checkpoint.best_model_score is None else f" ({checkpoint.monitor} {checkpoint.best_model_score:.4f})"
-        )
-        written |= {"best": f"{checkpoint.best_model_path}{score}", "last": checkpoint.last_model_path}
+    for saver in trainer.checkpoint_callbacks:
+        for path in (saver.best_model_path, saver.last_model_path) if isinstance(saver, ModelCheckpoint) else ():
+            best = saver.monitor if path == saver.best_model_path else None
+            written[Path(path).stem] = f"{path} ({best} {saver.best_model_score:.4f})" if best else path
     print_table("written", {name: path for name, path in written.items() if path})
