@@ -118,4 +118,4 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch: pytest.Mon
 
 def test_an_error_inside_a_network_is_not_taken_for_the_users() -> None:
     with pytest.raises(TypeError, match="'wrong'"):
-        create("resnet10t", num_classes=4, in_channels=1, norm_layer=lambda channels: nn.BatchNorm2d(channels, wrong=1))
+        create("resnet10t", num_classes=4, in_channels=1, norm_layer=lambda *_, **__: nn.BatchNorm2d(8, wrong=1))
