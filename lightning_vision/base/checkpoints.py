@@ -63,7 +63,12 @@ class PlainCheckpoints(LightningModule):
             FileNotFoundError: there is no such file.
             ValueError: the file is no checkpoint of this class, or an argument must be passed again.
         """
-        left_out = load_checkpoint(checkpoint_path, weights_only is not False).get("left_out", {})
+        content = load_checkpoint(checkpoint_path, weights_only is not False)
+        left_out = content.get("left_out", {})
+        known = {*left_out, *content.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {}), *kwargs}
+        if not hparams_file and (unknown := [name for name in _required(cls) if name not in known]):
+            maker = content.get("class_path", "a class that it does not name")
+            raise ValueError(f"the checkpoint was made by {maker}, so {cls.__name__} misses {', '.join(unknown)}")
         if again := [name for name in left_out if name not in kwargs]:
             what = " and ".join(f"{name} (a {left_out[name]})" for name in again)
             call = f"load_from_checkpoint(path, {', '.join(f'{name}=...' for name in again)})"
@@ -100,3 +105,10 @@ def _constructor_arguments(module: LightningModule, frame: FrameType | None) -> 
         arguments = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
         frame = frame.f_back
     return arguments
+
+
+def _required(cls: type) -> list[str]:
+    """Arguments of the constructor without default."""
+    parameters = inspect.signature(cls).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [item.name for item in parameters if item.kind in named and item.default is item.empty]

@@ -19,6 +19,8 @@ __all__ = ["VisionModule"]
 class VisionModule(PlainCheckpoints):
     """Base of all tasks: a task builds `self.network`, computes a loss and hands its scalars to `self.scalars`.
 
+    A subclass that overrides a hook calls that of this class too.
+
     Args:
         optimizer: Makes the optimizer from parameter groups.
         lr_scheduler: Makes the schedule from the optimizer; None keeps the learning rate.

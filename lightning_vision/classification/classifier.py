@@ -17,7 +17,7 @@ from lightning_vision.base.param_groups import classifier_names
 from lightning_vision.base.raw_images import read_batch
 from lightning_vision.base.weights import load_weights
 
-from .losses import make_loss
+from .losses import BinaryCrossEntropy, make_loss
 from .metrics import EpochMetrics, accuracies, accuracy, label_accuracy
 from .records import prediction_records
 
@@ -121,7 +121,7 @@ class ImageClassifier(VisionModule):
             self.criterion = loss
         else:
             self.criterion = make_loss(loss, self.num_classes, label_smoothing, class_weights)
-        self.multilabel = loss == "bce"
+        self.multilabel = isinstance(self.criterion, BinaryCrossEntropy)
         self.val_metrics = EpochMetrics(self.num_classes, self.multilabel)
         self.test_metrics = EpochMetrics(self.num_classes, self.multilabel)
 

@@ -33,7 +33,7 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def accuracies(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """`acc` and, where there are more than five classes, `acc_top5`: the share of images with the target among five.
+    """`acc` and, with more than five classes, `acc_top5`: the target is among the five largest logits.
 
     Args:
         logits: `(B, K)`.
@@ -56,7 +56,7 @@ def label_accuracy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 class EpochMetrics(nn.Module):
-    """Macro F1, expected calibration error (Guo et al. 2017, arXiv:1706.04599, Eq. 3) and counts of each class.
+    """Macro F1, expected calibration error and counts of each class, over an epoch.
 
     With several labels an image (`multilabel`), all label decisions enter the calibration error as binary ones. On
     several ranks `compute` and `per_class` sum over the ranks, so all ranks must call them.
@@ -64,6 +64,8 @@ class EpochMetrics(nn.Module):
     Args:
         num_classes: K.
         multilabel: Whether an image may have several labels.
+
+    Reference: Guo et al. 2017, arXiv:1706.04599
     """
 
     def __init__(self, num_classes: int, multilabel: bool = False) -> None:

@@ -221,6 +221,15 @@ def test_a_checkpoint_with_other_classes_names_the_shapes_that_differ():
     assert module.num_classes == 10
 
 
+def test_a_checkpoint_of_a_stranger_is_refused():
+    stranger = LightningModule()
+    torch.save({"state_dict": stranger.state_dict(), "pytorch-lightning_version": "2.6.4"}, "a.ckpt")
+
+    message = "^the checkpoint was made by a class that it does not name, so ImageClassifier misses backbone$"
+    with pytest.raises(ValueError, match=message):
+        ImageClassifier.load_from_checkpoint("a.ckpt")
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch evil_ran",)
