@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
 from support import ROOT
 from support.two_ranks import RankError
-from torch.utils.data import DataLoader, TensorDataset
 
 
 def test_both_ranks_run_the_function_and_answer_in_order(two_ranks):
@@ -81,7 +82,7 @@ def test_what_a_rank_raises_is_raised_with_rank_and_traceback(two_ranks):
     assert "in only_rank_one_fails" in caught.value.__notes__[0]
 
 
-def test_a_rank_that_waits_for_a_failed_one_is_stopped_and_the_next_case_runs(two_ranks):
+def test_a_rank_that_waits_for_a_failed_one_is_stopped(two_ranks):
     def only_rank_one_comes():
         if dist.get_rank() == 0:
             raise ValueError("not coming")
@@ -91,7 +92,6 @@ def test_a_rank_that_waits_for_a_failed_one_is_stopped_and_the_next_case_runs(tw
         two_ranks(only_rank_one_comes)
 
     assert "did not finish" in caught.value.__notes__[-1]
-    assert two_ranks(dist.get_rank) == [0, 1]
 
 
 def test_a_case_that_hangs_or_dies_is_reported_and_the_next_case_runs(two_ranks):
@@ -117,7 +117,7 @@ def test_a_leak_inside_a_rank_fails_the_case(two_ranks):
 
 
 LEAKS = """
-import os, subprocess, sys, threading, time
+import os, signal, subprocess, sys, threading, time
 import torch, torch.nn.functional as F
 import pytest
 from lightning.pytorch import LightningModule
@@ -168,6 +168,9 @@ def test_leaks_added_method():
 
 def test_leaks_function_mode():
     Mode().__enter__()
+
+def test_leaks_signal_handler():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 def test_leaks_variable():
     os.environ["LEFT"] = "1"
@@ -230,12 +233,22 @@ def test_each_kind_of_leak_fails_its_test_and_no_other(pytester, small_run):
     run.assert_outcomes(passed=len(leaking) + 3, errors=len(leaking))
 
 
+BUSY = """
+import time
+
+def test_busy():
+    end = time.process_time() + {seconds}
+    while time.process_time() < end:
+        pass
+"""
+
+
 def test_a_folder_over_its_budget_fails_the_run_and_one_without_budget_too(pytester, small_run):
-    busy = "import time\ndef test_busy():\n    end = time.process_time() + {}\n    while time.process_time() < end: pass\n"
     for folder, seconds in {"good": 0.05, "over": 0.4, "unknown": 0.05}.items():
-        pytester.mkdir(folder).joinpath(f"test_{folder}.py").write_text(busy.format(seconds))
+        pytester.mkdir(folder).joinpath(f"test_{folder}.py").write_text(BUSY.format(seconds=seconds))
     pytester.mkdir("tests").joinpath("budgets.toml").write_text('[seconds]\n"good" = 30\n"over" = 0.3\n')
 
+    # with a worker, so that the sums are taken where the run is controlled
     run = small_run("-n", "1")
 
     over_budget = [line.split()[-3] for line in run.outlines if line.endswith("OVER BUDGET")]

@@ -1,11 +1,11 @@
 """Where a run stands inside Lightning's loops, and how a checkpoint is made to continue from exactly there.
 
-Lightning has no public view of this, so here its counters are read and, in a loaded checkpoint, rewritten. Reasons, each
-with a test in `tests/callbacks/resume/test_lightning.py` that fails when Lightning changes:
+Lightning has no public view of this, so its counters are read here and, in a loaded checkpoint, rewritten. The
+reasons, each with a test in `tests/callbacks/resume/test_lightning.py` that fails when Lightning changes:
 
 - a checkpoint of the last batch of an epoch skips that epoch's validation, its end and its logged means;
-- a checkpoint of a batch after which validation is due skips that validation, one from inside validation repeats a part;
-- with `max_steps`, a checkpoint of an epoch's end makes an epoch that trains nothing;
+- a checkpoint of a batch after which validation is due skips that validation, one from inside it repeats a part;
+- with `max_steps`, after a checkpoint of an epoch's end comes an epoch of no batches, and an order of the data is lost;
 - after any resume a `ReduceLROnPlateau` misses its next update;
 - the first iterator of a resumed epoch is made before random streams can be restored.
 """

@@ -16,7 +16,7 @@ STATES = ("value", "cumulated_batch_size")
 
 
 def read_means(trainer: Trainer) -> list[dict[str, Any]]:
-    """One entry a name logged with `on_epoch=True` since the epoch began: how it was logged and its sums, on the CPU."""
+    """One entry a name logged with `on_epoch=True` since the epoch began: how it was logged and its sums."""
     return [
         {
             "fx": result.meta.fx,
@@ -30,7 +30,7 @@ def read_means(trainer: Trainer) -> list[dict[str, Any]]:
             "sync_dist": result.meta.sync.should,
             "rank_zero_only": result.meta.sync.rank_zero_only,
             "last": None if result._forward_cache is None else result._forward_cache.detach().cpu(),
-            "sums": {name: getattr(result, name).cpu() for name in STATES if result.is_tensor and hasattr(result, name)},
+            "sums": {name: getattr(result, name).cpu() for name in STATES if name in result._defaults},
         }
         for result in trainer.fit_loop.epoch_loop._results.values()
         if result.meta.on_epoch and not result.has_reset

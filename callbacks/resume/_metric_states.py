@@ -11,10 +11,10 @@ __all__ = ["read_metrics", "write_metrics"]
 
 
 def read_metrics(module: nn.Module, leave_out: Collection[int]) -> dict[str, dict[str, Any]]:
-    """By submodule name: the count of updates and the states, on the CPU; `leave_out` holds the ids of metrics to skip."""
+    """By submodule name: the count of updates and the states on the CPU; `leave_out` holds ids of metrics to skip."""
     for part in module.modules():
         if isinstance(part, MetricCollection):
-            # Members of a compute group are updated through the first; asking for the items brings the others up to date.
+            # Of a compute group only the first member is updated; asking for the items brings the others up to date.
             part.items(copy_state=False)
     return {
         name: {"updates": part.update_count, "states": _move(part.metric_state, torch.device("cpu"))}

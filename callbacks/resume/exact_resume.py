@@ -30,8 +30,8 @@ class ExactResume(Callback):
     It acts only when a checkpoint is written or loaded; a run that does neither is untouched. The checkpoint keeps its
     format: it loads with `weights_only=True`, and without this callback as if it had not been there.
 
-    Where checkpoints may be written: at the end of any training batch (`every_n_train_steps`, `train_time_interval`), at
-    the end of validation, at the end of an epoch or of the run. One that was written inside a step, by
+    Where checkpoints may be written: at the end of any training batch (`every_n_train_steps`, `train_time_interval`),
+    at the end of validation, at the end of an epoch or of the run. One that was written inside a step, by
     `save_on_exception`, is resumed with a warning: `GracefulInterrupt` stops between steps instead.
 
     To resume inside an epoch the train loader must have `state_dict` and `load_state_dict`, as those of
@@ -79,8 +79,8 @@ class ExactResume(Callback):
         saved = checkpoint["callbacks"].get(self.state_key)
         if saved is None:
             rank_zero_warn(
-                "ExactResume: the checkpoint was written without it, so this run continues with other random draws than "
-                "the first run's; those written from now on resume exactly."
+                "ExactResume: the checkpoint was written without it, so this run continues with other random draws; "
+                "those written from now on resume exactly."
             )
             return
         if len(saved["ranks"]) != trainer.world_size:
@@ -146,8 +146,8 @@ class ExactResume(Callback):
         plain = [type(loader).__name__ for loader in _train_loaders(trainer) if not _is_stateful(loader)]
         if plain and not position.last_batch:
             rank_zero_warn(
-                f"ExactResume: {' and '.join(plain)} cannot continue inside an epoch, so batches of it are seen again and "
-                f"others not at all; use a loader with `state_dict` and `load_state_dict`, as lightning_vision's "
+                f"ExactResume: {' and '.join(plain)} cannot continue inside an epoch, so some samples come twice "
+                "and others not at all; use a loader with `state_dict` and `load_state_dict`, as lightning_vision's "
                 "datamodules give, or resume from the end of an epoch."
             )
 
@@ -167,7 +167,7 @@ def _own_state(trainer: Trainer, pl_module: LightningModule, position: Position)
     gradients = in_epoch and (mid_accumulation(trainer) or not pl_module.automatic_optimization)
     return {
         "streams": read_streams(trainer.strategy.root_device),
-        "loaders": [loader.state_dict() for loader in _train_loaders(trainer) if _is_stateful(loader)] if in_epoch else [],
+        "loaders": [loader.state_dict() for loader in _train_loaders(trainer) if in_epoch and _is_stateful(loader)],
         "means": read_means(trainer) if in_epoch else [],
         "metrics": read_metrics(pl_module, logged_metrics(trainer) if at_an_end else ()),
         "callback_metrics": _move(trainer.callback_metrics, torch.device("cpu")),

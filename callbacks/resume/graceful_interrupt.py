@@ -30,8 +30,8 @@ class GracefulInterrupt(Callback):
     `default_root_dir`. With `ExactResume` the resumed run equals one that was never interrupted.
 
     The run ends as Lightning ends it on Ctrl-C: `on_exception`, loggers closed, SystemExit raised from a
-    KeyboardInterrupt. During validation the first Ctrl-C waits for the next training step. With several processes all of
-    them stop after the same step, whichever got the signal: each step's flags are summed while the next step computes.
+    KeyboardInterrupt. During validation the first Ctrl-C waits for the next training step. With several processes all
+    stop after the same step, whichever got the signal: each step's flags are summed while the next step computes.
 
     Args:
         filename: name of the checkpoint, without `.ckpt`; `ckpt_path="last"` finds names that contain "last".
@@ -47,6 +47,7 @@ class GracefulInterrupt(Callback):
         self._requested = self._busy = False
         self._trainer: Trainer | None = None
         self._earlier: dict[int, Any] = {}
+        self._after_fit: Any = None
         self._flags: _SharedFlag | None = None
         self._last_word: LastWord | None = None
 
@@ -56,7 +57,7 @@ class GracefulInterrupt(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
-            rank_zero_warn("GracefulInterrupt: signals reach the main thread only and this fit runs in another; it does nothing.")
+            rank_zero_warn("GracefulInterrupt: signals reach only the main thread, and this fit runs in another.")
             return
         self._requested = self._busy = False
         self._trainer = trainer
@@ -75,12 +76,17 @@ class GracefulInterrupt(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._requested:
-            # Too late to stop a step; what the caller does after the fit is what must not begin.
+            # Too late to stop a step, but not to stop what the caller does after the fit.
             self._requested = False
+            self._after_fit = signal.getsignal(signal.SIGINT)
             raise KeyboardInterrupt("interrupted after the last step")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._undo()
+        if self._after_fit is not None:
+            # Lightning ignores Ctrl-C from here on, and after a fit it has forgotten what was there before.
+            signal.signal(signal.SIGINT, self._after_fit)
+            self._after_fit = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._undo()

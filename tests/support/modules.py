@@ -1,4 +1,4 @@
-"""Small LightningModules as strangers write them: batch norm, dropout, logging with `self.log`, nothing of this project.
+"""Small LightningModules as strangers write them, with batch norm, dropout and `self.log`, and nothing of this project.
 
 All take images `(B, 1, 8, 8)` and labels `(B,)` of ten classes.
 """
@@ -92,4 +92,7 @@ class TwoOptimizers(Plain):
 
     def configure_optimizers(self) -> Any:
         trunk, head = self.network[:-1], self.network[-1]
-        return [torch.optim.SGD(trunk.parameters(), lr=0.05, momentum=0.9), torch.optim.Adam(head.parameters(), lr=0.01)]
+        return [
+            torch.optim.SGD(trunk.parameters(), lr=0.05, momentum=0.9),
+            torch.optim.Adam(head.parameters(), lr=0.01),
+        ]

@@ -3,6 +3,7 @@
 import inspect
 import os
 import random
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,8 @@ PATCHABLE: dict[str, Any] = {
     "DDPStrategy": DDPStrategy,
 }
 
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 # Written by libraries while they are imported, by pytest, and by Lightning's `seed_everything` (PL_).
 ENVIRONMENT_NOISE = ("PYTEST_", "KMP_", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TORCHINDUCTOR_", "COV_")
 
@@ -64,7 +67,7 @@ def _restore_hooks(before: dict[str, dict[int, Any]]) -> None:
 
 
 def _patchable(owner: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(owner).items() if inspect.isroutine(value) or isinstance(value, property)}
+    return {name: it for name, it in vars(owner).items() if inspect.isroutine(it) or isinstance(it, property)}
 
 
 def _read_attributes() -> dict[str, Any]:
@@ -87,9 +90,15 @@ def _read_modes() -> tuple[tuple[Any, ...], tuple[Any, ...]]:
 
 
 def _restore_modes(before: tuple[tuple[Any, ...], tuple[Any, ...]]) -> None:
-    for stack, earlier in zip((_get_current_function_mode_stack, _get_current_dispatch_mode_stack), before, strict=True):
+    stacks = (_get_current_function_mode_stack, _get_current_dispatch_mode_stack)
+    for stack, earlier in zip(stacks, before, strict=True):
         while len(stack()) > len(earlier):
             stack()[-1].__exit__(None, None, None)
+
+
+def _restore_handlers(before: dict[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _read_environment() -> dict[str, str]:
@@ -120,6 +129,7 @@ PROBES = (
     Probe("global hooks", lambda: {name: dict(hooks) for name, hooks in _global_hooks().items()}, _restore_hooks),
     Probe("patched attributes", _read_attributes, _restore_attributes),
     Probe("function or dispatch modes", _read_modes, _restore_modes),
+    Probe("signal handlers", lambda: {it: signal.getsignal(it) for it in HANDLED}, _restore_handlers),
     Probe("environment variables", _read_environment, _restore_environment),
     Probe("process group", torch.distributed.is_initialized, _restore_process_group),
     Probe("inference mode", torch.is_inference_mode_enabled, _restore_inference_mode),
@@ -143,7 +153,7 @@ def read_all() -> dict[str, Any]:
 
 def _difference(before: Any, after: Any) -> str:
     if isinstance(before, Mapping):
-        return ", ".join(sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key)))
+        return ", ".join(sorted(str(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)))
     return f"{before!r} -> {after!r}"
 
 

@@ -10,10 +10,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers.logger import Logger
 
-__all__ = ["Killed", "Recorder", "Run", "differences", "newest", "record"]
+__all__ = ["KilledError", "Recorder", "Run", "differences", "newest", "record"]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Ends a run from inside."""
 
 
@@ -40,7 +40,7 @@ class Recorder(Logger):
 
 
 class Kill(Checkpoint):
-    """Raises `Killed` as the batch after optimizer step `step` begins, or as soon as a checkpoint of it is written.
+    """Raises `KilledError` as the batch after optimizer step `step` begins, or when a checkpoint of it is written.
 
     The second is the harder one: nothing that follows the checkpoint happened in the killed run. It is a `Checkpoint`
     only to come after those that write.
@@ -52,7 +52,7 @@ class Kill(Checkpoint):
     def _check(self, trainer: Trainer) -> None:
         saved = [callback._last_global_step_saved for callback in trainer.checkpoint_callbacks if callback is not self]
         if self.in_the_act and trainer.global_step >= self.step and trainer.global_step in saved:
-            raise Killed
+            raise KilledError
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._check(trainer)
@@ -65,7 +65,7 @@ class Kill(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step >= self.step and not self.in_the_act:
-            raise Killed
+            raise KilledError
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Run:
         state: weights, buffers, optimizers and schedulers at its end; empty if it was ended early.
         rows: what the loggers got.
         batches: epoch, index and tensors of each training batch.
-        end: what ended it early: `Killed`, or the SystemExit into which Lightning turns Ctrl-C.
+        end: what ended it early: `KilledError`, or the SystemExit into which Lightning turns Ctrl-C.
     """
 
     state: dict[str, Any]
@@ -142,7 +142,7 @@ def record(
     end: BaseException | None = None
     try:
         trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **given)
-    except (Killed, SystemExit) as error:
+    except (KilledError, SystemExit) as error:
         end = error
     return Run(watch.state, recorder.rows, watch.batches, end)
 
@@ -166,17 +166,19 @@ def differences(straight: Run, killed: Run, resumed: Run, lost_rows: int = 0) ->
     ours, theirs = _flat(resumed.state), _flat(straight.state)
     for key in sorted(ours.keys() | theirs.keys(), key=str):
         left, right = ours.get(key), theirs.get(key)
-        same = torch.equal(left, right) if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor) else left == right
-        if not same:
+        tensors = isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor)
+        if not (torch.equal(left, right) if tensors else left == right):
             found.append(f"{key}: {left} instead of {right}")
     # A run that is killed has logged a beginning of the straight run's rows, the resumed one logs the rest.
     for name, rows, expected in (
         ("killed", killed.rows, straight.rows[: len(killed.rows)]),
         ("resumed", resumed.rows, straight.rows[len(straight.rows) - len(resumed.rows) :]),
     ):
-        found += [f"{name} run logged {row} instead of {other}" for row, other in zip(rows, expected) if row != other]
         if len(rows) != len(expected):
-            found.append(f"{name} run logged more rows than the straight one")
+            found.append(f"{name} run logged {len(rows)} rows, the straight one only {len(expected)}")
+            continue
+        pairs = zip(rows, expected, strict=True)
+        found += [f"{name} run logged {row} instead of {other}" for row, other in pairs if row != other]
     if len(killed.rows) + len(resumed.rows) + lost_rows < len(straight.rows):
         found.append(f"rows {len(killed.rows)} to {len(straight.rows) - len(resumed.rows)} were logged by neither run")
     return found

@@ -1,9 +1,9 @@
 """A pair of processes joined by gloo, started once and given many functions to run.
 
 `TwoRanks.run(fn, *args)` runs `fn(*args)` on both ranks and returns `[result of rank 0, result of rank 1]`. Functions
-and classes of test modules are sent by value, so closures and lambdas work; what they return should be tensors and plain
-data. The environment is that of an external launcher: `Trainer(accelerator="cpu", strategy="ddp", devices=2)` joins the
-existing group and starts nothing.
+and classes of test modules are sent by value, so closures and lambdas work; what they return should be tensors and
+plain data. The environment is that of an external launcher: `Trainer(accelerator="cpu", strategy="ddp", devices=2)`
+joins the existing group and starts nothing.
 """
 
 import os
