@@ -41,7 +41,8 @@ def _report(trainer: Trainer, run_dir: object) -> None:
     )
     written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
     for saver in trainer.checkpoint_callbacks:
-        for path in (saver.best_model_path, saver.last_model_path) if isinstance(saver, ModelCheckpoint) else ():
+        paths = (saver.best_model_path, saver.last_model_path) if isinstance(saver, ModelCheckpoint) else ()
+        for path in filter(None, paths):
             best = saver.monitor if path == saver.best_model_path else None
             written[Path(path).stem] = f"{path} ({best} {saver.best_model_score:.4f})" if best else path
-    print_table("written", {name: path for name, path in written.items() if path})
+    print_table("written", written)

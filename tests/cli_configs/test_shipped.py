@@ -31,12 +31,14 @@ def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) 
     main(["predict", *place, "--ckpt_path", str(checkpoint), *limit])
 
     assert (tmp_path / "predictions" / "predictions.jsonl").stat().st_size > 0
-    assert sorted(path.name for path in Path().iterdir()) in ([], [tmp_path.name])
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions", "version_0", "version_1"}
+    assert Path.cwd() == tmp_path  # so nothing was written beside the folder that the flag named
 
 
 @pytest.mark.parametrize("name", PIECES)
 def test_a_callback_config_composes_with_a_run(name: str, tmp_path: Path) -> None:
-    place = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "-1", "--trainer.max_steps", "2"]
+    place = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
+    place += ["--trainer.limit_train_batches", "2"]
     result = main(["fit", "--config", "classification/digits", "--config", name, *SHORT, *place])
 
     assert result.metrics.keys() >= {"val/loss", "val/acc"}
