@@ -61,7 +61,7 @@ def run(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch, torch.no_grad():
         pixels, expected, source = _batch(cli, module, told, images)
         example = torch.zeros(2, *pixels.shape[1:], dtype=torch.uint8)
-        program: Any = None if wanted == ["timm"] else programs.trace(network, example)
+        program: Any = None if wanted == ["timm"] else programs.trace_program(network, example)
         differences = {}
         for kind in wanted:
             path = Path(scratch, FILES[kind])

@@ -22,7 +22,7 @@ __all__ = [
     "read_timm",
     "read_torch_export",
     "require_onnx",
-    "trace",
+    "trace_program",
     "write_onnx",
     "write_timm",
     "write_torch_export",
@@ -51,7 +51,7 @@ class RawPixels(nn.Module):
         return self.network(normalise(image, self.mean, self.std))
 
 
-def trace(network: RawPixels, image: Tensor) -> torch.export.ExportedProgram:
+def trace_program(network: RawPixels, image: Tensor) -> torch.export.ExportedProgram:
     """The network as a program whose batch size is free.
 
     Args:
@@ -74,7 +74,7 @@ def write_torch_export(program: torch.export.ExportedProgram, metadata: dict[str
     """Write a program for `torch.export.load`.
 
     Args:
-        program: From `trace`.
+        program: From `trace_program`.
         metadata: What a program that runs the file needs to know; lies in its extra file `metadata.json`.
         path: File to write, ends in `.pt2`.
     """
@@ -101,7 +101,7 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
     """Write an ONNX model with input `image`, output `logits` and a free batch size.
 
     Args:
-        program: From `trace`.
+        program: From `trace_program`.
         metadata: Becomes the model's metadata properties.
         path: File to write.
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from lightning_vision import ImageClassifier, main
+from lightning_vision.classification.records import prediction_records
 from lightning_vision.commands._prediction_files import merge
 from lightning_vision.datamodules import Digits
 from lightning_vision.images import list_images
+from support import ROOT
 
 CPU = ["--trainer.accelerator", "cpu"]
 SCALARS = ["index", "path", "label", "class_name", "target", "target_name"]
@@ -36,6 +39,14 @@ class ShuffledData(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         samples = [{"image": torch.zeros(1, 8, 8), "index": k} for k in (1, 0)]
         return DataLoader(samples, batch_size=1)
+
+
+class Interrupt(Callback):
+    """Ctrl-C in the second batch."""
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            raise KeyboardInterrupt
 
 
 def digits(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -244,6 +255,19 @@ def test_a_damaged_image_can_be_left_out_and_is_reported(best: str, folder: str)
         output = predict("--ckpt_path", best, "--images", "images", "--batch_size", "2", "--on_bad_image", "skip")
 
     assert [record["index"] for record in records(output["jsonl"])] == [0, 1, 2, 3, 4, 6]
+
+
+def test_an_interrupted_prediction_leaves_nothing(best: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        predict("--ckpt_path", best, "--data", "Digits", "--callbacks.stop", f"{__name__}.Interrupt")
+    assert left() == set()
+
+
+def test_the_page_names_every_field() -> None:
+    page = (ROOT / "docs" / "predictions.md").read_text()
+    fields = prediction_records(torch.ones(1, 1), [0], ["only"], [None])[0].keys() | {"target", "target_name"}
+
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == fields
 
 
 def damaged(folder: str) -> int:
