@@ -168,7 +168,8 @@ def class_files(folder: Path) -> dict[str, list[str]]:
 
 def labelled(classes: dict[str, list[str]], names: list[str]) -> tuple[list[str], Tensor]:
     """Paths and, as int64, the positions of their classes in `names`."""
-    pairs = [(path, names.index(name)) for name, files in classes.items() for path in files]
+    labels = {name: number for number, name in enumerate(names)}
+    pairs = [(path, labels[name]) for name, files in classes.items() for path in files]
     return [path for path, _ in pairs], torch.tensor([label for _, label in pairs])
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -67,7 +68,7 @@ class VisionDataModule(LightningDataModule, ABC):
             raise ValueError(f"batch_size {batch_size} and num_workers {num_workers} must be at least 1 and 0")
         self.batch_size, self.num_workers, self.seed, self.drop_last = batch_size, num_workers, seed, drop_last
         self.multiprocessing_context = multiprocessing_context
-        self._loaders: list[ShardedLoader] = []
+        self._loaders: WeakSet[ShardedLoader] = WeakSet()
         self._scales: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
         self._loaded = False
 
@@ -220,10 +221,15 @@ class VisionDataModule(LightningDataModule, ABC):
         """Stop the workers."""
         for loader in self._loaders:
             loader.close()
-        self._loaders.clear()
 
     def on_exception(self, exception: BaseException) -> None:
         self.teardown("")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_loaders"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _loaders=WeakSet())
 
     def _title(self, label: Tensor) -> str:
         present = [int(label)] if label.ndim == 0 else label.nonzero()[:, 0].tolist()
@@ -254,5 +260,5 @@ class VisionDataModule(LightningDataModule, ABC):
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             as_dict=as_dict,
         )
-        self._loaders.append(loader)
+        self._loaders.add(loader)
         return loader

@@ -3,22 +3,28 @@
 Weights after a crash, Ctrl-C and the callback that saves random streams are proved in `tests/callbacks/resume`.
 """
 
+import gc
 import itertools
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 from torch import Tensor
 
+from lightning_vision.catalogue import Entry, entries
 from lightning_vision.datamodules.cifar import CIFAR10
 from lightning_vision.datamodules.common._loader import ShardedLoader
 from lightning_vision.datamodules.common._sets import ArrayImages
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.digits import Digits
+from lightning_vision.datamodules.image_folder import ImageFolder
 
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -265,7 +271,42 @@ def test_workers_end_with_the_fit_and_after_an_error() -> None:
         Trainer(**QUIET, enable_checkpointing=False, max_epochs=1).fit(Fails(), datamodule=data)
     # The leak check of every test fails this one if a process is left.
 
-    assert data._loaders == []
+
+def test_loaders_that_nobody_uses_are_not_kept() -> None:
+    data = Numbered()
+    kept, dropped = data.train_dataloader(), weakref.ref(data.train_dataloader())
+    gc.collect()
+
+    assert dropped() is None
+    assert list(data._loaders) == [kept]
+
+
+@pytest.mark.filterwarnings("ignore:Consider setting")
+def test_a_limited_last_epoch_still_reports_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    for number in range(4):
+        Image.new("L", (4, 4)).save(tmp_path / "cat" / f"{number}.png")
+    (tmp_path / "cat" / "0.png").write_bytes(b"cut short")
+    options = {"image_size": 4, "val_fraction": 0, "test_fraction": 0, "batch_size": 3, "on_bad_image": "skip"}
+    with pytest.warns(UserWarning, match=r"^left out 1 of 4 images in epoch 1, undecodable: .*0\.png$"):
+        fit(ImageFolder(tmp_path, **options), max_epochs=2, limit_train_batches=1)
+
+
+DATAMODULES = [entry for entry in entries() if entry.kind == "datamodule"]
+
+
+@pytest.mark.parametrize("entry", DATAMODULES, ids=lambda entry: entry.name)
+def test_every_datamodule_goes_through_yaml_and_back(entry: Entry) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    needed = {"root": "somewhere"} if entry.name == "ImageFolder" else {}
+    config = parser.parse_object({"data": {"class_path": entry.path, "init_args": {"batch_size": 9, **needed}}})
+    again = parser.parse_string(parser.dump(config))
+    data = parser.instantiate(again).data
+
+    assert config == again
+    assert data.batch_size == 9
+    assert pickle.loads(pickle.dumps(data)).batch_size == 9
 
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])

@@ -53,6 +53,12 @@ def test_a_shifted_epoch_is_not_a_shifted_sample() -> None:
     assert not torch.isin(first, second).any()
 
 
+def test_keys_of_the_same_sum_in_another_order_or_number_are_other_keys() -> None:
+    words = {tuple(draw_bits(torch.arange(3), *keys).tolist()) for keys in [(0, 1), (1, 0), (0, 0, 1), (1,), (0,), ()]}
+
+    assert len(words) == 6
+
+
 def test_a_draw_does_not_depend_on_the_rest_of_the_batch() -> None:
     alone = [draw_bits(torch.tensor([number]), 3, 4).item() for number in (9, 2, 50)]
 
