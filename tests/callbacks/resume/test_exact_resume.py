@@ -246,6 +246,28 @@ def test_a_changing_accumulation_factor_continues(tmp_path):
     assert differences(*runs) == []
 
 
+def test_a_finished_run_is_prolonged_from_a_checkpoint_written_after_its_fit(tmp_path):
+    def run(seed, max_epochs, **how):
+        torch.manual_seed(1)
+        module = Plain()
+        torch.manual_seed(seed)
+        trainer_of = LastTrainer()
+        outcome = record(module, resumable_loaders, [ExactResume(), trainer_of], max_epochs=max_epochs, **how)
+        return outcome, trainer_of.trainer
+
+    straight, _ = run(3, 3)
+    short, trainer = run(3, 2)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    prolonged, _ = run(4, 3, ckpt_path=tmp_path / "after.ckpt")
+
+    assert differences(straight, short, prolonged) == []
+
+
+class LastTrainer(Callback):
+    def setup(self, trainer, pl_module, stage):
+        self.trainer = trainer
+
+
 class FailsInValidation(Callback):
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
         if trainer.global_step == 20 and batch_idx == 2:

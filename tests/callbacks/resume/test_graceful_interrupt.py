@@ -9,8 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_vision.callbacks.resume.exact_resume import ExactResume
-from lightning_vision.callbacks.resume.graceful_interrupt import GracefulInterrupt
+from lightning_vision.callbacks import ExactResume, GracefulInterrupt
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain
 from support.resuming import differences, record
