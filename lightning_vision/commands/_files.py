@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
 from lightning_vision.base.weights import load_checkpoint
+from lightning_vision.commands._folders import first_rank, prepare_folder
 
 __all__ = ["output_folder", "saved_preprocessing"]
 
@@ -19,15 +18,10 @@ def output_folder(cli: Any, output: str | None, names: Iterable[str], overwrite:
         ValueError: the folder cannot be written to.
     """
     folder = Path(output or cli.run_dir or cli.trainer.default_root_dir).absolute()
-    if rank_zero_only.rank == 0:
+    if first_rank():
         if not overwrite and (present := [name for name in names if (folder / name).exists()]):
             raise FileExistsError(f"{folder / present[0]} exists; choose another --output or add --overwrite true")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
-        except OSError as error:
-            raise ValueError(f"cannot write to {folder}: {error.strerror}; choose another --output") from error
+        prepare_folder(folder, "choose another --output")
     return folder
 
 

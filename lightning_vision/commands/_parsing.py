@@ -38,7 +38,7 @@ def own_defaults() -> Iterator[None]:
     jsonargparse keeps every argument that both classes accept, so `--model.optimizer SGD` would train with the weight
     decay and learning rate that the config chose for AdamW. It offers no switch, hence this one private touch.
     """
-    hints: Any = jsonargparse._typehints  # type: ignore[attr-defined]  # private, see above
+    hints: Any = jsonargparse._typehints
     kept = hints.discard_init_args_on_class_path_change
 
     def discard(parser_or_action: Any, previous: Any, value: Any) -> None:

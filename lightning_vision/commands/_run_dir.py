@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from jsonargparse import Namespace
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lightning_vision.commands._folders import first_rank, prepare_folder
 
 __all__ = ["newest_checkpoint", "place_run"]
 
@@ -40,13 +41,8 @@ def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
             spec["version"] = version
     version = specs[0].get("version", version)
     run = folders[0] / (version if isinstance(version, str) else f"version_{version}")
-    if rank_zero_only.rank == 0:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            (run / ".writable").touch()
-            (run / ".writable").unlink()
-        except OSError as error:
-            raise ValueError(f"cannot write logs to {run}: {error.strerror}; set --trainer.default_root_dir") from error
+    if first_rank():
+        prepare_folder(run, "set --trainer.default_root_dir")
         if (metrics := run / "metrics.csv").exists() and resumed:
             metrics.rename(run / f"metrics_{len(list(run.glob('metrics_*.csv')))}.csv")
     return run

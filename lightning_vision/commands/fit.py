@@ -40,9 +40,8 @@ def _report(trainer: Trainer, run_dir: object) -> None:
         "validation, last epoch", {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")}
     )
     written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
-    for saver in trainer.checkpoint_callbacks:
-        paths = (saver.best_model_path, saver.last_model_path) if isinstance(saver, ModelCheckpoint) else ()
-        for path in filter(None, paths):
+    for saver in (saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)):
+        for path in filter(None, (saver.best_model_path, saver.last_model_path)):
             best = saver.monitor if path == saver.best_model_path else None
             written[Path(path).stem] = f"{path} ({best} {saver.best_model_score:.4f})" if best else path
     print_table("written", written)
