@@ -1,6 +1,7 @@
 """The base of all sources of images."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
@@ -192,7 +193,13 @@ class VisionDataModule(LightningDataModule, ABC):
         return image if self.trainer is None else self.trainer.precision_plugin.convert_input(image)
 
     def plot(
-        self, split: Split = "train", count: int = 24, path: str | Path | None = None, epoch: int | None = None
+        self,
+        split: Split = "train",
+        count: int = 24,
+        path: str | Path | None = None,
+        epoch: int | None = None,
+        positions: Sequence[int] | None = None,
+        titles: Sequence[str] | None = None,
     ) -> "Figure":
         """Draw a sheet of images with their class names.
 
@@ -201,6 +208,8 @@ class VisionDataModule(LightningDataModule, ABC):
             count: How many, spread evenly over the split.
             path: Image file to write.
             epoch: Show training images as augmented in that epoch; None shows them as they are.
+            positions: Draw these samples of the split instead of `count` spread ones.
+            titles: Write these above the images instead of the class names.
 
         Raises:
             ValueError: the split has no images.
@@ -208,13 +217,15 @@ class VisionDataModule(LightningDataModule, ABC):
         images = self._images(split)
         if images is None:
             raise ValueError(f"{type(self).__name__} has no {split} images to plot")
-        positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long()
-        batch = images.fetch(positions, epoch or 0)
+        if positions is None:
+            positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long().tolist()
+        batch = images.fetch(torch.tensor(positions), epoch or 0)
         image, target = batch.image, batch.target
         if epoch is not None:
             image = self.augment(image, batch.index, epoch)
         pixels = image / 255 if image.dtype == torch.uint8 else image
-        titles = [""] * len(image) if target is None else [self._title(label) for label in target]
+        if titles is None:
+            titles = [""] * len(image) if target is None else [self._title(label) for label in target]
         return draw_sheet(pixels.clamp(0, 1).permute(0, 2, 3, 1).numpy(), titles, path)
 
     def teardown(self, stage: str) -> None:

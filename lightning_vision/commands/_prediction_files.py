@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CSV", "JSONL", "merge"]
+__all__ = ["CSV", "JSONL", "PNG", "captions", "merge"]
 
-JSONL, CSV = "predictions.jsonl", "predictions.csv"
+JSONL, CSV, PNG = "predictions.jsonl", "predictions.csv", "predictions.png"
 SCALARS = ("index", "path", "label", "class_name", "target", "target_name")
 
 
@@ -46,6 +46,22 @@ def merge(parts: Sequence[Path], folder: Path, class_names: Sequence[str]) -> No
             last = record["index"]
             lines.write(json.dumps(record) + "\n")
             table.writerow(_cells(record))
+
+
+def captions(jsonl: Path, count: int) -> tuple[list[int], list[str]]:
+    """Positions and titles of `count` images for a sheet: missed ones first, the others spread evenly over the file."""
+    missed, right = [], []
+    with jsonl.open(encoding="utf-8") as lines:
+        for record in map(json.loads, lines):
+            title = f"{record['class_name']} {record['top_k'][0]['probability']:.0%}"
+            if record["target"] in (None, record["label"]):
+                right.append((record["index"], title))
+            else:
+                missed.append((record["index"], f"{title}, is {record['target_name']}"))
+    shown = missed[:count]
+    room = min(count - len(shown), len(right))
+    shown += [right[number * len(right) // room] for number in range(room)]
+    return [index for index, _ in shown], [title for _, title in shown]
 
 
 def _columns(class_names: Sequence[str], top_k: int) -> list[str]:

@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_vision.classification.records import prediction_records
 from lightning_vision.commands._files import output_folder, saved_preprocessing
-from lightning_vision.commands._prediction_files import CSV, JSONL, merge
+from lightning_vision.commands._prediction_files import CSV, JSONL, PNG, captions, merge
 from lightning_vision.commands._report import print_table, require
+from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.image_folder import ImageFolder
 
 
@@ -26,6 +27,7 @@ def run(
     num_workers: int | None = None,
     on_bad_image: Literal["error", "skip"] | None = None,
     top_k: int = 5,
+    sheet: int = 0,
     output: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -38,11 +40,12 @@ def run(
         num_workers: Processes that decode files of `images`, 0 if not given.
         on_bad_image: Stop at a file of `images` that cannot be decoded (`error`, if not given), or leave it out.
         top_k: Classes to list for each image, most probable first.
-        output: Folder for the two files; without it the run's folder or the current one.
+        sheet: Images to draw with what was predicted, mistakes first, to `predictions.png`.
+        output: Folder for the files; without it the run's folder or the current one.
         overwrite: Replace the files of an earlier prediction.
 
     Returns:
-        `jsonl` and `csv`, the paths written, and `count`, the images in each.
+        `jsonl`, `csv` and, with `sheet`, `png`: the paths written, and `count`, the images predicted.
 
     Raises:
         ValueError: there is nothing to predict, or an option is missing or goes with another one.
@@ -60,8 +63,11 @@ def run(
     elif ckpt_path is None:
         raise ValueError("--images needs --ckpt_path, the checkpoint that says how to prepare an image")
     require(cli, "model")
-    datamodule = cli.datamodule if images is None else _files(images, ckpt_path, reading)
-    writer = PredictionWriter(output_folder(cli, output, (JSONL, CSV), overwrite), top_k)
+    datamodule = cli.datamodule if images is None else _files(images, str(ckpt_path), reading)
+    if sheet and not isinstance(datamodule, VisionDataModule):
+        raise ValueError(f"--sheet {sheet}: {type(datamodule).__name__} is not of this package and cannot draw one")
+    names = (JSONL, CSV, PNG) if sheet else (JSONL, CSV)
+    writer = PredictionWriter(output_folder(cli, output, names, overwrite), top_k)
     if cli.run_dir is None:  # nobody asked for logs, and there is nothing to log
         cli.trainer.loggers = []
         cli.trainer.callbacks = [item for item in cli.trainer.callbacks if not isinstance(item, SaveConfigCallback)]
@@ -77,7 +83,12 @@ def run(
         raise ValueError("nothing was predicted, for --trainer.limit_predict_batches is 0")
     with open(files["jsonl"], encoding="utf-8") as lines:
         count = sum(1 for _ in lines)
+    if sheet:
+        files["png"] = str(writer.folder / PNG)
     if cli.trainer.is_global_zero:
+        if sheet:
+            positions, titles = captions(Path(files["jsonl"]), sheet)
+            datamodule.plot("predict", path=files["png"], positions=positions, titles=titles)
         print_table("written", {"images": str(count), **files})
     return {**files, "count": count}
 
@@ -108,7 +119,7 @@ class PredictionWriter(Callback):
     ) -> None:
         if not isinstance(outputs, Mapping) or "probabilities" not in outputs:
             raise ValueError(f"{type(pl_module).__name__}.predict_step must return a mapping with `probabilities`")
-        datamodule: Any = trainer.datamodule
+        datamodule = getattr(trainer, "datamodule", None)
         index = self._index(trainer, outputs)
         paths = getattr(datamodule, "predict_paths", None)
         files = [paths[i] for i in index] if paths else [None] * len(index)
@@ -144,7 +155,7 @@ class PredictionWriter(Callback):
 
     def _index(self, trainer: Trainer, outputs: Mapping[str, Any]) -> list[int]:
         start = self._last + 1
-        source = type(trainer.datamodule).__name__
+        source = type(getattr(trainer, "datamodule", None)).__name__
         if "index" in outputs:
             index: list[int] = outputs["index"].tolist()
         elif trainer.world_size == 1:
