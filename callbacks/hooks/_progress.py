@@ -11,9 +11,10 @@ reasons, each with a test in `tests/callbacks/resume/test_lightning.py` that fai
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.progress import _ProcessedTracker
 
 __all__ = ["Position", "end_resume", "log_step", "mid_accumulation", "position_of", "rewrite", "take_over"]
 
@@ -43,7 +44,8 @@ class Position:
 def position_of(trainer: Trainer) -> Position:
     """The position of a run in `fit`, from Lightning's counters."""
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    epochs, batches = fit.epoch_progress.current, loop.batch_progress.current
+    epochs = cast(_ProcessedTracker, fit.epoch_progress.current)
+    batches = cast(_ProcessedTracker, loop.batch_progress.current)
     if epochs.processed == epochs.started:
         return Position("epoch", 0, False, False, epochs.completed < epochs.processed)
     fetcher = fit._data_fetcher
@@ -98,14 +100,14 @@ def rewrite(loops: dict[str, Any], position: Position, loaders: list[Any]) -> No
 def take_over(trainer: Trainer, position: Position) -> None:
     """Finish the resume after every `on_train_start`: what counters in a file cannot say."""
     fit, loop = trainer.fit_loop, trainer.fit_loop.epoch_loop
-    validation = loop.val_loop.batch_progress.total
+    validation = cast(_ProcessedTracker, loop.val_loop.batch_progress.total)
     validation.ready = validation.started = validation.completed
     if position.phase == "epoch":
-        current = fit.epoch_progress.current
+        current, total = (cast(_ProcessedTracker, it) for it in (fit.epoch_progress.current, fit.epoch_progress.total))
         if position.plateau_due:
             current.completed = current.processed - 1
             loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
-        fit.epoch_progress.total.completed, current.completed = fit.epoch_progress.total.processed, current.processed
+        total.completed, current.completed = total.processed, current.processed
         # The epoch makes its iterator at its start, as in the straight run.
         end_resume(trainer)
         return

@@ -55,7 +55,7 @@ class ExactResume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if sum(isinstance(callback, ExactResume) for callback in trainer.callbacks) > 1:
+        if _count(trainer, ExactResume) > 1:
             raise ValueError("ExactResume: the Trainer has two of them, and the second has nothing to do; remove one.")
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise ValueError(
@@ -130,7 +130,7 @@ class ExactResume(Callback):
         trainer.callback_metrics.update(_move(state["callback_metrics"], pl_module.device))
         if position.phase != "epoch":
             self._warn_of_plain_loaders(trainer, position)
-            if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+            if _count(trainer, GradientAccumulationScheduler):
                 # It sets the factor when an epoch begins, and this one has begun.
                 trainer.accumulate_grad_batches = state["accumulate_grad_batches"]
             write_means(trainer, pl_module, state["means"])
@@ -185,6 +185,11 @@ def _of_all_ranks(own: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]
     everyone: list[dict[str, Any]] = [{}] * trainer.world_size
     dist.all_gather_object(everyone, own)
     return everyone
+
+
+def _count(trainer: Trainer, kind: type[Callback]) -> int:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+    return sum(isinstance(callback, kind) for callback in callbacks)
 
 
 def _train_loaders(trainer: Trainer) -> list[Any]:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -52,7 +52,8 @@ class GracefulInterrupt(Callback):
         self._last_word: LastWord | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and sum(isinstance(callback, GracefulInterrupt) for callback in trainer.callbacks) > 1:
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if stage == "fit" and sum(isinstance(callback, GracefulInterrupt) for callback in callbacks) > 1:
             raise ValueError("GracefulInterrupt: the Trainer has two of them for the same signals; remove one.")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,7 +107,7 @@ class GracefulInterrupt(Callback):
         if not requested or mid_accumulation(trainer):
             return
         self._busy = True
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             folder = getattr(trainer.checkpoint_callback, "dirpath", None) or trainer.default_root_dir
             path = os.path.join(folder, f"{self.filename}.ckpt")
             trainer.save_checkpoint(path)
@@ -135,7 +136,7 @@ class _SharedFlag:
     """
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo")
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._sum = torch.zeros(1)
         self._work: dist.Work | None = None
 
