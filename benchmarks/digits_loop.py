@@ -1,50 +1,46 @@
 """The shipped training on digits against a loop written by hand."""
 
 import copy
-import csv
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 
 from lightning_vision.cli import VisionCLI
 from lightning_vision.commands import fit
 
+from .handwritten import Recipe, Samples, train
 from .side_by_side import Row, take_turns
 
 __all__ = ["rows"]
 
-LOG_EVERY, BATCH = 10, 64
-BARE = ["--trainer.logger", "false", "--trainer.enable_checkpointing", "false", "--callbacks.checkpoint", "null"]
-Metrics = dict[str, Tensor]
+CONFIG = ["--config", "classification/digits", "--trainer.accelerator", "cpu"]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+NO_CHECKPOINTS = ["--trainer.enable_checkpointing", "false", "--callbacks.best", "null", "--callbacks.last", "null"]
+NO_FILES = ["--trainer.logger", "false", *NO_CHECKPOINTS]
 
 
 def rows(quick: bool) -> list[Row]:
-    """Train with everything that the shipped config does, and without its files.
+    """Train with everything that the shipped config does but its progress bar, then without its files, too.
 
     Args:
         quick: One repetition of one epoch.
     """
-    epochs, repetitions = (1, 1) if quick else (15, 7)
-    ours = "`fit --config classification/digits`"
     return [
-        _row(ours, "a loop that writes the same files", epochs, repetitions, [], "<= 1.20"),
-        _row(f"{ours}, no loggers, no checkpoints", "a loop that writes nothing", epochs, repetitions, BARE),
+        *_rows("`classification/digits`", "by hand, with logs and checkpoints", quick, [], "<= 1.20"),
+        *_rows("the same, no logs, no checkpoints", "by hand, no files", quick, NO_FILES),
     ]
 
 
-def _row(what: str, against: str, epochs: int, repetitions: int, flags: list[str], bar: str = "") -> Row:
-    last: dict[str, tuple[nn.Module, Metrics]] = {}
+def _rows(what: str, against: str, quick: bool, flags: list[str], bar: str = "") -> list[Row]:
+    last: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
+    given = [*CONFIG, *QUIET, *flags, *(["--trainer.max_epochs", "1"] if quick else [])]
     with TemporaryDirectory() as folder:
 
-        def shipped() -> Callable[[], None]:
-            cli = _cli(folder, epochs, flags)
+        def prepare_ours() -> Callable[[], None]:
+            cli = VisionCLI(fit.run, [*given, "--trainer.default_root_dir", folder])
 
             def run() -> None:
                 cli.trainer.fit(cli.model, datamodule=cli.datamodule)
@@ -52,115 +48,58 @@ def _row(what: str, against: str, epochs: int, repetitions: int, flags: list[str
 
             return run
 
-        def by_hand() -> Callable[[], None]:
-            cli = _cli(folder, epochs, flags)
-            network, data = copy.deepcopy(cli.model.network), _tensors(cli.datamodule, epochs)
-            files = None if flags else cli.run_dir
+        def prepare_peer() -> Callable[[], None]:
+            cli = VisionCLI(fit.run, [*given, "--trainer.default_root_dir", folder])
+            network, samples, recipe = copy.deepcopy(cli.model.network), _samples(cli), _recipe(cli)
 
             def run() -> None:
-                last["peer"] = network, loop(network, *data, files)
+                last["peer"] = network, train(network, samples, recipe, None if flags else cli.run_dir)
 
             return run
 
-        times = take_turns({"peer": by_hand, "ours": shipped}, repetitions, warmup=0 if epochs == 1 else 1)
-    for name, value in last["peer"][0].state_dict().items():
-        assert torch.equal(value, last["ours"][0].state_dict()[name]), f"{name} differs: the sides trained differently"
-    torch.testing.assert_close({name: last["ours"][1][name] for name in last["peer"][1]}, last["peer"][1])
-    return Row.slowdown(what, against, times["ours"]["wall"], times["peer"]["wall"], "wall", bar)
+        times = take_turns({"peer": prepare_peer, "ours": prepare_ours}, *(1, 0) if quick else (7, 1))
+    _assert_equal(*last["ours"], *last["peer"])
+    ours, peer = times["ours"], times["peer"]
+    return [
+        Row.slowdown(what, against, ours["wall"], peer["wall"], "wall", bar),
+        Row.slowdown(what, against, ours["cpu"], peer["cpu"], "cpu"),
+    ]
 
 
-def loop(
-    network: nn.Module,
-    train: tuple[Tensor, Tensor],
-    val: tuple[Tensor, Tensor],
-    orders: list[Tensor],
-    files: Path | None,
-) -> Metrics:
-    """Train `network` in place.
-
-    Args:
-        network: Maps `(B, 1, 8, 8)` to logits.
-        train: Normalised images and targets to train on.
-        val: Those to validate on, after every epoch.
-        orders: Positions of the training images in each epoch.
-        files: Folder for the best and the last checkpoint and a table of metrics; None writes nothing.
-
-    Returns:
-        The metrics of the last epoch.
-    """
-    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    spared = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.004)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=15)
-    metrics: Metrics = {}
-    table: list[dict[str, float]] = []
-    best, step = -1.0, 0
-    for order in orders:
-        network.train()
-        total_loss = total_right = torch.zeros((), dtype=torch.float64)
-        for part in order.split(BATCH):
-            image, target = train[0][part], train[1][part]
-            logits = network(image)
-            loss = F.cross_entropy(logits, target)
-            right = (logits.argmax(1) == target).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total_loss, total_right = total_loss + loss.detach() * len(part), total_right + right
-            step += 1
-            if step % LOG_EVERY == 0:
-                table.append({"step": step, "train/loss_step": loss.item(), "train/acc_step": right.item() / len(part)})
-        metrics = {"train/loss_epoch": total_loss / len(order), "train/acc_epoch": total_right / len(order)}
-        metrics = {name: mean.float() for name, mean in metrics.items()} | validate(network, *val)
-        table.append({"step": step} | {name: value.item() for name, value in metrics.items()})
-        schedule.step()
-        if files:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save(state, files / "last.ckpt")
-            if metrics["val/acc"] > best:
-                best = metrics["val/acc"].item()
-                shutil.copyfile(files / "last.ckpt", files / "best.ckpt")
-    if files:
-        names = {name: None for row in table for name in row}
-        with open(files / "metrics.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(table)
-    return metrics
+def _samples(cli: VisionCLI) -> Samples:
+    """The digits, in the orders and windows that `cli` will train with."""
+    data: Any = cli.datamodule
+    sampler, epochs, shift = data.train_dataloader().sampler, range(cli.trainer.max_epochs), data.padding
+    train, val = data.train_set, data.val_set
+    padded = nn.functional.pad(train.images, (shift,) * 4)
+    orders, windows = [], []
+    # Augmenting an image of its own pixels' numbers tells where the window was.
+    width = padded.shape[-1]
+    numbers = torch.arange(padded[0].numel()).view(padded[0].shape).expand(padded.shape)
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        orders.append(sampler.positions())
+        first = data.augment(numbers, torch.arange(len(padded)), epoch)[:, 0, shift, shift]
+        windows.append(torch.stack([first // width, first % width], 1))
+    return Samples(data.normalise(padded), train.targets, orders, windows, data.normalise(val.images), val.targets)
 
 
-@torch.no_grad()
-def validate(network: nn.Module, images: Tensor, targets: Tensor) -> Metrics:
-    """Loss, accuracies, macro F1 and calibration error of `network` on normalised images."""
-    network.eval()
-    logits = torch.cat([network(image) for image in images.split(BATCH)])
-    top5 = (logits.topk(5, 1).indices == targets[:, None]).float()
-    probabilities = logits.softmax(1)
-    return {
-        "val/loss": F.cross_entropy(logits, targets),
-        "val/acc": top5[:, 0].mean(),
-        "val/acc_top5": top5.sum(1).mean(),
-        "val/f1": multiclass_f1_score(probabilities, targets, 10, average="macro", validate_args=False),
-        "val/ece": multiclass_calibration_error(probabilities, targets, 10, n_bins=15, validate_args=False),
-    }
-
-
-def _cli(folder: str, epochs: int, flags: list[str]) -> VisionCLI:
-    given = ["--config", "classification/digits", "--trainer.max_epochs", str(epochs)]
-    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    return VisionCLI(
-        fit.run, [*given, *quiet, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", folder, *flags]
+def _recipe(cli: VisionCLI) -> Recipe:
+    model = cli.config.model.init_args
+    optimizer, schedule = model.optimizer.init_args, model.lr_scheduler.init_args
+    return Recipe(
+        cli.datamodule.batch_size,
+        cli.trainer.log_every_n_steps,
+        optimizer.lr,
+        schedule.T_max,
+        optimizer.weight_decay,
+        model.label_smoothing,
     )
 
 
-def _tensors(
-    data: LightningDataModule, epochs: int
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], list[Tensor]]:
-    sampler = data.train_dataloader().sampler
-    orders = []
-    for epoch in range(epochs):
-        sampler.set_epoch(epoch)
-        orders.append(sampler.positions())
-    train, val = ((data.normalise(part.images), part.targets) for part in (data.train_set, data.val_set))
-    return train, val, orders
+def _assert_equal(
+    ours: nn.Module, our_metrics: dict[str, Tensor], peer: nn.Module, peer_metrics: dict[str, Tensor]
+) -> None:
+    for (name, value), other in zip(ours.state_dict().items(), peer.state_dict().values(), strict=True):
+        assert torch.equal(value, other), f"{name} differs: the two sides trained differently"
+    torch.testing.assert_close({name: our_metrics[name] for name in peer_metrics}, peer_metrics)

@@ -1,0 +1,130 @@
+"""The benchmarks run, compare in turns and write their figures into a page. How long anything took is not looked at."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import ROOT
+
+FILES = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "def rows(" in path.read_text()]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+
+
+def test_every_benchmark_runs_and_writes_its_rows_into_the_page(tmp_path: Path) -> None:
+    page = shutil.copy(ROOT / "docs" / "speed.md", tmp_path / "speed.md")
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--page", str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    for file in FILES:
+        block = re.search(
+            f"<!-- figures:{file.stem} -->(.*?)<!-- /figures:{file.stem} -->", page.read_text(), re.DOTALL
+        )
+        assert block is not None
+        assert block[1].strip() in done.stdout
+        assert len(re.findall(r"^\| .*\(1\) \|", block[1], re.MULTILINE)) >= 3
+        assert f"`python -m benchmarks {file.stem} --quick`_" in block[1]
+
+
+def test_a_slowdown_is_our_time_over_the_peers_turn_by_turn() -> None:
+    from benchmarks.side_by_side import Row
+
+    row = Row.slowdown("ours", "peer", ours=[3.0, 2.0, 8.0], peer=[2.0, 2.0, 2.0], clock="wall")
+
+    assert row.values == [1.5, 1.0, 4.0]
+    assert row.seconds == (2.0, 3.0)
+
+
+def test_a_speedup_is_the_peers_time_over_ours_turn_by_turn() -> None:
+    from benchmarks.side_by_side import Row
+
+    row = Row.speedup("ours", "peer", ours=[2.0, 2.0, 2.0], peer=[3.0, 2.0, 8.0], clock="cpu")
+
+    assert row.values == [1.5, 1.0, 4.0]
+    assert row.seconds == (3.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "bar", "verdict"),
+    [
+        ([1.1, 1.2, 9.0], "<= 1.20", "holds"),
+        ([0.5, 1.21, 1.3], "<= 1.20", "**missed**"),
+        ([1.0, 10.0, 11.0], ">= 10", "holds"),
+        ([9.0, 9.9, 30.0], ">= 10", "**missed**"),
+        ([9.0, 9.9, 30.0], "", ""),
+    ],
+)
+def test_the_median_keeps_or_misses_the_bar_and_the_table_says_so(values: list[float], bar: str, verdict: str) -> None:
+    from benchmarks.side_by_side import Row, table
+
+    last = table([Row("ours", "peer", values, "wall", None, bar)]).splitlines()[-1]
+
+    assert last.endswith(f"| wall | {bar} | {verdict} |")
+
+
+def test_the_table_gives_median_range_and_number_of_turns() -> None:
+    from benchmarks.side_by_side import Row, table
+
+    ratio = Row("ours", "peer", [1.5, 28.57, 1.0], "wall", (0.0421, 0.00123))
+    absolute = Row("ours", "", [0.5, 0.02, 0.03], "cpu")
+
+    assert table([ratio, absolute]).splitlines()[2:] == [
+        "| ours | peer | 42.1 ms | 1.23 ms | 1.5x | 1x .. 28.6x (3) | wall |  |  |",
+        "| ours |  |  |  | 30 ms | 20 ms .. 500 ms (3) | cpu |  |  |",
+    ]
+
+
+def test_sides_take_turns_and_warming_up_does_not_count() -> None:
+    from benchmarks.side_by_side import take_turns
+
+    turns: list[str] = []
+
+    def side(name: str) -> Callable[[], Callable[[], Any]]:
+        return lambda: turns.append(f"prepare {name}") or (lambda: turns.append(f"run {name}"))
+
+    times = take_turns({"peer": side("peer"), "ours": side("ours")}, repetitions=2, warmup=1)
+
+    assert turns == ["prepare peer", "run peer", "prepare ours", "run ours"] * 3
+    assert {name: [len(seconds) for seconds in clocks.values()] for name, clocks in times.items()} == {
+        "peer": [2, 2],
+        "ours": [2, 2],
+    }
+
+
+def test_a_side_is_timed_without_its_preparation() -> None:
+    from benchmarks.side_by_side import take_turns
+
+    def prepare() -> Callable[[], Any]:
+        sum(range(3_000_000))
+        return lambda: sum(range(100))
+
+    spent = take_turns({"ours": prepare, "both": lambda: prepare}, repetitions=3)
+
+    assert max(spent["ours"]["cpu"]) < min(spent["both"]["cpu"])
+
+
+def test_figures_replace_only_what_stands_between_their_markers() -> None:
+    from benchmarks.page import rewrite
+
+    page = "before\n<!-- figures:a -->\n1x\n<!-- /figures:a -->\n<!-- figures:b -->\n2x\n<!-- /figures:b -->\nafter\n"
+
+    assert rewrite(page, "a", "3x") == (
+        "before\n<!-- figures:a -->\n\n3x\n\n<!-- /figures:a -->\n<!-- figures:b -->\n2x\n<!-- /figures:b -->\nafter\n"
+    )
+
+
+def test_a_page_without_room_for_the_figures_is_refused() -> None:
+    from benchmarks.page import rewrite
+
+    with pytest.raises(ValueError, match="the page has 0 blocks from <!-- figures:a --> to <!-- /figures:a -->"):
+        rewrite("<!-- figures:b --><!-- /figures:b -->", "a", "3x")
