@@ -3,7 +3,10 @@
 Importing this package registers the networks, so `timm.create_model("resnet8_cifar")` works afterwards.
 """
 
-from . import allcnn, cct, maxout, pyramidnet, resnet_cifar
-from .create import create, names
+from lightning_vision.catalogue import lazy_exports
 
-__all__ = ["allcnn", "cct", "create", "maxout", "names", "pyramidnet", "resnet_cifar"]
+from . import allcnn, cct, pyramidnet, resnet_cifar  # noqa: F401  # imported to be registered
+from .create import create  # noqa: F401  # a function that is called like its file
+from .maxout import maxout  # noqa: F401  # likewise
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
