@@ -3,7 +3,8 @@
 from typing import Any
 
 from lightning_vision.catalogue import lazy_exports
-from lightning_vision.console import Result, main
+from lightning_vision.console import main
+from lightning_vision.result import Result
 
 _lazy, _names, _tasks = lazy_exports(__name__)
 __all__ = ["Result", "main", *_tasks]

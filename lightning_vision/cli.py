@@ -17,7 +17,7 @@ from lightning_vision.commands._report import without_advice
 from lightning_vision.commands._run_dir import newest_checkpoint, place_run
 from lightning_vision.commands._usage import explain, unwrapped
 from lightning_vision.configs import config_paths, read_config
-from lightning_vision.console import Result
+from lightning_vision.result import Result
 
 __all__ = ["VisionCLI", "run"]
 

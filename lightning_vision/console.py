@@ -4,35 +4,17 @@ import importlib
 import os
 import sys
 import traceback
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lightning_vision.catalogue import nearest
 from lightning_vision.commands import help_lines
+from lightning_vision.result import Result
 
-__all__ = ["Result", "console", "main"]
+__all__ = ["console", "main"]
 
 TRACEBACK = "LIGHTNING_VISION_TRACEBACK"
 # Raised by the parser and by Lightning for what the user typed; by name, because importing them costs seconds.
 USAGE_ERRORS = {"ArgumentError", "MisconfigurationException"}
-
-
-@dataclass
-class Result:
-    """What a subcommand leaves behind.
-
-    Args:
-        metrics: Final value of every logged metric, for example `{"test/acc": 0.99}`.
-        best_ckpt: Checkpoint with the best monitored value, None where nothing was monitored.
-        run_dir: Folder that holds the run's files, None where nothing was written.
-        output: What the subcommand itself returns, for example the paths that `export` wrote.
-    """
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    best_ckpt: str | None = None
-    run_dir: str | None = None
-    output: Any = None
 
 
 def main(args: list[str] | None = None) -> Result:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NEUTRAL = {"lightning_vision.catalogue", "lightning_vision.images"}
-JOINERS = {"cli.py", "commands", "configs.py", "console.py"}
+JOINERS = {"cli.py", "commands", "configs.py", "console.py"}  # the command, which knows all wings
 
 
 def imports_of(path: Path) -> set[str]:
