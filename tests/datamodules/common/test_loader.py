@@ -84,6 +84,21 @@ def test_a_position_counts_batches_handed_out_not_fetched_ahead() -> None:
         assert number == loader.state_dict()["yielded"]
 
 
+def test_a_position_belongs_to_its_epoch() -> None:
+    loader = make()
+    next(iter(loader))
+    loader.sampler.set_epoch(1)
+
+    assert (loader.state_dict()["epoch"], loader.state_dict()["yielded"]) == (1, 0)
+
+
+def test_after_a_break_the_same_epoch_starts_anew() -> None:
+    loader = make()
+    next(iter(loader))
+
+    assert samples(make()) == samples(loader)
+
+
 @WORKERS
 def test_saved_after_the_last_batch_the_epoch_is_over(num_workers: int) -> None:
     loader = make(num_workers=num_workers)
@@ -135,6 +150,18 @@ def test_without_anyone_telling_the_epoch_each_pass_has_a_new_order() -> None:
     assert first != second
 
 
+def test_told_the_same_epoch_again_a_later_pass_continues() -> None:
+    loader = make()
+    samples(loader)
+    iterator = iter(loader)
+    seen = samples([next(iterator), next(iterator)])
+    resumed = make()
+    resumed.load_state_dict(loader.state_dict())
+    resumed.sampler.set_epoch(0)
+
+    assert epochs(make(), 2)[len(loader) :] == seen + samples(resumed)
+
+
 def test_two_ranks_share_an_epoch_and_a_global_batch_is_that_of_one_process() -> None:
     halves = [samples(make(rank=rank, world_size=2)) for rank in (0, 1)]
     whole = samples(ShardedLoader(numbered(), 10, shuffle=True, seed=3))
@@ -169,6 +196,13 @@ def test_another_batch_size_is_fine_at_an_epochs_end() -> None:
 
     assert samples(resumed) == []
     assert list(range(37)) == sorted(itertools.chain(*samples(resumed)))
+
+
+def test_another_batch_size_is_fine_at_an_epochs_start() -> None:
+    resumed = ShardedLoader(numbered(), 4, shuffle=True, seed=3)
+    resumed.load_state_dict(make().state_dict())
+
+    assert samples(resumed) == samples(ShardedLoader(numbered(), 4, shuffle=True, seed=3))
 
 
 def test_the_state_is_plain_data() -> None:
