@@ -36,7 +36,7 @@ class ImageFolder(VisionDataModule):
             and reports count and names at the epoch's end.
         val_fraction: Share drawn for validation where there is no folder for it.
         test_fraction: Share drawn for testing where there is no `train` folder.
-        predict_root: Folder of images without labels for prediction; by default that is the test set.
+        predict_root: Folder of images without labels for prediction, or one file; by default that is the test set.
         flip: Mirror half of the training images left to right, drawn anew each epoch; False is neutral.
         padding: Shift training images by up to so many pixels; 0 is neutral.
         mean: Per channel, of pixels in 0..1; by default ImageNet's, as pretrained networks expect.

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
-from lightning_vision.commands._parsing import callback_names, import_named, own_defaults
+from lightning_vision.commands._parsing import callback_names, import_named, own_defaults, spell_out
 from lightning_vision.commands._report import without_advice
 from lightning_vision.commands._run_dir import newest_checkpoint, place_run
 from lightning_vision.commands._usage import explain, unwrapped
@@ -43,7 +43,7 @@ class VisionCLI(LightningCLI):
 
     def __init__(self, options: Callable[..., Any], args: list[str], continues: bool = False) -> None:
         self.options, self.continues = options, continues
-        args, files = config_paths(args)
+        args, files = config_paths(spell_out(args, options))
         configs = [read_config(file) for file in files]
         import_named([*args, *configs])
         self.callback_names = callback_names(args, configs)

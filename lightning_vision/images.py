@@ -90,11 +90,13 @@ def convert_image(
 def list_images(folder: str | Path) -> list[str]:
     """Paths of all images below `folder`, sub-folders too, in an order that no file system changes.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are left out. A single file is its own list.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder or file.
     """
+    if os.path.isfile(folder):
+        return [str(folder)]
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no folder {folder}")
     found = []

@@ -20,7 +20,7 @@ def output_folder(cli: Any, output: str | None, names: Iterable[str], overwrite:
     folder = Path(output or cli.run_dir or cli.trainer.default_root_dir).absolute()
     if first_rank():
         if not overwrite and (present := [name for name in names if (folder / name).exists()]):
-            raise FileExistsError(f"{folder / present[0]} exists; choose another --output or add --overwrite true")
+            raise FileExistsError(f"{folder / present[0]} exists; choose another --output or add --overwrite")
         prepare_folder(folder, "choose another --output")
     return folder
 

@@ -1,6 +1,7 @@
 """How words and configs become a parser's input: named callbacks, short class names, own defaults."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +10,7 @@ from jsonargparse import Namespace
 
 from lightning_vision.catalogue import find
 
-__all__ = ["callback_names", "import_named", "own_defaults"]
+__all__ = ["callback_names", "import_named", "own_defaults", "spell_out"]
 
 
 def callback_names(args: list[str], configs: list[dict[str, Any]]) -> list[str]:
@@ -18,6 +19,14 @@ def callback_names(args: list[str], configs: list[dict[str, Any]]) -> list[str]:
         arg.removeprefix("--callbacks.").partition("=")[0].partition(".")[0] for arg in args if "--callbacks." in arg
     ]
     return list(dict.fromkeys([name for config in configs for name in config.get("callbacks") or {}] + flags))
+
+
+def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
+    """`args` with `=true` at the switches of a subcommand, `--overwrite`, which the parser wants to have a value."""
+    parameters = inspect.signature(options).parameters.values()
+    switches = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
+    alone = [following.startswith("-") for following in [*args[1:], "-"]]
+    return [f"{arg}=true" if arg in switches and last else arg for arg, last in zip(args, alone, strict=True)]
 
 
 def import_named(value: Any) -> None:

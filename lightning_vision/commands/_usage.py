@@ -34,6 +34,9 @@ def explain(report: str, parser: ArgumentParser) -> str:
     if found := re.search(r"Expected a dot import path string: (\S+)", report):
         hint = nearest(found[1], [entry.name for entry in entries()])
         return f"{where}: no class called {found[1]}{hint or '; give its full import path'}"
+    if choices := re.findall(r"'([^']+)'", "".join(re.findall(r"Literal\[([^]]+)\]", report))):
+        value = given[-1] if given else "something else"
+        return f"{where}: expected {' or '.join(dict.fromkeys(choices))}, got {value}{nearest(value, choices)}"
     if expected := re.findall(r"Expected a <class '(\w+)'>", report):
         wanted = " or ".join(dict.fromkeys(kind.replace("NoneType", "null") for kind in expected))
         return f"{where}: expected {wanted}, got {given[-1] if given else 'something else'}"

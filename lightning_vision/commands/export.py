@@ -119,7 +119,7 @@ def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> t
         pixels = torch.randint(256, (COMPARED, channels, *size), dtype=torch.uint8, generator=generator)
         source = "noise, for there are neither --images nor data"
     else:
-        found = [images] if Path(images).is_file() else list_images(images)[:COMPARED]
+        found = list_images(images)[:COMPARED]
         if not found:
             raise ValueError(f"there are no images in {images}")
         pixels = torch.stack([read_image(path, channels, size, told["resize"]) for path in found])

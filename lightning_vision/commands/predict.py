@@ -168,18 +168,9 @@ class PredictionWriter(Callback):
         return index
 
 
-class OneImage(ImageFolder):
-    """A single file in place of `predict_root`."""
-
-    def load(self) -> None:
-        self.predict_paths = [str(self.predict_root)]
-        self.predict_set = self._images_of(self.predict_paths, None)
-
-
 def _files(images: str, ckpt_path: str, reading: dict[str, Any]) -> ImageFolder:
     told = saved_preprocessing(ckpt_path)
     prepared = {name: told[name] for name in ("channels", "image_size", "resize", "mean", "std")}
-    source = OneImage if Path(images).is_file() else ImageFolder
-    datamodule = source(predict_root=images, **{"batch_size": 64, **prepared, **reading})
+    datamodule = ImageFolder(predict_root=images, **{"batch_size": 64, **prepared, **reading})
     datamodule.setup()
     return datamodule

@@ -153,3 +153,9 @@ def test_reading_warns_of_nothing(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_image(tmp_path / "p.png")
+
+
+def test_a_single_file_is_its_own_list(tmp_path: Path) -> None:
+    (tmp_path / "scan.bin").write_bytes(b"")
+
+    assert list_images(tmp_path / "scan.bin") == [str(tmp_path / "scan.bin")]

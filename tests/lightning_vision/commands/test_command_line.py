@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 import pytest
@@ -269,8 +269,20 @@ def test_help_of_a_subcommand_returns_instead_of_leaving(capsys: pytest.CaptureF
 
 
 def test_options_of_a_command_become_flags() -> None:
-    def command(cli: SimpleNamespace, top_k: int = 5) -> None: ...
+    def command(cli: SimpleNamespace, top_k: int = 5, overwrite: bool = False) -> None: ...
 
-    cli = VisionCLI(command, ["--config", write("base.yaml", BASE), "--top_k", "2", "--trainer.logger", "false"])
+    base = ["--config", write("base.yaml", BASE), "--trainer.logger", "false"]
 
-    assert cli.config.top_k == 2
+    assert VisionCLI(command, [*base, "--top_k", "2"]).config.top_k == 2
+    for words, value in ((["--overwrite"], True), (["--overwrite", "false"], False), (["--overwrite=true"], True)):
+        assert VisionCLI(command, [*base, *words]).config.overwrite is value
+        assert VisionCLI(command, [*words, *base]).config.overwrite is value
+
+
+def test_a_wrong_choice_names_the_right_ones() -> None:
+    def command(cli: SimpleNamespace, on_bad_image: Literal["error", "skip"] | None = None) -> None: ...
+
+    with pytest.raises(
+        jsonargparse.ArgumentError, match=r"^on_bad_image: expected error or skip, got skp; did you mean"
+    ):
+        VisionCLI(command, ["--config", write("base.yaml", BASE), "--on_bad_image", "skp"])
