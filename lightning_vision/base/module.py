@@ -66,8 +66,6 @@ class VisionModule(PlainCheckpoints):
             if found not in (None, own):
                 ours, theirs = type(self).__name__, type(datamodule).__name__
                 raise ValueError(f"{ours} has {size}={own} but {theirs} has {size}={found}; make them agree")
-        if stage == "fit":
-            self.scalars.clear()
         if (stage == "fit" or self.preprocessing is None) and hasattr(datamodule, "preprocessing"):
             self.preprocessing = dict(datamodule.preprocessing)
 

@@ -46,7 +46,8 @@ class ScalarLog:
             # After a checkpoint of an epoch's very last step Lightning starts the next epoch without its hook.
             self.start("train")
         stacked = self._sums[stage].add(values, weight)
-        # Private: only the connector knows which batch reaches the loggers when gradients are accumulated.
+        # Private, both: `trainer` raises outside a Trainer, and with accumulated gradients only the connector knows
+        # which batch reaches the loggers.
         if stage == "train" and module._trainer and module._trainer._logger_connector.should_update_logs:
             for name, value in zip(values, stacked.float().cpu(), strict=True):
                 shown = name in self._progress_bar
@@ -66,10 +67,6 @@ class ScalarLog:
             self._module.log(f"{stage}/{name}{suffix}", mean, prog_bar=shown, on_step=False, on_epoch=True)
         self._sums[stage].reset()
 
-    def clear(self) -> None:
-        """Forget all stages."""
-        self._sums.clear()
-
     def state(self) -> dict[str, Any]:
         """Sums of every rank, for a checkpoint; all ranks must call it."""
         counted = {stage: sums for stage, sums in self._sums.items() if sums}
@@ -82,7 +79,7 @@ class ScalarLog:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from `state()`; with another number of ranks, rank 0 takes over all that was counted."""
-        self.clear()
+        self._sums.clear()
         self._epoch = state["epoch"]
         rank, world_size = self._rank_and_world_size()
         for stage, saved in state["stages"].items():

@@ -184,7 +184,7 @@ class ImageClassifier(VisionModule):
             )
         files = [paths] if isinstance(paths, (str, Path)) else list(paths)
         records: list[dict[str, Any]] = []
-        modes = {part: part.training for part in self.modules()}
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.no_grad():
@@ -195,8 +195,8 @@ class ImageClassifier(VisionModule):
                     index = range(start, start + len(part))
                     records += prediction_records(probabilities, index, self.class_names, part, top_k)
         finally:
-            for part, mode in modes.items():
-                part.training = mode
+            for module, mode in modes.items():
+                module.training = mode
         return records
 
     @property

@@ -134,11 +134,11 @@ class Interrupt(Callback):
             raise RuntimeError("killed")
 
 
-def straight_and_resumed(folder, **options):
-    """Epoch means of two epochs, run through and killed after step 8 with a checkpoint of step 7."""
+def straight_and_resumed(folder, kept=7, **options):
+    """Epoch means of two epochs of five steps, run through and killed after step 8 with a checkpoint of step `kept`."""
     straight = Twice()
     trainer(**options).fit(straight, Batches(), Batches())
-    keep = ModelCheckpoint(folder, "kept", every_n_train_steps=7)
+    keep = ModelCheckpoint(folder, "kept", every_n_train_steps=kept)
     with pytest.raises(RuntimeError, match="killed"):
         trainer(callbacks=[keep, Interrupt()], **options).fit(Twice(), Batches(), Batches())
     resumed = Twice()
@@ -146,8 +146,9 @@ def straight_and_resumed(folder, **options):
     return straight.means, resumed.means
 
 
-def test_a_run_resumed_in_mid_epoch_has_the_epoch_mean_of_the_straight_run(tmp_path):
-    straight, resumed = straight_and_resumed(tmp_path)
+@pytest.mark.parametrize("kept", [7, 5], ids=["in mid-epoch", "after the last step of an epoch"])
+def test_a_resumed_run_has_the_epoch_mean_of_the_straight_run(kept, tmp_path):
+    straight, resumed = straight_and_resumed(tmp_path, kept)
 
     assert (len(straight), len(resumed)) == (2, 1)
     assert straight[1:] == resumed

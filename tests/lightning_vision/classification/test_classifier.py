@@ -39,18 +39,25 @@ def small(**settings):
 def test_twelve_steps_equal_a_loop_written_by_hand(smoothing):
     module = small(optimizer=SGD, label_smoothing=smoothing)
     network = copy.deepcopy(module.network).train()
-    batches = loader()
-    trainer(max_epochs=2).fit(module, batches)
+    batches, run = loader(), trainer(max_epochs=2)
+    run.fit(module, batches)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     for _ in range(2):
+        losses, right = 0.0, 0
         for image, target in batches:
+            logits = network(image)
+            loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
             optimizer.zero_grad()
-            F.cross_entropy(network(image), target, label_smoothing=smoothing).backward()
+            loss.backward()
             optimizer.step()
+            losses += float(loss) * len(image)
+            right += int((logits.argmax(1) == target).sum())
 
     mine, hand = module.network.state_dict(), network.state_dict()
     assert all(torch.equal(mine[name], hand[name]) for name in hand)
     assert int(hand["stem.1.num_batches_tracked"]) == 12
+    assert float(run.callback_metrics["train/loss_epoch"]) == pytest.approx(losses / 44)
+    assert float(run.callback_metrics["train/acc_epoch"]) == pytest.approx(right / 44)
 
 
 def test_metrics_of_a_test_equal_those_of_the_whole_set_at_once():
