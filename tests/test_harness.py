@@ -242,16 +242,28 @@ def test_busy():
         pass
 """
 
+PAIRED = """
+import os
+import pytest
 
-def test_a_folder_over_its_budget_fails_the_run_and_one_without_budget_too(pytester, small_run):
+@pytest.mark.parametrize("number", range(4))
+def test_takes_the_pair(two_ranks, number):
+    with open({file!r}, "a") as workers:
+        workers.write(os.environ["PYTEST_XDIST_WORKER"] + chr(10))
+"""
+
+
+def test_with_two_workers_budgets_are_summed_and_one_worker_has_the_pair(pytester, small_run, tmp_path):
     for folder, seconds in {"good": 0.05, "over": 0.4, "unknown": 0.05}.items():
         pytester.mkdir(folder).joinpath(f"test_{folder}.py").write_text(BUSY.format(seconds=seconds))
+    pytester.path.joinpath("good", "test_pair.py").write_text(PAIRED.format(file=str(tmp_path / "workers")))
     pytester.mkdir("tests").joinpath("budgets.toml").write_text('[seconds]\n"good" = 30\n"over" = 0.3\n')
 
-    # with a worker, so that the sums are taken where the run is controlled
-    run = small_run("-n", "1")
+    run = small_run("-n", "2", "--dist", "loadgroup")
 
     over_budget = [line.split()[-3] for line in run.outlines if line.endswith("OVER BUDGET")]
     assert over_budget == ["over", "unknown"]
     assert run.ret == pytest.ExitCode.TESTS_FAILED
-    run.assert_outcomes(passed=3)
+    # pytest 9.2 made xdist 3.8's `loadgroup` ineffective: each worker would start a pair of its own
+    assert len(set((tmp_path / "workers").read_text().split())) == 1
+    run.assert_outcomes(passed=7)
