@@ -228,6 +228,13 @@ def test_a_loader_pickled_in_mid_epoch_keeps_its_place(num_workers: int) -> None
     assert samples(make()) == seen + samples(other)
 
 
+def test_workers_stay_from_epoch_to_epoch() -> None:
+    loader = make(num_workers=1)
+    pids = [[worker.pid for worker in (samples(loader), loader._iterator)[1]._workers] for _ in range(2)]
+
+    assert pids[0] == pids[1]
+
+
 def test_closed_workers_end_and_start_again() -> None:
     loader = make(num_workers=1)
     expected = epochs(make(), 2)
@@ -312,6 +319,18 @@ def test_the_report_comes_with_the_last_batch_because_lightning_asks_for_no_more
         next(iterator)
     with pytest.warns(UserWarning, match="left out 2 of 12"):
         next(iterator)
+
+
+def test_an_epoch_cut_short_is_reported_when_the_next_begins(files: list[str]) -> None:
+    loader = from_files(files, on_bad_image="skip")
+    next(iter(loader))
+    loader.sampler.set_epoch(1)
+    with pytest.warns(UserWarning) as reports:
+        samples(loader)
+
+    assert [f"left out {count} of 12 images in epoch {epoch}" for epoch, count in ((0, 1), (1, 2))] == [
+        str(report.message).partition(",")[0] for report in reports
+    ]
 
 
 def test_an_epoch_cut_short_is_reported_when_the_loader_closes(files: list[str]) -> None:
