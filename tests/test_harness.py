@@ -215,7 +215,7 @@ def test_seeds_are_fixed_whoever_ran_before():
 @pytest.fixture
 def small_run(pytester, monkeypatch):
     """Runs pytest with our plugin, and nothing else of this repository, in a process of its own."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "harness"))
 
     def run(*arguments):
         return pytester.runpytest_subprocess("-p", "support.plugin", "-p", "no:cacheprovider", "-q", *arguments)

@@ -25,7 +25,7 @@ __all__ = ["GRACE", "TIMEOUT", "RankError", "TwoRanks"]
 
 TIMEOUT = 120.0  # seconds a case may take
 GRACE = 5.0  # seconds the other rank has left when one has failed: it may wait for the failed one for ever
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 
 
 class RankError(Exception):
@@ -157,5 +157,5 @@ def _by_value(payload: Any) -> bytes:
 
 def _is_test_code(module: ModuleType, already: set[str]) -> bool:
     file = Path(getattr(module, "__file__", None) or "")
-    in_our_tests = file.is_relative_to(TESTS) and not file.is_relative_to(TESTS / "support")
+    in_our_tests = file.is_relative_to(TESTS) and not file.is_relative_to(TESTS / "harness")
     return (in_our_tests or file.name.startswith(("test_", "conftest"))) and module.__name__ not in already

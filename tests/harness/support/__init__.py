@@ -4,4 +4,4 @@ from pathlib import Path
 
 __all__ = ["ROOT"]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
