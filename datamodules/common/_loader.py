@@ -89,11 +89,11 @@ class ShardedLoader:
         return len(self._bounds)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._report()
         order = self.sampler
         place = order.given, order.passes
         self._yielded = self._yielded if self._resuming and place == self._place else 0
         self._place, self._resuming = place, False
-        self._report()
         shard = order.positions()[self.rank :: self._plan["world_size"]]
         jobs = [(shard[start:stop], order.epoch) for start, stop in self._bounds[self._yielded :]]
         for fetched in self._fetch(jobs):
@@ -173,7 +173,7 @@ class ShardedLoader:
         if self._skipped:
             named = ", ".join(self._skipped[:5]) + (", ..." if len(self._skipped) > 5 else "")
             left_out = f"{len(self._skipped)} of {self._bounds[-1][1]} images"
-            warnings.warn(f"left out {left_out} in epoch {self._place[0]}, undecodable: {named}", stacklevel=2)
+            warnings.warn(f"left out {left_out} in epoch {sum(self._place)}, undecodable: {named}", stacklevel=2)
             self._skipped = []
 
 
