@@ -1,6 +1,7 @@
 """What several subcommands say on the terminal."""
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,7 +42,7 @@ def effective(optimizer: Optimizer) -> str:
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Keep Lightning's product tips and the list of absent accelerators out of the output, nothing else."""
+    """Keep out of the output what a user cannot act on: Lightning's product tips, absent accelerators, two warnings."""
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def worth_reading(record: logging.LogRecord) -> bool:
@@ -50,6 +51,11 @@ def without_advice() -> Iterator[None]:
 
     log.addFilter(worth_reading)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Lightning's own call of a torch function that changes its name.
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            # A checkpoint that is only measured lies in another run's folder, as it should.
+            warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
+            yield
     finally:
         log.removeFilter(worth_reading)

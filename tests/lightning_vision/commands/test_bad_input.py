@@ -214,11 +214,13 @@ def test_an_interrupted_run_keeps_a_checkpoint_that_goes_on_and_leaves_with_130(
     ids=["backbone", "folder", "checkpoint"],
 )
 def test_a_mistake_costs_under_twenty_seconds_and_three_lines(mistake: list[str]) -> None:
-    begin = time.monotonic()
+    begin = os.times()
     command = [sys.executable, "-m", "lightning_vision", *FIT, *QUIET, *mistake]
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert done.returncode == 2
-    assert time.monotonic() - begin < 20
+    spent = os.times()
+    # Processor time, which other work on the machine does not stretch.
+    assert spent.children_user + spent.children_system - begin.children_user - begin.children_system < 20
     assert len(done.stderr.splitlines()) <= 3, done.stderr
     assert done.stdout == ""

@@ -24,12 +24,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, list[str]
     return main(["fit", *place]), place
 
 
-def test_the_shipped_run_reads_unseen_digits(trained: tuple[Result, list[str]]) -> None:
+def test_the_shipped_run_reads_unseen_digits(
+    trained: tuple[Result, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     result, place = trained
     tested = main(["test", *place, "--ckpt_path", str(result.best_ckpt)])
+    shown = capsys.readouterr().out
+    rows = list(csv.DictReader(Path(tested.output).open()))
+    right = sum(int(row["support"]) * float(row["recall"]) for row in rows)
 
     assert tested.metrics["test/acc"] >= 0.985
     assert tested.metrics["test/acc_top5"] >= tested.metrics["test/acc"]
+    assert right / sum(int(row["support"]) for row in rows) == pytest.approx(tested.metrics["test/acc"])
+    assert all(f"  {row['class']}  " in shown and f"{float(row['f1']):.4f}" in shown for row in rows)
 
 
 def test_the_test_digits_are_at_least_350_and_none_was_trained_on() -> None:

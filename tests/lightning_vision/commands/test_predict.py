@@ -229,9 +229,7 @@ def test_data_that_comes_out_of_order_is_refused(best: str) -> None:
 
 def test_existing_predictions_stay_unless_overwriting_is_asked_for(best: str, folder: str) -> None:
     Path("predictions.csv").write_text("mine")
-    with pytest.raises(
-        FileExistsError, match=r"predictions.csv exists; choose another --output or add --overwrite$"
-    ):
+    with pytest.raises(FileExistsError, match=r"predictions.csv exists; choose another --output or add --overwrite$"):
         predict("--ckpt_path", best, "--images", folder)
     kept = Path("predictions.csv").read_text(), left()
     predict("--ckpt_path", best, "--images", folder, "--overwrite", "true")
