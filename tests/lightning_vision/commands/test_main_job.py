@@ -30,7 +30,7 @@ def test_the_shipped_run_reads_unseen_digits(
     result, place = trained
     tested = main(["test", *place, "--ckpt_path", str(result.best_ckpt)])
     shown = capsys.readouterr().out
-    rows = list(csv.DictReader(Path(tested.output).open()))
+    rows = list(csv.DictReader(Path(tested.output).read_text().splitlines()))
     right = sum(int(row["support"]) * float(row["recall"]) for row in rows)
 
     assert tested.metrics["test/acc"] >= 0.985
