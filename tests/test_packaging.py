@@ -1,5 +1,6 @@
 """What is shipped: the package list, the wheel and the source distribution hold what the tree holds."""
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -62,6 +63,28 @@ def test_the_source_distribution_builds_the_same_wheel(built: Path, tmp_path: Pa
 
     assert missing == []
     assert (unpacked / "LICENSE").is_file()
+
+
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+def test_installed_elsewhere_it_trains_from_outside_the_checkout(built: Path, kind: str, tmp_path: Path) -> None:
+    (archive,) = built.glob(kind)
+    place = tmp_path / "installed"
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--target", str(place)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(archive)], check=True)
+    environment = os.environ | {"PYTHONPATH": str(place)}
+    where = [
+        sys.executable,
+        "-c",
+        "import lightning_vision as lv, lightning_vision.callbacks as c; print(lv.__file__, c.__file__)",
+    ]
+    found = subprocess.run(where, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    short = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    command = [sys.executable, "-m", "lightning_vision", "fit", "--config", "classification/digits", *short]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    assert [Path(file).is_relative_to(place) for file in found] == [True, True]
+    assert done.returncode == 0, done.stderr
+    assert "best.ckpt (val/acc " in done.stdout
 
 
 def test_dependencies_and_bounds_say_why() -> None:

@@ -71,6 +71,8 @@ class VisionDataModule(LightningDataModule, ABC):
         self.multiprocessing_context = multiprocessing_context
         self._loaders: WeakSet[ShardedLoader] = WeakSet()
         self._scales: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
+        # Row, column and flip of every training sample, int64 `(3, N)`, in one epoch on one device.
+        self._drawn: tuple[int, torch.device, Tensor] | None = None
         self._loaded = False
 
     @abstractmethod
@@ -160,24 +162,32 @@ class VisionDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self.trainer.training:
             # Asked of the loader that trains: others may exist, and `current_epoch` lags after some resumptions.
             epoch = getattr(self.trainer.train_dataloader, "epoch", self.trainer.current_epoch)
-            image = self.augment(image, index, epoch)
+            if self._drawn is None or self._drawn[:2] != (epoch, index.device):
+                # For all samples at once: the dozen small operations cost as much for one batch as for 50,000.
+                samples = 0 if self.train_set is None else len(self.train_set)
+                self._drawn = epoch, index.device, self.draw(torch.arange(samples, device=index.device), epoch)
+            image = self.augment(image, index, epoch, self._drawn[2][:, index])
         return self.normalise(image), target
 
-    def augment(self, image: Tensor, index: Tensor, epoch: int) -> Tensor:
+    def augment(self, image: Tensor, index: Tensor, epoch: int, draws: Tensor | None = None) -> Tensor:
         """Flip and shift each image as (seed, epoch, sample) says.
 
         Args:
             image: `(B, C, H, W)`.
             index: Positions of the samples in the training set, int64 `(B,)`.
             epoch: Epoch of training.
+            draws: Row and column of the window, 0 .. 2 * padding, and whether to flip, int64 `(3, B)`; None draws them.
         """
         if not self.padding and not self.flip:
             return image
+        row, column, flip = self.draw(index, epoch) if draws is None else draws
+        return crop_and_flip(image, row, column, flip == 1, self.padding)
+
+    def draw(self, index: Tensor, epoch: int) -> Tensor:
+        """Row, column and flip of the samples `index` in `epoch`, int64 `(3, B)`."""
         steps = 2 * self.padding + 1
-        row = draw_integers(steps, index, self.seed, epoch, Stream.ROW)
-        column = draw_integers(steps, index, self.seed, epoch, Stream.COLUMN)
-        flip = draw_integers(2 if self.flip else 1, index, self.seed, epoch, Stream.FLIP) == 1
-        return crop_and_flip(image, row, column, flip, self.padding)
+        ranges = ((steps, Stream.ROW), (steps, Stream.COLUMN), (2 if self.flip else 1, Stream.FLIP))
+        return torch.stack([draw_integers(high, index, self.seed, epoch, stream) for high, stream in ranges])
 
     def normalise(self, image: Tensor) -> Tensor:
         """Scale to 0..1 (uint8 only), subtract `mean`, divide by `std`: float32, or the precision of the trainer."""
@@ -237,10 +247,10 @@ class VisionDataModule(LightningDataModule, ABC):
         self.teardown("")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_loaders"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_loaders", "_drawn")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _loaders=WeakSet())
+        self.__dict__.update(state, _loaders=WeakSet(), _drawn=None)
 
     def _title(self, label: Tensor) -> str:
         present = [int(label)] if label.ndim == 0 else label.nonzero()[:, 0].tolist()
