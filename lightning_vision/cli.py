@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
 from lightning_vision.commands._parsing import callback_names, import_named, own_defaults, spell_out
 from lightning_vision.commands._report import without_advice
-from lightning_vision.commands._run_dir import newest_checkpoint, place_run
+from lightning_vision.commands._run_dir import newest_checkpoint, open_run, place_run
 from lightning_vision.commands._usage import explain, unwrapped
 from lightning_vision.configs import config_paths, read_config
 from lightning_vision.result import Result
@@ -84,7 +84,7 @@ class VisionCLI(LightningCLI):
                     self.parser.link_arguments("data", f"model.init_args.{name}", fill, apply_on="instantiate")
         try:
             self.config_init = self.parser.instantiate(self.config)
-        except ValueError as error:
+        except Exception as error:
             raise unwrapped(error) from None
         self.datamodule = self.config_init.get("data")
         self.model = self.config_init.get("model")
@@ -96,6 +96,8 @@ class VisionCLI(LightningCLI):
                 source = type(self.datamodule).__name__
                 raise ValueError(f"--model.{name} is {value} but {source} has {found}; drop one of the two")
         self.trainer = self.instantiate_trainer()
+        if self.run_dir is not None:
+            open_run(self.run_dir)
 
     def before_instantiate_classes(self) -> None:
         checkpoint = self.config.get("ckpt_path")

@@ -30,13 +30,13 @@ def main(args: list[str] | None = None) -> Result:
         ValueError: the subcommand does not exist, or its arguments are wrong.
         KeyboardInterrupt: the run was interrupted; its last checkpoint is kept.
     """
-    name, *rest = sys.argv[1:] if args is None else args or [""]
+    name, *rest = (sys.argv[1:] if args is None else args) or [""]
     if name in ("", "-h", "--help"):
         print(_usage())
         return Result()
     known = help_lines()
     if name not in known:
-        raise ValueError(f"no subcommand {name!r}{nearest(name, known)} See `lightning_vision --help`")
+        raise ValueError(f"no subcommand {name!r}{nearest(name, known) or '.'} See `lightning_vision --help`")
     command = importlib.import_module(f"lightning_vision.commands.{name}")
     try:
         if hasattr(command, "main"):
@@ -88,11 +88,12 @@ def _told(error: BaseException) -> bool:
     """Whether the message says it all: this package raised it on purpose, or the parser or the Trainer refused."""
     if type(error).__name__ in USAGE_ERRORS:
         return True
-    frames = traceback.extract_tb(error.__traceback__)
     import lightning_vision.callbacks
     import lightning_vision.datamodules
 
     wings = (lightning_vision, lightning_vision.callbacks, lightning_vision.datamodules)
     folders = [Path(wing.__path__[0]).resolve() for wing in wings]
-    innermost = Path(frames[-1].filename).resolve()
-    return any(folder in innermost.parents for folder in folders)
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    # What torch raises in C has our frame as its innermost, too, and is a bug: only our own `raise` tells.
+    ours = any(folder in Path(innermost.filename).resolve().parents for folder in folders)
+    return ours and (innermost.line or "").startswith("raise ")

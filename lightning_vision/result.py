@@ -12,7 +12,7 @@ class Result:
 
     Args:
         metrics: Final value of every logged metric, for example `{"test/acc": 0.99}`.
-        best_ckpt: Checkpoint with the best monitored value, None where nothing was monitored.
+        best_ckpt: Checkpoint with the best monitored value, else the newest of the first saver, None without a saver.
         run_dir: Folder that holds the run's files, None where nothing was written.
         output: What the subcommand itself returns, for example the paths that `export` wrote.
     """

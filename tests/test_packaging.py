@@ -54,7 +54,7 @@ def test_the_wheel_holds_exactly_the_tree(built: Path) -> None:
     assert names == set(shipped_files())
 
 
-def test_the_source_distribution_builds_the_same_wheel(built: Path, tmp_path: Path) -> None:
+def test_the_source_distribution_holds_the_tree(built: Path, tmp_path: Path) -> None:
     (source,) = built.glob("*.tar.gz")
     with tarfile.open(source) as archive:
         archive.extractall(tmp_path, filter="data")

@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import jsonargparse
+import yaml
 from jsonargparse import Namespace
 
 from lightning_vision.catalogue import find
@@ -14,11 +15,19 @@ __all__ = ["callback_names", "import_named", "own_defaults", "spell_out"]
 
 
 def callback_names(args: list[str], configs: list[dict[str, Any]]) -> list[str]:
-    """Names of the callback entries that configs (`callbacks: {NAME: ...}`) and flags (`--callbacks.NAME`) speak of."""
-    flags = [
-        arg.removeprefix("--callbacks.").partition("=")[0].partition(".")[0] for arg in args if "--callbacks." in arg
-    ]
-    return list(dict.fromkeys([name for config in configs for name in config.get("callbacks") or {}] + flags))
+    """Names of the callback entries that configs (`callbacks: {NAME: ...}`) and flags (`--callbacks.NAME`) speak of.
+
+    Raises:
+        ValueError: a config lists its callbacks instead of naming them.
+    """
+    flags = [arg.removeprefix("--callbacks.") for arg in args if arg.startswith("--callbacks.")]
+    entries: dict[str, Any] = {}
+    for config in configs:
+        listed = config.get("callbacks") or {}
+        if not isinstance(listed, dict):
+            raise ValueError("`callbacks` must map names to entries, as in `callbacks: {sam: {class_path: SAM}}`")
+        entries |= listed
+    return list(dict.fromkeys([*entries, *(flag.partition("=")[0].partition(".")[0] for flag in flags)]))
 
 
 def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
@@ -36,8 +45,13 @@ def import_named(value: Any) -> None:
     if isinstance(value, list):
         for item in value:
             import_named(item)
-    elif isinstance(value, str) and (entry := find(value.rpartition("=")[2])):
-        entry.load()
+    elif isinstance(value, str):
+        word = value.partition("=")[2] if value.startswith("--") else value
+        if entry := find(word):
+            entry.load()
+        elif word.startswith(("{", "[")):
+            with suppress(yaml.YAMLError):  # the parser will say what is wrong with it
+                import_named(yaml.safe_load(word))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from jsonargparse import Namespace
 
 from lightning_vision.commands._folders import first_rank, prepare_folder
 
-__all__ = ["newest_checkpoint", "place_run"]
+__all__ = ["newest_checkpoint", "open_run", "place_run"]
 
 
 def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
@@ -17,14 +17,10 @@ def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
 
     Args:
         trainer: The parsed, not yet instantiated arguments of the Trainer; its loggers' arguments are changed.
-        resumed: Checkpoint of the run to continue; if it lies in such a folder, that one is used again, and an earlier
-            `metrics.csv` is kept beside the new one.
+        resumed: Checkpoint of the run to continue; if it lies in such a folder, that one is used again.
 
     Returns:
-        The folder of the first logger, None without a configured logger.
-
-    Raises:
-        ValueError: the folder cannot be written to.
+        The folder of the first logger, not yet made; None without a configured logger.
     """
     specs = [spec for spec in _loggers(trainer) if spec.get("save_dir") is not None]
     folders = [_folder(trainer, spec) for spec in specs]
@@ -40,22 +36,29 @@ def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
         if "version" in spec and spec["version"] is None:
             spec["version"] = version
     version = specs[0].get("version", version)
-    run = folders[0] / (version if isinstance(version, str) else f"version_{version}")
+    return folders[0] / (version if isinstance(version, str) else f"version_{version}")
+
+
+def open_run(run: Path) -> None:
+    """Make the folder of a run; where there is one, a `metrics.csv` in it is kept beside the one to come.
+
+    Raises:
+        ValueError: the folder cannot be written to.
+    """
     if first_rank():
         prepare_folder(run, "set --trainer.default_root_dir")
-        if (metrics := run / "metrics.csv").exists() and resumed:
+        if (metrics := run / "metrics.csv").exists():
             metrics.rename(run / f"metrics_{len(list(run.glob('metrics_*.csv')))}.csv")
-    return run
 
 
 def newest_checkpoint(trainer: Namespace) -> Path:
-    """The `last.ckpt` that was written last under the folder of the first logger.
+    """The checkpoint called last that was written last under the folders of the loggers.
 
     Raises:
         FileNotFoundError: there is none.
     """
     folders = {_folder(trainer, spec) for spec in _loggers(trainer)} or {_root(trainer)}
-    found = [path for folder in folders for path in folder.glob("**/checkpoints/last*.ckpt")]
+    found = [path for folder in folders for path in folder.glob("**/checkpoints/*last*.ckpt")]
     if not found:
         places = ", ".join(map(str, sorted(folders)))
         raise FileNotFoundError(f"--ckpt_path last: no last.ckpt under {places}; give a checkpoint's path")

@@ -51,7 +51,7 @@ def test_the_debug_trainer_runs(tmp_path: Path) -> None:
     assert result.metrics.keys() >= {"val/loss", "val/acc"}
 
 
-@pytest.mark.parametrize("name", ["trainer/ddp", "trainer/slurm"])
+@pytest.mark.parametrize("name", ["trainer/ddp", "trainer/ddp_cpu", "trainer/slurm"])
 def test_a_trainer_config_parses_on_top_of_a_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "classification/digits", "--config", name, "--print_config"])
 

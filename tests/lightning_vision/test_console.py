@@ -25,10 +25,11 @@ def test_help_names_every_subcommand_with_its_line(capsys: pytest.CaptureFixture
     assert [name for name, line in help_lines().items() if line == "" or f"{name:12}{line}" not in shown] == []
 
 
-def test_no_word_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_word_at_all_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(monkeypatch) == 0
     main([])
 
-    assert capsys.readouterr().out.startswith("usage: lightning_vision SUBCOMMAND")
+    assert capsys.readouterr().out.count("usage: lightning_vision SUBCOMMAND") == 2
 
 
 def test_an_unknown_subcommand_leaves_with_2_and_names_the_nearest(
@@ -98,6 +99,16 @@ def test_an_error_of_someone_elses_code_keeps_its_traceback(
     monkeypatch.syspath_prepend(".")
 
     assert leave(monkeypatch, "fit", "--data", "broken_project.Broken", "--trainer.logger", "false") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_in_our_own_files_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Raised in C, below a line of ours that raises nothing.
+    monkeypatch.setattr("lightning_vision.commands.list.KINDS", 3)
+
+    assert leave(monkeypatch, "list", "tasks") == 1
     assert "Traceback" in capsys.readouterr().err
 
 

@@ -202,10 +202,12 @@ def test_an_interrupted_run_keeps_a_checkpoint_that_goes_on_and_leaves_with_130(
 
     assert process.returncode == 130
     assert shown.splitlines()[-1] == "lightning_vision: interrupted; what was written stays"
-    (checkpoint,) = Path("run").glob("version_0/checkpoints/last.ckpt")
+    (checkpoint,) = Path("run").glob("version_0/checkpoints/last-interrupted.ckpt")
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     more = ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(step + 3)]
-    assert said(*long, "--trainer.default_root_dir", "run", "--ckpt_path", str(checkpoint), *more) == (0, [])
+    assert said(*long, "--trainer.default_root_dir", "run", "--ckpt_path", "last", *more) == (0, [])
+    resumed = torch.load(checkpoint.with_name("last.ckpt"), weights_only=True)
+    assert resumed["global_step"] > step
 
 
 @pytest.mark.parametrize(
@@ -224,3 +226,4 @@ def test_a_mistake_costs_under_twenty_seconds_and_three_lines(mistake: list[str]
     assert spent.children_user + spent.children_system - begin.children_user - begin.children_system < 20
     assert len(done.stderr.splitlines()) <= 3, done.stderr
     assert done.stdout == ""
+    assert not Path("runs").exists()

@@ -64,6 +64,17 @@ def test_a_callback_can_be_added_by_flags_alone() -> None:
     assert counters(cli) == [(3, 0)]
 
 
+def test_callbacks_as_a_list_are_told_to_have_names() -> None:
+    with pytest.raises(ValueError, match=r"^`callbacks` must map names to entries, as in `callbacks: {sam: "):
+        build(callbacks=[counter()])
+
+
+def test_a_short_name_inside_a_json_value_is_found() -> None:
+    cli = build("--data", '{"class_path": "Digits", "init_args": {"batch_size": 7}}', "--model.in_channels", "1")
+
+    assert (type(cli.datamodule).__name__, cli.datamodule.batch_size) == ("Digits", 7)
+
+
 def test_an_open_size_is_filled_from_the_data() -> None:
     assert build().model.sizes == (7, 3)
 

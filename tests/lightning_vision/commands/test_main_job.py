@@ -34,7 +34,6 @@ def test_the_shipped_run_reads_unseen_digits(
     right = sum(int(row["support"]) * float(row["recall"]) for row in rows)
 
     assert tested.metrics["test/acc"] >= 0.985
-    assert tested.metrics["test/acc_top5"] >= tested.metrics["test/acc"]
     assert right / sum(int(row["support"]) for row in rows) == pytest.approx(tested.metrics["test/acc"])
     assert all(f"  {row['class']}  " in shown and f"{float(row['f1']):.4f}" in shown for row in rows)
 
@@ -103,7 +102,7 @@ def test_the_terminal_shows_progress_metrics_and_where_everything_is(capfd: pyte
 
 
 def test_two_processes_do_the_same_job(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lightning_vision", "fit", *CONFIG, "--config", "trainer/ddp"]
+    command = [sys.executable, "-m", "lightning_vision", "fit", *CONFIG, "--config", "trainer/ddp_cpu"]
     command += ["--trainer.enable_progress_bar", "false", "--data.batch_size", "32"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
