@@ -90,7 +90,8 @@ def convert_image(
 def list_images(folder: str | Path) -> list[str]:
     """Paths of all images below `folder`, sub-folders too, in an order that no file system changes.
 
-    Hidden files and folders are left out. A single file is its own list.
+    Hidden files and folders are left out, links to folders are followed, and a folder reached again is not read twice.
+    A single file is its own list.
 
     Raises:
         FileNotFoundError: there is no such folder or file.
@@ -99,9 +100,14 @@ def list_images(folder: str | Path) -> list[str]:
         return [str(folder)]
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"there is no folder {folder}")
-    found = []
+    found: list[Path] = []
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (place := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
         found += [
             Path(parent, name) for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
         ]

@@ -143,6 +143,20 @@ def test_listing_is_recursive_sorted_and_skips_what_is_hidden_or_no_image(tmp_pa
     ]
 
 
+def test_links_to_folders_are_followed_but_a_circle_ends(tmp_path: Path) -> None:
+    for name in ("root/b/1.png", "elsewhere/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    (tmp_path / "root" / "b" / "up").symlink_to(tmp_path / "root")
+    (tmp_path / "root" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "d").symlink_to(tmp_path / "elsewhere")
+
+    assert list_images(tmp_path / "root") == [
+        str(tmp_path / "root" / "b" / "1.png"),
+        str(tmp_path / "root" / "c" / "2.png"),
+    ]
+
+
 def test_listing_a_missing_folder_says_so() -> None:
     with pytest.raises(FileNotFoundError, match=r"^there is no folder nowhere$"):
         list_images("nowhere")
