@@ -73,8 +73,10 @@ class PlainCheckpoints(LightningModule):
             what = " and ".join(f"{name} (a {left_out[name]})" for name in again)
             call = f"load_from_checkpoint(path, {', '.join(f'{name}=...' for name in again)})"
             raise ValueError(f"the checkpoint could not store {what}; pass it again: {call}")
+        # A file that names an `_instantiator` would have jsonargparse import every class that the file names.
+        safe = {**kwargs, "_instantiator": None}
         return super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
+            checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **safe
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -58,7 +58,9 @@ def module_from_checkpoint(path: str | Path, **overrides: Any) -> LightningModul
     if class_path is None:
         raise ValueError(f"{path} does not name its LightningModule; call load_from_checkpoint of its class")
     cls: Any = resolve_class(class_path, LightningModule)
-    module: LightningModule = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True, **overrides)
+    # Modules that are not of this package too: no `_instantiator` from the file, which imports what the file names.
+    safe = {**overrides, "_instantiator": None}
+    module: LightningModule = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True, **safe)
     return module
 
 

@@ -21,9 +21,9 @@ from lightning_vision.datamodules import Digits
 class Net(nn.Module):
     """A network as a user writes one."""
 
-    def __init__(self, width: int = 4):
+    def __init__(self, width: int = 4, act: nn.Module | None = None):
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, width), act or nn.ReLU(), nn.Linear(width, 10))
 
     def forward(self, image):
         return self.layers(image)
@@ -146,6 +146,15 @@ def test_modules_that_the_command_built_come_back_without_being_passed():
     assert same(module, loaded)
 
 
+def test_a_module_inside_a_module_that_the_command_built_comes_back():
+    act = ["--model.backbone.act=torch.nn.LeakyReLU", "--model.backbone.act.negative_slope=0.5"]
+    module = saved(made_by_the_command(f"--model.backbone={__name__}.Net", *act))
+    loaded = ImageClassifier.load_from_checkpoint("a.ckpt", weights_only=True)
+
+    assert loaded.network.layers[2].negative_slope == 0.5
+    assert same(module, loaded)
+
+
 def test_a_subclass_is_rebuilt_from_its_own_arguments():
     module = saved(Wide(8))
     loaded = Wide.load_from_checkpoint("a.ckpt", weights_only=True)
@@ -260,6 +269,58 @@ def test_a_checkpoint_that_names_another_class_is_refused_and_the_class_not_call
     with pytest.raises(ValueError, match=f"{class_path} was refused and not called"):
         ImageClassifier.load_from_checkpoint("a.ckpt")
     assert not Path("evil_ran").exists()
+
+
+STRANGER = """
+open("stranger_ran", "w").close()
+from torch import nn
+class Mine(nn.Identity): pass
+"""
+
+
+class Foreign(LightningModule):
+    """A module that has nothing of this package but the class's name in its checkpoint."""
+
+    def __init__(self, backbone: str | nn.Module = "none", num_classes: int = 10, in_channels: int = 1):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+@pytest.mark.parametrize("key", ["hyper_parameters", "hparams", "module_arguments"])
+@pytest.mark.parametrize(
+    ("make", "load"),
+    [
+        (small, ImageClassifier.load_from_checkpoint),
+        (small, module_from_checkpoint),
+        (Foreign, module_from_checkpoint),
+    ],
+    ids=["its class", "by name", "foreign"],
+)
+def test_a_checkpoint_cannot_have_its_classes_imported_by_the_commands_parser(make, load, key, tmp_path, monkeypatch):
+    module = make()
+    run = trainer()
+    run.strategy.connect(module)
+    run.save_checkpoint("a.ckpt", weights_only=True)
+    content = torch.load("a.ckpt", weights_only=True)
+    evil = {"class_path": "stranger.Mine"}
+    class_path = f"{type(module).__module__}.{type(module).__qualname__}"
+    how = {"_instantiator": "lightning.pytorch.cli.instantiate_module", "_class_path": class_path}
+    if key == "hyper_parameters":
+        content[key] |= how | {"backbone": evil}
+    else:
+        content[key] = how
+        content["hyper_parameters"]["backbone"] = evil
+    content["class_path"] = class_path
+    torch.save(content, "a.ckpt")
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    if make is Foreign:
+        assert load("a.ckpt").hparams.backbone == evil
+    else:
+        with pytest.raises(ValueError, match=r"stranger\.Mine is not imported"):
+            load("a.ckpt")
+    assert not Path("stranger_ran").exists()
 
 
 def test_a_checkpoint_that_weighs_nothing_but_weights_loads_too():
