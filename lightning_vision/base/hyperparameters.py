@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -35,7 +36,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {describe(key): describe(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         items = [describe(item) for item in value]
         return tuple(items) if isinstance(value, tuple) else items
@@ -84,14 +85,20 @@ def plain_arguments(arguments: Mapping[str, Any], config: Mapping[str, Any]) -> 
 def rebuild(value: Any, *bases: type) -> Any:
     """The callable that `value` describes: a partial of a subclass of `bases`. Other values are returned as they are.
 
+    An argument that is described too becomes a module where the constructor is annotated with one, else a partial.
+
     Raises:
         ValueError: the class is not imported, or of another kind.
     """
     if not is_description(value):
         return value
+    cls = resolve_class(value["class_path"], *bases)
     arguments = {**(value.get("init_args") or {}), **(value.get("dict_kwargs") or {})}
     nested = {name: rebuild(item, nn.Module, Optimizer, LRScheduler) for name, item in arguments.items()}
-    return partial(resolve_class(value["class_path"], *bases), **nested)
+    for name, item in arguments.items():
+        if is_description(item) and _takes_module(cls, name):
+            nested[name] = nested[name]()
+    return partial(cls, **nested)
 
 
 def resolve_class(class_path: str, *bases: type) -> type:
@@ -113,6 +120,21 @@ def resolve_class(class_path: str, *bases: type) -> type:
     if not (isinstance(found, type) and issubclass(found, bases)):
         raise ValueError(f"{class_path} was refused and not called: it is no subclass of {wanted}")
     return found
+
+
+def _takes_module(cls: type, name: str) -> bool:
+    """Whether the constructor's parameter `name`, its own or of a base it hands over to, is annotated as a module."""
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is None or name not in getattr(constructor, "__annotations__", {}):
+            continue
+        try:
+            annotation = get_type_hints(constructor)[name]
+        except NameError:  # a name that is imported for type checkers only
+            return False
+        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        return any(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds)
+    return False
 
 
 def _import_path(cls: type) -> str:

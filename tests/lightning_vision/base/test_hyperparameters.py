@@ -1,8 +1,10 @@
 """Callables become plain data and come back; a class that a file names is checked before it is called."""
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,9 +52,10 @@ def parsed(*args):
         (Path("a") / "b", "a/b"),
         (np.float64(0.5), 0.5),
         ([1, {"a": np.int64(2)}], [1, {"a": 2}]),
+        ({1: 2, "1": 3, (4, 5): 6}, {1: 2, "1": 3, (4, 5): 6}),
         (None, None),
     ],
-    ids=["class", "partial", "tuple inside", "path", "numpy number", "nested", "none"],
+    ids=["class", "partial", "tuple inside", "path", "numpy number", "nested", "keys", "none"],
 )
 def test_values_have_a_plain_form(value, plain):
     described = describe(value)
@@ -98,6 +101,35 @@ def test_what_the_parser_nests_is_described_and_rebuilt():
 
     assert description["init_args"]["inner"]["class_path"] == "torch.optim.Adam"
     assert (type(optimizer), type(inner), inner.defaults["eps"]) == (Lookahead, torch.optim.Adam, 0.5)
+
+
+class Block(nn.Module):
+    """Modules as arguments, annotated in every way."""
+
+    def __init__(self, act: nn.Module, norm: "nn.Module | None" = None, drop: nn.Dropout | None = None):
+        super().__init__()
+        self.act, self.norm, self.drop = act, norm, drop
+
+
+class WiderBlock(Block):
+    """Hands its arguments on, and takes what makes modules."""
+
+    def __init__(self, make: Callable[[], nn.Module], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.make = make
+
+
+def test_an_argument_annotated_as_a_module_is_made_and_any_other_stays_callable():
+    relu = {"class_path": "torch.nn.ReLU"}
+    drop = {"class_path": "torch.nn.Dropout", "init_args": {"p": 0.25}}
+    names = {"make": drop, "act": relu, "norm": relu, "drop": drop}
+    sys.modules.setdefault(__name__, sys.modules[Block.__module__])
+    block = rebuild({"class_path": f"{__name__}.WiderBlock", "init_args": names}, nn.Module)()
+
+    assert [type(made) for made in (block.act, block.norm, block.drop)] == [nn.ReLU, nn.ReLU, nn.Dropout]
+    assert block.drop.p == 0.25
+    assert isinstance(block.make, partial)
+    assert block.make().p == 0.25
 
 
 def test_a_description_is_rebuilt_as_it_was():
