@@ -14,6 +14,7 @@ from lightning_vision.base.raw_images import normalise
 from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.commands._files import output_folder, saved_preprocessing
 from lightning_vision.commands._report import print_table
+from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.export import programs
 from lightning_vision.images import list_images, read_image
 
@@ -45,13 +46,17 @@ def run(
         `files`, the path of each format, and `differences`, the largest between its logits and the checkpoint's.
 
     Raises:
-        ValueError: the checkpoint holds no preprocessing, a format cannot express the network, or its logits differ.
+        ValueError: the checkpoint holds no preprocessing, the configured data is not of this package, a format cannot
+            express the network, or its logits differ.
         FileExistsError: a file exists and `overwrite` is off.
         ModuleNotFoundError: ONNX is wanted and its packages are missing.
     """
     wanted = list(FILES) if format == "all" else [format] if isinstance(format, str) else list(dict.fromkeys(format))
     if "onnx" in wanted:
         programs.require_onnx()
+    if images is None and not isinstance(cli.datamodule, VisionDataModule | None):
+        kind = type(cli.datamodule).__name__
+        raise ValueError(f"{kind} is not of this package and its bytes are unknown; name files to compare on by --images")
     module, told = _restored(cli.model, ckpt_path), saved_preprocessing(ckpt_path)
     name, arguments = _timm_name(module) if "timm" in wanted else ("", {})
     folder = output_folder(cli, output, [FILES[kind] for kind in wanted], overwrite)
@@ -108,8 +113,7 @@ def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> t
     channels, size = told["channels"], tuple(told["image_size"])
     if images is None and cli.datamodule is not None:
         # The data's own way to the network, so that a wrong normalisation shows.
-        batch = next(iter(cli.datamodule.predict_dataloader()))
-        pixels, prepared = batch["image"], cli.datamodule.on_after_batch_transfer(batch, 0)["image"]
+        pixels, prepared = _from_data(cli.datamodule)
         source = f"{len(pixels[:COMPARED])} images of {type(cli.datamodule).__name__}"
         if pixels.shape[1:] != (channels, *size):
             raise ValueError(f"{source} are {tuple(pixels.shape[1:])}, the checkpoint's are {(channels, *size)}")
@@ -125,6 +129,18 @@ def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> t
         pixels = torch.stack([read_image(path, channels, size, told["resize"]) for path in found])
         source = f"{len(found)} images of {images}"
     return pixels, module(normalise(pixels, told["mean"], told["std"])), source
+
+
+def _from_data(datamodule: VisionDataModule) -> tuple[Tensor, Tensor]:
+    """The first batch, uint8 `(B, C, H, W)`, and as the network gets it."""
+    try:
+        datamodule.prepare_data()
+        datamodule.setup("predict")
+        batch: Any = next(iter(datamodule.predict_dataloader()))
+        prepared: Any = datamodule.on_after_batch_transfer(batch, 0)
+    finally:
+        datamodule.teardown("predict")
+    return batch["image"], prepared["image"]
 
 
 def _difference(kind: str, loaded: Callable[[Tensor], Tensor], pixels: Tensor, expected: Tensor) -> float:

@@ -4,26 +4,59 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import onnxruntime
 import pytest
 import timm
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from PIL import Image
 from safetensors import safe_open
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_vision import main
 from lightning_vision.base.raw_images import read_batch
 from lightning_vision.classification.classifier import ImageClassifier
 from lightning_vision.datamodules import Digits
+from lightning_vision.datamodules.common._loader import ShardedLoader
 from lightning_vision.images import read_image
 
 MEAN, STD = [0.48, 0.42, 0.36], [0.24, 0.21, 0.27]
 BRANCHING = {"class_path": f"{__name__}.Branching"}
+
+
+class Downloaded(Digits):
+    """Digits that must be fetched first; keeps what was called."""
+
+    calls: ClassVar[list[str]] = []
+
+    def prepare_data(self) -> None:
+        self.calls.append("prepare_data")
+
+    def setup(self, stage: str | None = None) -> None:
+        self.calls.append(f"setup {stage}")
+        super().setup(stage)
+
+    def teardown(self, stage: str) -> None:
+        self.calls.append(f"teardown {stage}")
+        super().teardown(stage)
+
+
+class Damaged(Downloaded):
+    """Its first batch cannot be read."""
+
+    def predict_dataloader(self) -> ShardedLoader:
+        raise ValueError("the first batch is damaged")
+
+
+class ForeignData(LightningDataModule):
+    """A datamodule that knows nothing of this project."""
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return DataLoader([(torch.zeros(1, 8, 8), 0)])
 
 
 class Branching(nn.Module):
@@ -175,6 +208,38 @@ def test_a_wrong_normalisation_is_noticed_on_configured_data_and_nothing_is_writ
     with pytest.raises(ValueError, match=r"^nothing was written: torch_export logits are off by .*, more than 1e-04$"):
         export("--data", "Digits", "--format", "torch_export", "--output", "out")
     assert left() == set()
+
+
+def test_configured_data_is_fetched_set_up_and_torn_down() -> None:
+    module = build("resnet8_cifar")
+    module.preprocessing = Digits().preprocessing
+    save(module)
+    Downloaded.calls.clear()
+    export("--data", f"{__name__}.Downloaded", "--format", "timm")
+    calls = list(dict.fromkeys(Downloaded.calls))
+
+    assert [calls[0], calls[1], calls[-1]] == ["prepare_data", "setup predict", "teardown predict"]
+
+
+def test_configured_data_is_torn_down_after_an_error() -> None:
+    save(build("resnet8_cifar"))
+    Downloaded.calls.clear()
+
+    with pytest.raises(ValueError, match=r"^the first batch is damaged$"):
+        export("--data", f"{__name__}.Damaged", "--format", "timm", "--output", "out")
+    assert Downloaded.calls[-1] == "teardown predict"
+    assert left() == set()
+
+
+def test_data_of_somebody_else_is_refused_unless_files_are_named() -> None:
+    save(build("resnet8_cifar"))
+    photos(2)
+    with pytest.raises(ValueError, match=r"^ForeignData is not of this package and .* compare on by --images$"):
+        export("--data", f"{__name__}.ForeignData", "--format", "timm", "--output", "out")
+    left_after_refusal = left()
+
+    assert left_after_refusal == set()
+    assert export("--data", f"{__name__}.ForeignData", "--format", "timm", "--images", "photos")["differences"]
 
 
 def test_without_images_or_data_the_comparison_on_noise_is_said(capsys: pytest.CaptureFixture[str]) -> None:
