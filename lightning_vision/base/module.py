@@ -1,5 +1,6 @@
 """What every task is built on: logging, optimizer, checkpoints and preprocessing, apart from network and loss."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,8 @@ from .param_groups import check_rates_kept, layer_scales, parameter_groups, unde
 from .scalar_log import ScalarLog
 
 __all__ = ["VisionModule"]
+
+PREPROCESSING = ("class_names", "channels", "image_size", "resize", "mean", "std")
 
 
 class VisionModule(PlainCheckpoints):
@@ -33,7 +36,7 @@ class VisionModule(PlainCheckpoints):
     network: nn.Module
     num_classes: int
     in_channels: int
-    # What a raw image needs: `class_names`, `channels`, `image_size`, `resize`, `mean`, `std`; from the datamodule.
+    # What a raw image needs, the keys of `PREPROCESSING`; from the datamodule.
     preprocessing: dict[str, Any] | None = None
 
     def __init__(
@@ -66,8 +69,11 @@ class VisionModule(PlainCheckpoints):
             if found not in (None, own):
                 ours, theirs = type(self).__name__, type(datamodule).__name__
                 raise ValueError(f"{ours} has {size}={own} but {theirs} has {size}={found}; make them agree")
-        if (stage == "fit" or self.preprocessing is None) and hasattr(datamodule, "preprocessing"):
-            self.preprocessing = dict(datamodule.preprocessing)
+        found = getattr(datamodule, "preprocessing", None)
+        # A stranger's datamodule may call a transform by this name.
+        told = isinstance(found, Mapping) and found.keys() >= set(PREPROCESSING)
+        if told and (stage == "fit" or self.preprocessing is None):
+            self.preprocessing = dict(found)
 
     def configure_optimizers(self) -> Any:
         """One group for each distinct (lr, weight decay), and the schedule.

@@ -1,6 +1,5 @@
 """Scalars on their way from a step to the loggers, without a call of `self.log` in each step."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +10,6 @@ from torch import Tensor
 from .sums import Sums
 
 __all__ = ["ScalarLog"]
-
-# Lightning recommends to sum over the ranks what `ScalarLog` has already summed over them.
-warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\('(train|val|test)/")
 
 
 class ScalarLog:
@@ -63,8 +59,9 @@ class ScalarLog:
         """End an epoch: hand the means over all ranks to Lightning."""
         suffix = "_epoch" if stage == "train" else ""
         for name, mean in self._sums[stage].means(self._over_ranks).items():
-            shown = name in self._progress_bar
-            self._module.log(f"{stage}/{name}{suffix}", mean, prog_bar=shown, on_step=False, on_epoch=True)
+            how = {"prog_bar": name in self._progress_bar, "on_step": False, "on_epoch": True}
+            # Equal on all ranks, of which their maximum is exact; without `sync_dist` Lightning advises to set it.
+            self._module.log(f"{stage}/{name}{suffix}", mean, sync_dist=True, reduce_fx="max", **how)
         self._sums[stage].reset()
 
     def state(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What reaches loggers and callbacks is what `self.log(on_step=True, on_epoch=True)` would have sent."""
 
 import csv
+import runpy
+import warnings
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,37 @@ def test_epoch_means_equal_those_of_lightning_on_two_ranks(two_ranks):
     assert first == second
     assert all(ours == pytest.approx(stock, rel=1e-6) for ours, stock in first.values())
     assert first["train/loss_epoch"] != fit()["train/loss_epoch"]
+
+
+def advice(module):
+    """What Lightning says to `module` about logging without `sync_dist`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(strategy="ddp", devices=2, max_epochs=1).fit(module, Batches(), Batches())
+    return [str(warning.message) for warning in caught if "recommended to use `self.log" in str(warning.message)]
+
+
+class Advised(Twice):
+    """Logs a mean that nobody sums over the ranks, under a name like ours."""
+
+    def on_train_epoch_end(self):
+        super().on_train_epoch_end()
+        self.log("train/own", 1.0)
+
+
+def test_what_is_summed_already_brings_no_advice_and_users_get_theirs_as_ever(two_ranks):
+    ours, own = zip(*two_ranks(lambda: (advice(Twice()), advice(Advised()))), strict=True)
+
+    assert ours == ([], [])
+    assert len(own[0]) == 1  # rank 0 speaks for all
+
+
+def test_importing_the_log_silences_no_warning():
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        runpy.run_module("lightning_vision.base.scalar_log")
+
+        assert warnings.filters == []
 
 
 @pytest.mark.parametrize(
