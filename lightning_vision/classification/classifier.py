@@ -96,21 +96,16 @@ class ImageClassifier(VisionModule):
         self.per_class: list[dict[str, Any]] = []
         if is_description(backbone):
             backbone = rebuild(backbone, nn.Module)()
-        if isinstance(backbone, nn.Module):
-            if pretrained or drop_rate or drop_path_rate:
-                raise ValueError("pretrained, drop_rate and drop_path_rate need the name of a backbone, not a module")
-            self.network = backbone
-        else:
-            if pretrained and weights:
-                raise ValueError("pretrained=True and weights both say where to start; pass one of them")
-            self.network = backbones.create(
-                backbone,
-                num_classes=self.num_classes,
-                in_channels=self.in_channels,
-                pretrained=pretrained,
-                drop_rate=drop_rate,
-                drop_path_rate=drop_path_rate,
-            )
+        if pretrained and weights:
+            raise ValueError("pretrained=True and weights both say where to start; pass one of them")
+        self.network = backbones.create(
+            backbone,
+            num_classes=self.num_classes,
+            in_channels=self.in_channels,
+            pretrained=pretrained,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
         if weights is not None:
             load_weights(self.network, weights)
         if freeze_backbone:
@@ -118,10 +113,14 @@ class ImageClassifier(VisionModule):
         if is_description(loss):
             loss = rebuild(loss, nn.Module)()
         if isinstance(loss, nn.Module):
+            if label_smoothing or class_weights is not None:
+                raise ValueError(
+                    "label_smoothing and class_weights go with a loss given by name; set them in the module"
+                )
             self.criterion = loss
         else:
             self.criterion = make_loss(loss, self.num_classes, label_smoothing, class_weights)
-        self.multilabel = isinstance(self.criterion, BinaryCrossEntropy)
+        self.multilabel = isinstance(self.criterion, (BinaryCrossEntropy, nn.BCEWithLogitsLoss))
         self.val_metrics = EpochMetrics(self.num_classes, self.multilabel)
         self.test_metrics = EpochMetrics(self.num_classes, self.multilabel)
 
@@ -223,7 +222,9 @@ class ImageClassifier(VisionModule):
         metrics.update(self._probabilities(logits), known)
 
     def _finish(self, stage: str, metrics: EpochMetrics) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+        values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        # Equal on all ranks, of which their maximum is exact; without `sync_dist` Lightning advises to set it.
+        self.log_dict(values, sync_dist=True, reduce_fx="max")
         metrics.reset()
 
     def _probabilities(self, logits: Tensor) -> Tensor:

@@ -235,9 +235,10 @@ def test_a_module_in_place_of_a_name_gives_the_logits():
     assert torch.equal(module(image), network(image))
 
 
-def test_several_labels_an_image():
+@pytest.mark.parametrize("loss", ["bce", nn.BCEWithLogitsLoss()], ids=["by name", "torch's"])
+def test_several_labels_an_image(loss):
     target = (torch.rand(44, 10, generator=torch.Generator().manual_seed(0)) > 0.7).float()
-    module = small(loss="bce", optimizer=SGD)
+    module = small(loss=loss, optimizer=SGD)
     run = trainer()
     run.fit(module, loader(target=target), loader(target=target))
     (predicted,) = trainer(limit_predict_batches=1).predict(module, loader(target=target))
@@ -281,6 +282,16 @@ def test_the_datamodule_must_have_as_many_classes():
         trainer().fit(small(), datamodule=Sized())
 
 
+@pytest.mark.parametrize("found", [nn.Identity(), {"mean": [0.5]}, None], ids=["transform", "other mapping", "none"])
+def test_a_preprocessing_that_is_none_of_ours_is_ignored(found):
+    data = Sized()
+    data.preprocessing = found
+    module = small(num_classes=7)
+    trainer().fit(module, datamodule=data)
+
+    assert module.preprocessing is None
+
+
 def test_the_datamodule_must_have_as_many_channels():
     message = "ImageClassifier has in_channels=3 but Sized has in_channels=1; make them agree"
     with pytest.raises(ValueError, match=message):
@@ -292,10 +303,19 @@ def test_the_datamodule_must_have_as_many_channels():
     [
         ({"num_classes": None}, "ImageClassifier needs num_classes; from Python pass it, for example num_classes=10"),
         ({"backbone": "resnet8_cifr"}, "resnet8_cifar"),
-        ({"backbone": nn.Linear(1, 1), "drop_rate": 0.5}, "need the name of a backbone, not a module"),
+        ({"backbone": nn.Linear(1, 1), "drop_rate": 0.5}, "drop_rate can only be set for a backbone given by name"),
+        (
+            {"backbone": timm.create_model("resnet8_cifar", num_classes=7)},
+            "has num_classes=7, but 10 classes are needed",
+        ),
         ({"backbone": nn.Linear(1, 1), "freeze_backbone": True}, "freeze_backbone needs a timm backbone"),
         ({"pretrained": True, "weights": "w.pt"}, "pretrained=True and weights both say where to start"),
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
+        (
+            {"loss": nn.MultiMarginLoss(), "label_smoothing": 0.1},
+            "^label_smoothing and class_weights go with a loss given",
+        ),
+        ({"loss": nn.MultiMarginLoss(), "class_weights": [1.0] * 10}, "by name; set them in the module$"),
         ({"class_weights": [1.0]}, "class_weights has 1 numbers for 10 classes"),
     ],
 )
