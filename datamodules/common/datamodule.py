@@ -71,8 +71,8 @@ class VisionDataModule(LightningDataModule, ABC):
         self.multiprocessing_context = multiprocessing_context
         self._loaders: WeakSet[ShardedLoader] = WeakSet()
         self._scales: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
-        # Row, column and flip of every training sample, int64 `(3, N)`, in one epoch on one device.
-        self._drawn: tuple[int, torch.device, Tensor] | None = None
+        # Row, column and flip of every training sample, int64 `(3, N)`, and all that they depend on.
+        self._drawn: tuple[tuple[Any, ...], Tensor] | None = None
         self._loaded = False
 
     @abstractmethod
@@ -145,13 +145,17 @@ class VisionDataModule(LightningDataModule, ABC):
         return self._loader("predict", as_dict=True)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check the labels while they are on the CPU, where it costs no wait.
+        """Check the labels while they are on the CPU, where it costs no wait; in prediction -1 stands for unknown.
 
         Raises:
             ValueError: a label is outside 0 .. num_classes - 1.
         """
         if isinstance(batch, tuple | list):
             check_labels(batch[1], self.num_classes, batch[2])
+        elif "target" in batch:
+            target, index = batch["target"], batch["index"]
+            known = target != -1 if target.ndim == 1 else torch.ones(len(target), dtype=torch.bool)
+            check_labels(target[known], self.num_classes, index[known])
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -162,11 +166,12 @@ class VisionDataModule(LightningDataModule, ABC):
         if self.trainer is not None and self.trainer.training:
             # Asked of the loader that trains: others may exist, and `current_epoch` lags after some resumptions.
             epoch = getattr(self.trainer.train_dataloader, "epoch", self.trainer.current_epoch)
-            if self._drawn is None or self._drawn[:2] != (epoch, index.device):
+            key = epoch, index.device, self.seed, self.padding, self.flip
+            if self._drawn is None or self._drawn[0] != key:
                 # For all samples at once: the dozen small operations cost as much for one batch as for 50,000.
                 samples = 0 if self.train_set is None else len(self.train_set)
-                self._drawn = epoch, index.device, self.draw(torch.arange(samples, device=index.device), epoch)
-            image = self.augment(image, index, epoch, self._drawn[2][:, index])
+                self._drawn = key, self.draw(torch.arange(samples, device=index.device), epoch)
+            image = self.augment(image, index, epoch, self._drawn[1][:, index])
         return self.normalise(image), target
 
     def augment(self, image: Tensor, index: Tensor, epoch: int, draws: Tensor | None = None) -> Tensor:

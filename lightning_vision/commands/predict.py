@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -107,6 +107,7 @@ class PredictionWriter(Callback):
         self.folder, self.top_k = folder, top_k
         self._part: IO[str] | None = None
         self._last = -1
+        self._names: list[str] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Ranks that start later find a folder for a new run of their own.
@@ -123,20 +124,21 @@ class PredictionWriter(Callback):
         index = self._index(trainer, outputs)
         paths = getattr(datamodule, "predict_paths", None)
         files = [paths[i] for i in index] if paths else [None] * len(index)
-        records = prediction_records(outputs["probabilities"], index, pl_module.class_names, files, self.top_k)
+        numbers = [str(label) for label in range(outputs["probabilities"].shape[1])]
+        self._names = getattr(pl_module, "class_names", numbers)
+        records = prediction_records(outputs["probabilities"], index, self._names, files, self.top_k)
         targets = outputs["target"].tolist() if "target" in outputs else [None] * len(index)
-        names = getattr(datamodule, "class_names", pl_module.class_names)
+        names = getattr(datamodule, "class_names", self._names)
         assert self._part is not None
         for record, target in zip(records, targets, strict=True):
-            truth = {"target": target, "target_name": names[target] if isinstance(target, int) else None}
-            self._part.write(json.dumps(record | truth) + "\n")
+            self._part.write(json.dumps(record | _truth(target, names)) + "\n")
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         assert self._part is not None
         self._part.close()
         trainer.strategy.barrier("every part is written")
         if trainer.is_global_zero:
-            merge([self._part_of(rank) for rank in range(trainer.world_size)], self._scratch, pl_module.class_names)
+            merge([self._part_of(rank) for rank in range(trainer.world_size)], self._scratch, self._names)
             for name in (JSONL, CSV):
                 (self._scratch / name).replace(self.folder / name)
         trainer.strategy.barrier("the parts are merged")
@@ -166,6 +168,13 @@ class PredictionWriter(Callback):
             raise ValueError(f"{source} predicts samples twice or out of order; give it one loader, without shuffling")
         self._last = index[-1]
         return index
+
+
+def _truth(target: Any, names: Sequence[str]) -> dict[str, Any]:
+    """A label and its name; -1 is a label that nobody knows, and one that the data does not name has no name."""
+    known = None if target == -1 else target
+    named = isinstance(known, int) and 0 <= known < len(names)
+    return {"target": known, "target_name": names[known] if named else None}
 
 
 def _files(images: str, ckpt_path: str, reading: dict[str, Any]) -> ImageFolder:

@@ -260,6 +260,24 @@ def test_prediction_takes_images_without_labels_or_the_test_set() -> None:
     assert next(iter(tested.predict_dataloader()))["target"].tolist() == [1, 0]  # type: ignore[call-overload]
 
 
+def predicted(*labels: Any) -> list[Any]:
+    data = from_datasets(predict=[(torch.zeros(1, 2, 2), label) for label in labels], num_classes=2, batch_size=9)  # type: ignore[arg-type]  # a list is a dataset
+    batch = data.on_before_batch_transfer(next(iter(data.predict_dataloader())), 0)
+    assert isinstance(batch, dict)
+    return batch["target"].tolist()
+
+
+def test_labels_are_checked_in_prediction_too_where_minus_one_is_unknown() -> None:
+    assert predicted(1, -1, 0) == [1, -1, 0]
+    assert predicted([0, 1], [1, 1]) == [[0, 1], [1, 1]]
+    with pytest.raises(ValueError, match=r"^label 2 of sample 2 is outside 0\.\.1; there are 2 classes$"):
+        predicted(1, -1, 2)
+    with pytest.raises(ValueError, match=r"^label -2 of sample 0 is outside 0\.\.1; there are 2 classes$"):
+        predicted(-2)
+    with pytest.raises(ValueError, match=r"^label -1\.0 of sample 0 is outside 0\.\.1; there are 2 classes$"):
+        predicted([0, -1])
+
+
 def test_labels_that_a_transform_changes_are_not_believed() -> None:
     dataset = with_attribute("targets")
     dataset.target_transform = lambda label: 0  # type: ignore[attr-defined]  # as torchvision's have it

@@ -113,6 +113,16 @@ def test_training_images_are_the_draws_of_their_epoch_and_sample() -> None:
     assert not equal(expected[:3], seen[3:])
 
 
+@pytest.mark.parametrize(("name", "value"), [("padding", 1), ("flip", False), ("seed", 5)])
+def test_an_augmentation_changed_between_two_fits_takes_effect_at_once(name: str, value: Any) -> None:
+    changed, fresh = Numbered(batch_size=16), Numbered(batch_size=16)
+    fit(changed, max_epochs=1)
+    setattr(changed, name, value)
+    setattr(fresh, name, value)
+
+    assert equal(fit(fresh, max_epochs=1).seen["train"], fit(changed, max_epochs=1).seen["train"])
+
+
 def test_another_loader_made_in_mid_run_does_not_move_the_draws() -> None:
     class Curious(Watcher):
         def on_train_batch_start(self, *args: object) -> None:

@@ -33,6 +33,22 @@ class ForeignData(LightningDataModule):
         return DataLoader(list(zip(images, digits(10)[1], strict=True)), batch_size=4)
 
 
+class HalfLabelledData(LightningDataModule):
+    """Labels that nobody knows (-1), that have a name, and that have none."""
+
+    class_names = ("zero", "one")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return DataLoader([(torch.zeros(1, 8, 8), label) for label in (-1, 1, 12)], batch_size=3)
+
+
+class ForeignModule(LightningModule):
+    """A module that knows no names of classes; the second of three is always the most probable."""
+
+    def predict_step(self, batch: Any) -> dict[str, torch.Tensor]:
+        return {"probabilities": torch.tensor([[0.25, 0.5, 0.25]]).repeat(len(batch[1]), 1)}
+
+
 class ShuffledData(LightningDataModule):
     """A datamodule whose prediction loader shuffles."""
 
@@ -219,6 +235,22 @@ def test_data_without_an_index_is_counted(best: str) -> None:
     found = records(predict("--ckpt_path", best, "--data", f"{__name__}.ForeignData")["jsonl"])
 
     assert [record["index"] for record in found] == list(range(10))
+
+
+def test_an_unknown_label_is_null_and_one_without_name_keeps_its_number(best: str) -> None:
+    found = records(predict("--ckpt_path", best, "--data", f"{__name__}.HalfLabelledData")["jsonl"])
+
+    assert [(record["target"], record["target_name"]) for record in found] == [(None, None), (1, "one"), (12, None)]
+
+
+def test_a_module_without_names_of_classes_is_written_with_numbers() -> None:
+    data = ["--data", f"{__name__}.ForeignData", "--model", f"{__name__}.ForeignModule"]
+    output = predict(*data)
+
+    assert {(record["label"], record["class_name"]) for record in records(output["jsonl"])} == {(1, "1")}
+    assert [name for name in rows(output["csv"])[0] if name.startswith("probability_")] == [
+        f"probability_{label}" for label in range(3)
+    ]
 
 
 def test_data_that_comes_out_of_order_is_refused(best: str) -> None:
