@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lightning_vision.base.module import VisionModule
 from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
 from lightning_vision.commands._parsing import callback_names, import_named, own_defaults, spell_out
 from lightning_vision.commands._report import without_advice
@@ -43,6 +44,7 @@ class VisionCLI(LightningCLI):
 
     def __init__(self, options: Callable[..., Any], args: list[str], continues: bool = False) -> None:
         self.options, self.continues = options, continues
+        name = options.__module__.rpartition(".")[2]
         args, files = config_paths(spell_out(args, options))
         configs = [read_config(file) for file in files]
         import_named([*args, *configs])
@@ -54,7 +56,7 @@ class VisionCLI(LightningCLI):
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "lightning_vision " + name},
         )
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -95,6 +97,9 @@ class VisionCLI(LightningCLI):
             if found != value:
                 source = type(self.datamodule).__name__
                 raise ValueError(f"--model.{name} is {value} but {source} has {found}; drop one of the two")
+        if isinstance(self.model, VisionModule) and self.checkpoint is not None:
+            # Here, so that weights of another architecture are refused while nothing is written.
+            self.model.load_state_dict(self.checkpoint["state_dict"])
         self.trainer = self.instantiate_trainer()
         if self.run_dir is not None:
             open_run(self.run_dir)
@@ -103,8 +108,7 @@ class VisionCLI(LightningCLI):
         checkpoint = self.config.get("ckpt_path")
         if checkpoint == "last":
             self.config["ckpt_path"] = checkpoint = str(newest_checkpoint(self.config.trainer))
-        if checkpoint:
-            load_checkpoint(checkpoint)  # refuses what cannot be loaded before anything is built or written
+        self.checkpoint = load_checkpoint(checkpoint) if checkpoint else None
         self.run_dir = place_run(self.config.trainer, Path(checkpoint) if checkpoint and self.continues else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -115,8 +119,9 @@ class VisionCLI(LightningCLI):
 
 def run(command: ModuleType, args: list[str]) -> Result:
     """Build what `args` describe, hand it to `command.run` and gather what was measured and written."""
-    with without_advice():
-        cli = VisionCLI(command.run, args, getattr(command, "CONTINUES", False))
+    continues = getattr(command, "CONTINUES", False)
+    with without_advice(continues):
+        cli = VisionCLI(command.run, args, continues)
         options = {name: cli.config_init.get(name) for name in cli.option_names}
         output = command.run(cli, **options)
     savers = [saver for saver in cli.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]

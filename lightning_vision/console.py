@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 import traceback
+from importlib.metadata import version
 from pathlib import Path
 
 from lightning_vision.catalogue import nearest
@@ -34,6 +35,9 @@ def main(args: list[str] | None = None) -> Result:
     if name in ("", "-h", "--help"):
         print(_usage())
         return Result()
+    if name == "--version":
+        print(version("lightning_vision"))
+        return Result()
     known = help_lines()
     if name not in known:
         raise ValueError(f"no subcommand {name!r}{nearest(name, known) or '.'} See `lightning_vision --help`")
@@ -60,7 +64,14 @@ def console() -> int:
     except KeyboardInterrupt:
         print("lightning_vision: interrupted; what was written stays", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, `head` for instance, has seen enough; nothing is left for Python to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
+        if _other_process_left(error):
+            print("lightning_vision: another process of this run stopped and says why", file=sys.stderr)
+            return 2
         if os.environ.get(TRACEBACK) or not _told(error):
             traceback.print_exc()
             return 1
@@ -82,6 +93,16 @@ def _usage() -> str:
             f"{TRACEBACK}=1 in the environment shows the traceback of an error.",
         ]
     )
+
+
+def _other_process_left(error: BaseException) -> bool:
+    """Whether this is only the echo of another rank's end: the connection to it broke."""
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return False
+    import torch.distributed as dist
+
+    broken = "closed by peer" in str(error) or "reset by peer" in str(error)
+    return broken and dist.is_available() and dist.is_initialized()
 
 
 def _told(error: BaseException) -> bool:

@@ -84,7 +84,7 @@ def test_installed_elsewhere_it_trains_from_outside_the_checkout(built: Path, ki
 
     assert [Path(file).is_relative_to(place) for file in found] == [True, True]
     assert done.returncode == 0, done.stderr
-    assert "best.ckpt (val/acc " in done.stdout
+    assert "best.ckpt (val/loss " in done.stdout
 
 
 def test_dependencies_and_bounds_say_why() -> None:

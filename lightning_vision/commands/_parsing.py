@@ -34,8 +34,11 @@ def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
     """`args` with `=true` at the switches of a subcommand, `--overwrite`, which the parser wants to have a value."""
     parameters = inspect.signature(options).parameters.values()
     switches = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
-    alone = [following.startswith("-") for following in [*args[1:], "-"]]
-    return [f"{arg}=true" if arg in switches and last else arg for arg, last in zip(args, alone, strict=True)]
+    following = [*args[1:], "--"]
+    return [
+        f"{arg}=true" if arg in switches and after.startswith("-") else arg
+        for arg, after in zip(args, following, strict=False)
+    ]
 
 
 def import_named(value: Any) -> None:

@@ -41,8 +41,12 @@ def effective(optimizer: Optimizer) -> str:
 
 
 @contextmanager
-def without_advice() -> Iterator[None]:
-    """Keep out of the output what a user cannot act on: Lightning's product tips, absent accelerators, two warnings."""
+def without_advice(continues: bool) -> Iterator[None]:
+    """Keep out of the output what a user cannot act on.
+
+    Args:
+        continues: Whether a run goes on, so that what Lightning says of its callbacks matters.
+    """
     log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
     def worth_reading(record: logging.LogRecord) -> bool:
@@ -54,8 +58,10 @@ def without_advice() -> Iterator[None]:
         with warnings.catch_warnings():
             # Lightning's own call of a torch function that changes its name.
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-            # A checkpoint that is only measured lies in another run's folder, as it should.
-            warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
+            if not continues:
+                # A checkpoint that is only measured lies in another run's folder and needs none of its callbacks.
+                warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
+                warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used to")
             yield
     finally:
         log.removeFilter(worth_reading)

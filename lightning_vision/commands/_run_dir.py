@@ -40,15 +40,16 @@ def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
 
 
 def open_run(run: Path) -> None:
-    """Make the folder of a run; where there is one, a `metrics.csv` in it is kept beside the one to come.
+    """Make the folder of a run; what an earlier part of the run has written is kept beside what is to come.
 
     Raises:
         ValueError: the folder cannot be written to.
     """
     if first_rank():
         prepare_folder(run, "set --trainer.default_root_dir")
-        if (metrics := run / "metrics.csv").exists():
-            metrics.rename(run / f"metrics_{len(list(run.glob('metrics_*.csv')))}.csv")
+        for file in (path for path in (run / "metrics.csv", run / "config.yaml") if path.exists()):
+            earlier = len(list(run.glob(f"{file.stem}_*{file.suffix}")))
+            file.rename(run / f"{file.stem}_{earlier}{file.suffix}")
 
 
 def newest_checkpoint(trainer: Namespace) -> Path:

@@ -21,7 +21,17 @@ def explain(report: str, parser: ArgumentParser) -> str:
         parser: The parser, for the names that do exist.
     """
     where = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', report)))
-    given = re.findall(r"Given value: (.+)", report)
+    # The innermost report comes first; what stands behind its value repeats it for the levels above.
+    inner, _, rest = report.partition("Given value type:")
+    given = next(iter(re.findall(r"Given value: (.{1,60})", rest)), "something else")
+    if found := re.search(r"the following arguments are required: (.+)", report):
+        owner = next(iter(re.findall(r"class_path '([^']+)'", report)), "")
+        missing = " and ".join(found[1].split(", "))
+        return (
+            f"{where}: {owner} needs `{missing}`, as in --{where}.{missing} VALUE"
+            if owner
+            else f"--{missing} is missing"
+        )
     if found := re.search(r"unrecognized arguments: (--[^ =]+)", report):
         return _no_such(found[1].removeprefix("--"), parser.get_defaults().keys(), "option --")
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", report):
@@ -34,12 +44,12 @@ def explain(report: str, parser: ArgumentParser) -> str:
     if found := re.search(r"Expected a dot import path string: (\S+)", report):
         hint = nearest(found[1], [entry.name for entry in entries()])
         return f"{where}: no class called {found[1]}{hint or '; give its full import path'}"
-    if choices := re.findall(r"'([^']+)'", "".join(re.findall(r"Literal\[([^]]+)\]", report))):
-        value = given[-1] if given else "something else"
-        return f"{where}: expected {' or '.join(dict.fromkeys(choices))}, got {value}{nearest(value, choices)}"
-    if expected := re.findall(r"Expected a <class '(\w+)'>", report):
+    if choices := re.findall(r"'([^']+)'", "".join(re.findall(r"Literal\[([^]]+)\]", inner))):
+        wanted = " or ".join(dict.fromkeys(choices))
+        return f"{where}: expected {wanted}, got {given}{nearest(given, choices)}"
+    if expected := re.findall(r"Expected a <class '(\w+)'>", inner):
         wanted = " or ".join(dict.fromkeys(kind.replace("NoneType", "null") for kind in expected))
-        return f"{where}: expected {wanted}, got {given[-1] if given else 'something else'}"
+        return f"{where}: expected {wanted}, got {given}"
     return " ".join(report.split())
 
 

@@ -35,10 +35,9 @@ class _ShowOptimizers(Callback):
 
 @rank_zero_only
 def _report(trainer: Trainer, run_dir: object) -> None:
-    metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-    print_table(
-        "validation, last epoch", {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("val/")}
-    )
+    metrics = trainer.callback_metrics.items()
+    if rows := {name: f"{float(value):.4f}" for name, value in sorted(metrics) if name.startswith("val/")}:
+        print_table("validation, last epoch", rows)
     written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
     for saver in (saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)):
         for path in filter(None, (saver.best_model_path, saver.last_model_path)):

@@ -28,7 +28,10 @@ def main(argv: list[str]) -> list[str]:
     if options.timm:
         import timm
 
-        rows |= {name: "timm" for name in timm.list_models(options.timm) if name not in rows}
+        found = {name: "timm" for name in timm.list_models(options.timm) if name not in rows}
+        if not found:
+            raise ValueError(f"--timm {options.timm}: timm has no network of that name; try '*{options.timm}*'")
+        rows |= found
     width = max(map(len, rows), default=0)
     for name, line in rows.items():
         print(f"{name:{width}}  {line}")

@@ -227,6 +227,14 @@ MISTAKES = {
     ),
     "type": (["--trainer.max_epochs", "three"], "trainer.max_epochs: expected int or null, got three"),
     "class": (["--data", "Digitz"], "data: no class called Digitz; did you mean Digits?"),
+    "nested type": (
+        ["--data", "ImageFolder", "--data.image_size", "big"],
+        "data.image_size: expected int or tuple, got",
+    ),
+    "missing": (
+        ["--callbacks.b", "EarlyStopping"],
+        "callbacks.b: lightning.pytorch.callbacks.EarlyStopping needs `moni",
+    ),
     "callback knob": (
         ["--callbacks.a.limitt", "3"],
         f"callbacks.a: {TOYS}.StepCounter takes no `limitt`; did you mean",
