@@ -24,7 +24,8 @@ class ShardedLoader:
 
     Not a torch DataLoader, so that Lightning neither replaces the order nor shuffles; with workers there is one inside.
     The epoch and the place in it are read when the first batch is asked for, not when the iterator is made: Lightning
-    makes one to try and makes the one it uses before it tells the epoch.
+    makes one to try and makes the one it uses before it tells the epoch. Its place is the loader's, so that a second
+    iteration takes over from the first.
 
     Args:
         dataset: What to fetch from.
@@ -42,6 +43,7 @@ class ShardedLoader:
     Raises:
         ValueError: too few samples for a batch on every rank.
         BadImageError, SampleError: a sample cannot be used; raised in the main process from workers, too.
+        RuntimeError: an iteration goes on after another one began.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ShardedLoader:
         }
         self._bounds = batch_bounds(len(dataset), batch_size, rank, world_size, drop_last)
         self._place, self._yielded, self._resuming = (0, 0), 0, False
+        self._begun = 0
         self._jobs: list[Job] = []
         self._workers: DataLoader[Any] | None = None
         # Named so that Lightning's `CombinedLoader.reset` stops the workers, also after an exception.
@@ -90,6 +93,7 @@ class ShardedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._report()
+        self._begun = turn = self._begun + 1
         order = self.sampler
         place = order.given, order.passes
         self._yielded = self._yielded if self._resuming and place == self._place else 0
@@ -102,6 +106,8 @@ class ShardedLoader:
             if self._yielded == len(self):
                 self._report()  # now, because Lightning does not come back after the last batch
             yield self._batch(fetched)
+            if turn != self._begun:
+                raise RuntimeError("this loader serves one iteration at a time and another began; make a second loader")
         if place == (order.given, order.passes):
             order.passes += 1
 

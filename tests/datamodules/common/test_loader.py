@@ -228,6 +228,21 @@ def test_a_loader_pickled_in_mid_epoch_keeps_its_place(num_workers: int) -> None
     assert samples(make()) == seen + samples(other)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_second_iteration_takes_over_and_the_first_ends_in_a_sentence(num_workers: int) -> None:
+    loader = make(num_workers=num_workers)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    taken = samples([next(second)])
+    with pytest.raises(RuntimeError, match=r"^this loader serves one iteration at a time and another began; make a"):
+        next(first)
+    place = loader.state_dict()["yielded"]
+
+    assert place == 1
+    assert samples(make()) == taken + samples(second)
+
+
 def test_workers_stay_from_epoch_to_epoch() -> None:
     loader = make(num_workers=1)
     pids = [[worker.pid for worker in (samples(loader), loader._iterator)[1]._workers] for _ in range(2)]
