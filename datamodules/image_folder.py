@@ -53,8 +53,8 @@ class ImageFolder(VisionDataModule):
 
     Raises:
         FileNotFoundError: at set-up, a folder is missing.
-        ValueError: at set-up, a folder holds no images or a class is tested that is not trained; an argument is out of
-            its range.
+        ValueError: at set-up, a folder holds no images, would be left unread or tests a class that is not trained; an
+            argument is out of its range.
         BadImageError: at a damaged file, with `on_bad_image="error"`.
     """
 
@@ -125,9 +125,9 @@ class ImageFolder(VisionDataModule):
         root = Path(self.root)
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}; root must hold train/CLASS or CLASS folders of images")
-        by_folder = any(path.is_dir() for path in (root / "train").glob("*"))
-        folders = {split: root / name for split, names in NAMES.items() for name in names if (root / name).is_dir()}
-        classes = {split: class_files(path) for split, path in (folders if by_folder else {"train": root}).items()}
+        by_folder = any(path.is_dir() for path in (root / "train").glob("[!.]*"))
+        folders = split_folders(root) if by_folder else {}
+        classes = {split: class_files(path) for split, path in (folders or {"train": root}).items()}
         names = list(classes["train"])
         if empty := [name for name in names if not classes["train"][name]]:
             raise ValueError(f"the class folder {folders.get('train', root) / empty[0]} holds no images")
@@ -151,6 +151,28 @@ class ImageFolder(VisionDataModule):
                 for split, part in zip(shares, parts, strict=True)
             }
         return names, splits
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folder of each split below `root`.
+
+    Raises:
+        ValueError: a split has two, or another folder beside them holds images that nothing would read.
+    """
+    found: dict[str, Path] = {}
+    for split, names in NAMES.items():
+        present = [root / name for name in names if (root / name).is_dir()]
+        if len(present) > 1:
+            raise ValueError(f"{present[0]} and {present[1]} are both folders for {split}; merge them or move one away")
+        found |= {split: folder for folder in present}
+    known = {*found.values()}
+    beside = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in known)
+    if unread := [path.name for path in beside if list_images(path)]:
+        raise ValueError(
+            f"{root} has class folders in train, so images in {', '.join(unread)} beside it would not be read; "
+            "move them into train or away, or rename train if it is a class"
+        )
+    return found
 
 
 def class_files(folder: Path) -> dict[str, list[str]]:

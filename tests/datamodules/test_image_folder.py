@@ -204,6 +204,37 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_two_folders_for_one_split_are_named(tmp_path: Path) -> None:
+    for name in ("train", "val", "valid"):
+        write(tmp_path / name, cat=2)
+    refused(
+        ImageFolder(tmp_path),
+        ValueError,
+        f"{tmp_path / 'val'} and {tmp_path / 'valid'} are both folders for val; merge them or move one away",
+    )
+
+
+def test_folders_beside_the_splits_that_would_not_be_read_are_named(tmp_path: Path) -> None:
+    write(tmp_path, bus=2, tram=1, empty=0)
+    write(tmp_path / "train", north=2, south=2)
+    refused(
+        ImageFolder(tmp_path),
+        ValueError,
+        f"{tmp_path} has class folders in train, so images in bus, tram beside it would not be read; "
+        "move them into train or away, or rename train if it is a class",
+    )
+
+
+def test_hidden_and_empty_folders_beside_the_splits_and_inside_a_class_change_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "split" / "train", cat=2)
+    write(tmp_path / "split", empty=0, **{".thumbnails": 2})
+    write(tmp_path / "flat", train=2, car=2)
+    write(tmp_path / "flat" / "train", **{".thumbnails": 2})
+
+    assert ImageFolder(tmp_path / "split").class_names == ["cat"]
+    assert ImageFolder(tmp_path / "flat").class_names == ["car", "train"]
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_class_that_is_not_trained_is_named(split: str, tmp_path: Path) -> None:
     write(tmp_path / "train", cat=3, dog=3)
