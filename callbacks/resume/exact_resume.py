@@ -16,9 +16,9 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 
 from ..hooks._last_word import LastWord
+from ..hooks._metric_states import read_metrics, write_metrics
 from ..hooks._progress import Position, end_resume, mid_accumulation, position_of, rewrite, take_over
 from ..hooks._running_means import logged_metrics, read_means, write_means
-from ._metric_states import read_metrics, write_metrics
 from ._random_streams import read_streams, write_streams
 
 __all__ = ["ExactResume"]

@@ -1,4 +1,9 @@
-"""The states of a module's torchmetrics as plain data; Lightning saves only those that are declared persistent."""
+"""The states of a module's torchmetrics as plain data; Lightning saves only those that are declared persistent.
+
+Two attributes of torchmetrics are private and written here, for it has no public way to put a metric back: without the
+count of updates `compute` warns that there were none, with an old cached result it returns that one.
+`tests/callbacks/hooks/test_metric_states.py` fails when torchmetrics changes either.
+"""
 
 from collections.abc import Collection
 from typing import Any
