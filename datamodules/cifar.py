@@ -17,6 +17,8 @@ from .common.datamodule import VisionDataModule
 
 __all__ = ["CIFAR10", "CIFAR100"]
 
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 
 class _CIFAR(VisionDataModule):
     """What both share; a subclass says which files there are and what their labels are called."""
@@ -125,7 +127,7 @@ class CIFAR10(_CIFAR):
 
     @property
     def class_names(self) -> list[str]:
-        return ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+        return list(CLASSES)
 
     @property
     def statistics(self) -> tuple[list[float], list[float]]:

@@ -1,17 +1,16 @@
 """CINIC-10: CIFAR-10's classes with images of CIFAR-10 and of ImageNet."""
 
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from .cifar import CLASSES
 from .common._sets import FileImages, OnBadImage
 from .common.datamodule import VisionDataModule
 from .image_folder import class_files, labelled
 
 __all__ = ["CINIC10"]
 
-CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 ORIGINS = {"all": "", "cifar10": r"cifar10-", "imagenet": r"n\d+_"}
 
 
@@ -78,7 +77,7 @@ class CINIC10(VisionDataModule):
     def class_names(self) -> list[str]:
         return list(CLASSES)
 
-    @cached_property
+    @property
     def statistics(self) -> tuple[list[float], list[float]]:
         if not self.normalize:
             return [0.0] * 3, [1.0] * 3

@@ -22,10 +22,15 @@ def read_digits() -> tuple[Tensor, Tensor]:
     return images, torch.from_numpy(targets).long()
 
 
+def split_digits(targets: Tensor, seed: int) -> list[Tensor]:
+    """Positions of the digits that train, validate and test, int64, ascending: 1,258, 180 and 359 with any seed."""
+    return stratified_split(targets, (0.7, 0.1, 0.2), seed)
+
+
 class Digits(VisionDataModule):
     """1,797 handwritten digits of 8x8 pixels that scikit-learn ships, in a fixed stratified split.
 
-    70% train, 10% validate and 20% test (359 digits). Pixels 0..16 are scaled to 0..255.
+    1,258 train, 180 validate and 359 test. Pixels 0..16 are scaled to 0..255.
 
     Args:
         batch_size: Samples in a batch of one process.
@@ -80,6 +85,6 @@ class Digits(VisionDataModule):
 
     def load(self) -> None:
         images, targets = read_digits()
-        self.splits = stratified_split(targets, (0.7, 0.1, 0.2), self.split_seed)
+        self.splits = split_digits(targets, self.split_seed)
         self.train_set, self.val_set, self.test_set = (ArrayImages(images[part], targets[part]) for part in self.splits)
         self.predict_set = self.test_set

@@ -11,7 +11,7 @@ from .common._draws import Stream, draw_bits, draw_integers, draw_uniform
 from .common._sets import Fetched, ImageSet
 from .common._split import stratified_split
 from .common.datamodule import VisionDataModule
-from .digits import read_digits
+from .digits import read_digits, split_digits
 
 __all__ = ["PlacedDigits"]
 
@@ -86,7 +86,7 @@ class PlacedDigits(VisionDataModule):
 
     def load(self) -> None:
         digits, targets = read_digits()
-        parts = stratified_split(targets, (0.7, 0.1, 0.2), self.split_seed)
+        parts = split_digits(targets, self.split_seed)
         backgrounds = [None] * 3 if self.canvas == "plain" else _photo_blocks(self.split_seed)
         # The split is a key too, so that a digit's number alone does not repeat its place in another split.
         self.train_set, self.val_set, self.test_set = (

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from sklearn.datasets import load_digits
@@ -46,6 +47,13 @@ def test_no_digit_is_in_two_splits_by_number_or_by_pixels() -> None:
     assert set(range(1797)) == set.union(*numbers)
     assert sum(map(len, numbers)) == 1797
     assert 1797 == len(set.union(*hashes)) == sum(map(len, hashes))
+
+
+@pytest.mark.parametrize("split_seed", [0, 1, 7])
+def test_the_splits_have_the_sizes_that_are_promised(split_seed: int) -> None:
+    data = Digits(split_seed=split_seed)
+
+    assert [len(images_of(data, split)) for split in SPLITS] == [1258, 180, 359]
 
 
 def test_at_least_350_digits_test_and_each_class_has_its_share_to_within_one() -> None:
