@@ -122,7 +122,8 @@ class FileImages(ImageSet):
                 skipped.append(self.paths[position])
         if not images:
             raise BadImageError(
-                f"none of the {len(index)} images of a batch can be decoded, {skipped[0]} for one; remove them"
+                f"none of the {len(index)} images of a batch can be decoded, {skipped[0]} for one; "
+                "remove them or pass a larger batch_size"
             )
         index = torch.tensor(kept)
         target = None if self.targets is None else self.targets[index]
