@@ -1,6 +1,7 @@
-"""The one decoder of image files, shared by datamodules and by modules that predict on raw files."""
+"""The one decoder of image files and the one normalisation, shared by datamodules and by modules that predict."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,17 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-__all__ = ["EXTENSIONS", "BadImageError", "Resize", "convert_image", "list_images", "read_image"]
+__all__ = [
+    "EXTENSIONS",
+    "BadImageError",
+    "Resize",
+    "convert_image",
+    "list_images",
+    "normalise",
+    "read_image",
+    "rescale",
+    "scale_and_shift",
+]
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings, in lower case, of the files that count as images."""
@@ -85,6 +96,32 @@ def convert_image(
             image = image.resize(size, Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`(pixels / 255 - mean) / std` for uint8 `pixels` `(B, C, H, W)`, per channel, as float32."""
+    return rescale(pixels, *scale_and_shift(mean, std, pixels.device))
+
+
+def scale_and_shift(
+    mean: Sequence[float], std: Sequence[float], device: torch.device, unit: int = 255
+) -> tuple[Tensor, Tensor]:
+    """What `rescale` multiplies by and what it subtracts, `(C, 1, 1)` each on `device`.
+
+    Args:
+        mean: Mean of each channel, for pixel values from 0 to 1.
+        std: Standard deviation of each channel, for pixel values from 0 to 1.
+        device: Where the images are.
+        unit: The pixel value that means 1: 255 for bytes.
+    """
+    scale = torch.tensor([1 / (unit * value) for value in std], device=device)
+    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+
+
+def rescale(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`images * scale - shift` as float32 `(B, C, H, W)`; `scale` and `shift` are `(C, 1, 1)`."""
+    return images.to(torch.float32, copy=True).mul_(scale).sub_(shift)
 
 
 def list_images(folder: str | Path) -> list[str]:

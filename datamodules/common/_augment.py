@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_vision.images import rescale as normalise
+
 __all__ = ["crop_and_flip", "crop_by_gather", "crop_by_slices", "normalise"]
 
 
@@ -45,11 +47,6 @@ def crop_by_gather(images: Tensor, row: Tensor, column: Tensor, flip: Tensor, pa
     columns = column[:, None] + torch.arange(width, device=images.device)
     columns = torch.where(flip[:, None], width + 2 * padding - 1 - columns, columns)
     return padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-
-
-def normalise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`images * scale - shift` as float32 `(B, C, H, W)`; `scale` and `shift` are `(C, 1, 1)`."""
-    return images.to(torch.float32, copy=True).mul_(scale).sub_(shift)
 
 
 def _overlap(step: int, size: int) -> tuple[slice, slice]:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_vision.images import read_image
+from lightning_vision.images import normalise, read_image
 
-__all__ = ["normalise", "read_batch"]
+__all__ = ["read_batch"]
 
 
 def read_batch(paths: Sequence[str | Path], preprocessing: Mapping[str, Any], device: torch.device) -> Tensor:
@@ -28,10 +28,3 @@ def read_batch(paths: Sequence[str | Path], preprocessing: Mapping[str, Any], de
     size = (preprocessing["image_size"][0], preprocessing["image_size"][1])
     pixels = [read_image(path, preprocessing["channels"], size, preprocessing["resize"]) for path in paths]
     return normalise(torch.stack(pixels).to(device), preprocessing["mean"], preprocessing["std"])
-
-
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """`(pixels / 255 - mean) / std` for uint8 `pixels` `(B, C, H, W)`, per channel, as float32."""
-    scale = torch.tensor([1 / (255 * value) for value in std], device=pixels.device).view(-1, 1, 1)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(-1, 1, 1)
-    return pixels * scale - shift

@@ -10,13 +10,12 @@ import torch
 from timm.models import model_entrypoint
 from torch import Tensor
 
-from lightning_vision.base.raw_images import normalise
 from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.commands._files import output_folder, saved_preprocessing
 from lightning_vision.commands._report import print_table
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.export import programs
-from lightning_vision.images import list_images, read_image
+from lightning_vision.images import list_images, normalise, read_image
 
 Format = Literal["onnx", "torch_export", "timm"]
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "timm": "model.safetensors"}

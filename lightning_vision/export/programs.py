@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vision.base.raw_images import normalise
+from lightning_vision.images import normalise
 
 __all__ = [
     "RawPixels",
