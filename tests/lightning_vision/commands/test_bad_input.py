@@ -139,6 +139,22 @@ def test_a_truncated_image_in_mid_epoch_is_named_or_skipped(said: Said) -> None:
         assert said(*everything, "--data.num_workers", workers, "--data.on_bad_image", "skip") == (0, [])
 
 
+def test_on_two_processes_a_truncated_image_is_one_sentence_too() -> None:
+    root = photographs(Path("photos"))
+    whole = (root / "ant" / "3.png").read_bytes()
+    (root / "ant" / "3.png").write_bytes(whole[: len(whole) // 2])
+    command = [sys.executable, "-m", "lightning_vision", *FIT[:-2], *QUIET, "--config", "trainer/ddp_cpu", *FOLDER]
+    done = subprocess.run(
+        [*command, "--data.root", "photos", "--data.val_fraction", "0.3"], capture_output=True, text=True, timeout=120
+    )
+    told = [line for line in done.stderr.splitlines() if line.startswith("lightning_vision")]
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr, done.stderr
+    assert sum("photos/ant/3.png" in line for line in told) == 1
+    assert len(told) <= 2
+
+
 def checkpoint_of(said: Said, *more: str) -> Path:
     assert said(*FIT, *QUIET, "--trainer.default_root_dir", "made", *more) == (0, [])
     return sorted(Path("made").glob("version_*/checkpoints/last.ckpt"))[-1]
