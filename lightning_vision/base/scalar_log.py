@@ -59,7 +59,7 @@ class ScalarLog:
         """End an epoch: hand the means over all ranks to Lightning."""
         suffix = "_epoch" if stage == "train" else ""
         for name, mean in self._sums[stage].means(self._over_ranks).items():
-            how = {"prog_bar": name in self._progress_bar, "on_step": False, "on_epoch": True}
+            how: dict[str, Any] = {"prog_bar": name in self._progress_bar, "on_step": False, "on_epoch": True}
             # Equal on all ranks, of which their maximum is exact; without `sync_dist` Lightning advises to set it.
             self._module.log(f"{stage}/{name}{suffix}", mean, sync_dist=True, reduce_fx="max", **how)
         self._sums[stage].reset()
