@@ -71,9 +71,9 @@ class VisionModule(PlainCheckpoints):
                 raise ValueError(f"{ours} has {size}={own} but {theirs} has {size}={found}; make them agree")
         found = getattr(datamodule, "preprocessing", None)
         # A stranger's datamodule may call a transform by this name.
-        if isinstance(found, Mapping) and found.keys() >= set(PREPROCESSING):
-            if stage == "fit" or self.preprocessing is None:
-                self.preprocessing = dict(found)
+        wanted = stage == "fit" or self.preprocessing is None
+        if wanted and isinstance(found, Mapping) and found.keys() >= set(PREPROCESSING):
+            self.preprocessing = dict(found)
 
     def configure_optimizers(self) -> Any:
         """One group for each distinct (lr, weight decay), and the schedule.
