@@ -164,7 +164,8 @@ def split_folders(root: Path) -> dict[str, Path]:
         present = [root / name for name in names if (root / name).is_dir()]
         if len(present) > 1:
             raise ValueError(f"{present[0]} and {present[1]} are both folders for {split}; merge them or move one away")
-        found |= {split: folder for folder in present}
+        if present:
+            found[split] = present[0]
     known = {*found.values()}
     beside = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path not in known)
     if unread := [path.name for path in beside if list_images(path)]:
