@@ -25,13 +25,16 @@ def output_folder(cli: Any, output: str | None, names: Iterable[str], overwrite:
     return folder
 
 
-def saved_preprocessing(ckpt_path: str) -> dict[str, Any]:
-    """How the images were prepared that a checkpoint was trained on.
+def saved_preprocessing(cli: Any, ckpt_path: str) -> dict[str, Any]:
+    """How the images were prepared that a checkpoint was trained on; a model built from it knows without reading it.
 
     Raises:
         ValueError: the checkpoint does not say.
     """
-    found: dict[str, Any] | None = load_checkpoint(ckpt_path).get("preprocessing")
+    found: dict[str, Any] | None = None
+    if cli.config_init.get("model") is None:
+        found = getattr(cli.model, "preprocessing", None)
+    found = found or load_checkpoint(ckpt_path).get("preprocessing")
     if found is None:
         raise ValueError(f"{ckpt_path} does not say how its images were prepared; train with a datamodule that does")
     return found

@@ -55,8 +55,10 @@ def run(
         programs.require_onnx()
     if images is None and not isinstance(cli.datamodule, VisionDataModule | None):
         kind = type(cli.datamodule).__name__
-        raise ValueError(f"{kind} is not of this package and its bytes are unknown; name files to compare on by --images")
-    module, told = _restored(cli.model, ckpt_path), saved_preprocessing(ckpt_path)
+        raise ValueError(
+            f"{kind} is not of this package and cannot be compared on; name files to compare on by --images"
+        )
+    module, told = _restored(cli, ckpt_path), saved_preprocessing(cli, ckpt_path)
     name, arguments = _timm_name(module) if "timm" in wanted else ("", {})
     folder = output_folder(cli, output, [FILES[kind] for kind in wanted], overwrite)
     network = programs.RawPixels(module.network, told["mean"], told["std"]).eval()
@@ -93,10 +95,11 @@ def run(
     return {"files": files, "differences": differences}
 
 
-def _restored(module: Any, ckpt_path: str) -> Any:
+def _restored(cli: Any, ckpt_path: str) -> Any:
     """The module with the checkpoint's weights, whether a config or the checkpoint built it."""
-    module.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
-    return module.cpu().float().eval()
+    if cli.config_init.get("model") is not None:
+        cli.model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+    return cli.model.cpu().float().eval()
 
 
 def _timm_name(module: Any) -> tuple[str, dict[str, Any]]:

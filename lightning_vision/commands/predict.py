@@ -63,7 +63,7 @@ def run(
     elif ckpt_path is None:
         raise ValueError("--images needs --ckpt_path, the checkpoint that says how to prepare an image")
     require(cli, "model")
-    datamodule = cli.datamodule if images is None else _files(images, str(ckpt_path), reading)
+    datamodule = cli.datamodule if images is None else _files(cli, images, str(ckpt_path), reading)
     if sheet and not isinstance(datamodule, VisionDataModule):
         raise ValueError(f"--sheet {sheet}: {type(datamodule).__name__} is not of this package and cannot draw one")
     names = (JSONL, CSV, PNG) if sheet else (JSONL, CSV)
@@ -172,13 +172,12 @@ class PredictionWriter(Callback):
 
 def _truth(target: Any, names: Sequence[str]) -> dict[str, Any]:
     """A label and its name; -1 is a label that nobody knows, and one that the data does not name has no name."""
-    known = None if target == -1 else target
-    named = isinstance(known, int) and 0 <= known < len(names)
-    return {"target": known, "target_name": names[known] if named else None}
+    name = names[target] if isinstance(target, int) and 0 <= target < len(names) else None
+    return {"target": None if target == -1 else target, "target_name": name}
 
 
-def _files(images: str, ckpt_path: str, reading: dict[str, Any]) -> ImageFolder:
-    told = saved_preprocessing(ckpt_path)
+def _files(cli: Any, images: str, ckpt_path: str, reading: dict[str, Any]) -> ImageFolder:
+    told = saved_preprocessing(cli, ckpt_path)
     prepared = {name: told[name] for name in ("channels", "image_size", "resize", "mean", "std")}
     datamodule = ImageFolder(predict_root=images, **{"batch_size": 64, **prepared, **reading})
     datamodule.setup()

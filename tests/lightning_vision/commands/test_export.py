@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import onnxruntime
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from lightning_vision import main
 from lightning_vision.base.raw_images import read_batch
 from lightning_vision.classification.classifier import ImageClassifier
+from lightning_vision.commands._files import saved_preprocessing
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._loader import ShardedLoader
 from lightning_vision.images import read_image
@@ -304,6 +306,16 @@ def test_timm_cannot_take_a_network_that_was_given_as_a_module() -> None:
     with pytest.raises(ValueError, match=r"^timm cannot build Branching, it was given as a module and not by name"):
         export("--format", "all", "--output", "out")
     assert left() == set()
+
+
+def test_a_model_built_from_the_checkpoint_is_asked_and_one_built_otherwise_is_not() -> None:
+    module = build("resnet8_cifar")
+    rebuilt = SimpleNamespace(config_init={}, model=module)
+    configured = SimpleNamespace(config_init={"model": module}, model=module)
+
+    assert saved_preprocessing(rebuilt, "gone.ckpt") == module.preprocessing
+    with pytest.raises(FileNotFoundError, match=r"^no checkpoint at gone.ckpt"):
+        saved_preprocessing(configured, "gone.ckpt")
 
 
 def test_a_checkpoint_that_does_not_say_how_its_images_were_prepared_is_refused() -> None:
