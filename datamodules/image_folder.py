@@ -129,6 +129,10 @@ class ImageFolder(VisionDataModule):
         folders = split_folders(root) if by_folder else {}
         classes = {split: class_files(path) for split, path in (folders or {"train": root}).items()}
         names = list(classes["train"])
+        if not by_folder and len(names) > 1 and {*names} <= {name for given in NAMES.values() for name in given}:
+            raise ValueError(
+                f"{root} has folders called {' and '.join(names)} but no train folder with class folders in it"
+            )
         if empty := [name for name in names if not classes["train"][name]]:
             raise ValueError(f"the class folder {folders.get('train', root) / empty[0]} holds no images")
         for split in classes:

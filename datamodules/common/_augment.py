@@ -1,12 +1,10 @@
-"""Cropping and flipping whole batches, each sample in its own way, and normalisation."""
+"""Cropping and flipping whole batches, each sample in its own way."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_vision.images import rescale as normalise
-
-__all__ = ["crop_and_flip", "crop_by_gather", "crop_by_slices", "normalise"]
+__all__ = ["crop_and_flip", "crop_by_gather", "crop_by_slices"]
 
 
 def crop_and_flip(images: Tensor, row: Tensor, column: Tensor, flip: Tensor, padding: int) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lightning_vision.images import Resize
+from lightning_vision.images import Resize, rescale, scale_and_shift
 
-from ._augment import crop_and_flip, normalise
+from ._augment import crop_and_flip
 from ._draws import Stream, draw_integers
 from ._labels import check_labels
 from ._loader import Batch, ShardedLoader
@@ -198,13 +198,8 @@ class VisionDataModule(LightningDataModule, ABC):
         """Scale to 0..1 (uint8 only), subtract `mean`, divide by `std`: float32, or the precision of the trainer."""
         key = image.device, image.dtype == torch.uint8
         if key not in self._scales:
-            unit = 255 if key[1] else 1
-            scale = torch.tensor([1 / (unit * std) for std in self.std], device=image.device)
-            shift = torch.tensor(
-                [mean / std for mean, std in zip(self.mean, self.std, strict=True)], device=image.device
-            )
-            self._scales[key] = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
-        image = normalise(image, *self._scales[key])
+            self._scales[key] = scale_and_shift(self.mean, self.std, image.device, 255 if key[1] else 1)
+        image = rescale(image, *self._scales[key])
         return image if self.trainer is None else self.trainer.precision_plugin.convert_input(image)
 
     def plot(

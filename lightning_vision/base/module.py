@@ -79,10 +79,14 @@ class VisionModule(PlainCheckpoints):
         """One group for each distinct (lr, weight decay), and the schedule.
 
         Raises:
-            ValueError: nothing is left to train, or the schedule would undo the groups' learning rates.
+            ValueError: the optimizer refuses its settings, nothing is left to train, or the schedule would undo the
+                groups' learning rates.
         """
-        # Defaults of the optimizer, before there are groups; two dimensions because Muon takes nothing else.
-        defaults = self.optimizer([nn.Parameter(torch.zeros(1, 1))]).defaults
+        try:
+            # Defaults of the optimizer, before there are groups; two dimensions because Muon takes nothing else.
+            defaults = self.optimizer([nn.Parameter(torch.zeros(1, 1))]).defaults
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the optimizer refuses its settings: {error}") from error
         spared = undecayed(self.network) if self.no_decay_norm_bias else set()
         scales = layer_scales(self.network, self.layer_decay, self.head_lr_multiple)
         groups = parameter_groups(

@@ -3,6 +3,7 @@
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,7 +168,10 @@ def _read(path: str | Path | IO[bytes], what: str, weights_only: bool = True) ->
     try:
         # Only the zip format can be mapped; a mapped file costs nothing for the tensors that are not used.
         mmap = isinstance(source, str) and zipfile.is_zipfile(source)
-        content = torch.load(source, map_location="cpu", weights_only=weights_only, mmap=mmap)
+        with warnings.catch_warnings():
+            # torch warns of unusual pickles before it refuses them; the refusal says more.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(source, map_location="cpu", weights_only=weights_only, mmap=mmap)
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and (code := _code_in(source, str(error))):
             refusal = f"{_named(path)} was refused: reading it would run code from the file ({code})"

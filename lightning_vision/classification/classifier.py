@@ -141,7 +141,7 @@ class ImageClassifier(VisionModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         image, target = _image_and_target(batch)
         logits = self(image)
-        loss: Tensor = self.criterion(logits, target)
+        loss = self._loss(logits, target)
         known = self._known(target)
         acc = label_accuracy(logits, known) if self.multilabel else accuracy(logits.detach(), known)
         self.scalars.log("train", {"loss": loss, "acc": acc}, len(image))
@@ -218,7 +218,7 @@ class ImageClassifier(VisionModule):
         logits = self(image)
         known = self._known(target)
         right = {"acc": label_accuracy(logits, known)} if self.multilabel else accuracies(logits, known)
-        self.scalars.log(stage, {"loss": self.criterion(logits, target), **right}, len(image))
+        self.scalars.log(stage, {"loss": self._loss(logits, target), **right}, len(image))
         metrics.update(self._probabilities(logits), known)
 
     def _finish(self, stage: str, metrics: EpochMetrics) -> None:
@@ -229,6 +229,17 @@ class ImageClassifier(VisionModule):
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid() if self.multilabel else logits.float().softmax(1)
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            shape = tuple(logits.shape)
+            raise ValueError(f"the backbone gives logits of shape {shape}, not (B, {self.num_classes}) for num_classes")
+        try:
+            loss: Tensor = self.criterion(logits, target)
+        except IndexError as error:  # how torch tells of a label outside the range, on the CPU
+            found, last = f"{int(target.min())}..{int(target.max())}", self.num_classes - 1
+            raise ValueError(f"the labels of this batch lie in {found}, outside 0..{last} of num_classes") from error
+        return loss
 
     def _known(self, target: Tensor) -> Tensor:
         """What metrics compare with: classes `(B,)`, or with several labels an image 0 and 1 `(B, K)`, int64."""

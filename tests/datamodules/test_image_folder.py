@@ -331,3 +331,10 @@ def test_a_truncated_jpeg_can_be_skipped_with_a_count(num_workers: int, tmp_path
         sizes = fit(tmp_path, num_workers=num_workers, on_bad_image="skip")
 
     assert sorted(sizes) == [3, 4, 4]
+
+
+def test_split_folders_without_one_to_train_on_are_no_classes(tmp_path: Path) -> None:
+    for split in ("val", "test"):
+        write(tmp_path / split, ant=2, bee=2)
+
+    refused(ImageFolder(tmp_path), ValueError, "has folders called test and val but no train folder with class folders")

@@ -11,8 +11,8 @@ from lightning_vision.datamodules.common._augment import (
     crop_and_flip,
     crop_by_gather,
     crop_by_slices,
-    normalise,
 )
+from lightning_vision.images import rescale
 
 CROPS = pytest.mark.parametrize("crop", [crop_and_flip, crop_by_slices, crop_by_gather])
 
@@ -52,7 +52,7 @@ def test_the_input_is_left_alone() -> None:
     image = torch.full((2, 1, 4, 4), 7, dtype=torch.uint8)
     crop_and_flip(image, torch.zeros(2).long(), torch.zeros(2).long(), torch.ones(2).bool(), 2)
     floats = torch.ones(1, 1, 2, 2)
-    normalise(floats, torch.full((1, 1, 1), 2.0), torch.ones(1, 1, 1))
+    rescale(floats, torch.full((1, 1, 1), 2.0), torch.ones(1, 1, 1))
 
     assert (image == 7).all()
     assert (floats == 1).all()
@@ -61,7 +61,7 @@ def test_the_input_is_left_alone() -> None:
 def test_normalise_by_hand() -> None:
     image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
     scale, shift = torch.tensor([4.0, 2.0]) / 255, torch.tensor([1.0, -0.5])
-    result = normalise(image, scale.view(-1, 1, 1), shift.view(-1, 1, 1))
+    result = rescale(image, scale.view(-1, 1, 1), shift.view(-1, 1, 1))
 
     assert torch.float32 == result.dtype
     assert result.flatten().tolist() == [-1.0, 2.5]

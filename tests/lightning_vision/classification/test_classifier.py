@@ -330,3 +330,27 @@ def test_nothing_to_train_is_refused():
 
     with pytest.raises(ValueError, match="all parameters are frozen"):
         module.configure_optimizers()
+
+
+def test_a_label_outside_the_range_is_told_with_the_range_also_under_a_foreign_loader():
+    module = ImageClassifier("resnet8_cifar", num_classes=3, in_channels=1)
+    trainer().fit(module, loader(4, target=torch.tensor([0, 1, 2, 2])))
+
+    with pytest.raises(ValueError, match=r"^the labels of this batch lie in 0..3, outside 0..2 of num_classes$"):
+        trainer().fit(module, loader(4, target=torch.tensor([0, 1, 2, 3])))
+
+
+def test_a_backbone_with_other_logits_than_classes_is_told():
+    module = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 7)), num_classes=3, in_channels=1)
+
+    with pytest.raises(
+        ValueError, match=r"^the backbone gives logits of shape \(4, 7\), not \(B, 3\) for num_classes$"
+    ):
+        trainer().fit(module, loader(4, target=torch.tensor([0, 1, 2, 2])))
+
+
+def test_settings_that_the_optimizer_refuses_are_told():
+    module = ImageClassifier("resnet8_cifar", num_classes=3, in_channels=1, optimizer=partial(torch.optim.SGD, lr=-1.0))
+
+    with pytest.raises(ValueError, match=r"^the optimizer refuses its settings: Invalid learning rate: -1.0$"):
+        module.configure_optimizers()
