@@ -337,4 +337,5 @@ def test_split_folders_without_one_to_train_on_are_no_classes(tmp_path: Path) ->
     for split in ("val", "test"):
         write(tmp_path / split, ant=2, bee=2)
 
-    refused(ImageFolder(tmp_path), ValueError, "has folders called test and val but no train folder with class folders")
+    message = f"{tmp_path} has folders called test and val but no train folder with class folders in it"
+    refused(ImageFolder(tmp_path), ValueError, message)
