@@ -9,7 +9,7 @@ from pathlib import Path
 
 __all__ = ["circumstances", "rewrite"]
 
-PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "timm", "kornia")
+PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "timm")
 
 
 def rewrite(page: str, name: str, figures: str) -> str:
