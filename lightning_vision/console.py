@@ -58,16 +58,19 @@ def main(args: list[str] | None = None) -> Result:
 
 
 def console() -> int:
-    """Entry point of the console script: 0 when done, 1 for a bug, 2 for a mistake in the input, 130 after Ctrl-C."""
+    """Entry point of the console script: its exit code.
+
+    0 when done, 1 for a bug, 2 for a mistake in the input, 130 after Ctrl-C, 141 when nobody reads the output any more.
+    """
     try:
         main()
     except KeyboardInterrupt:
         print("lightning_vision: interrupted; what was written stays", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader, `head` for instance, has seen enough; nothing is left for Python to flush.
+        # The reader, `head` for instance, has gone; nothing is left for Python to flush. Not 0: a run may be cut short.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141
     except Exception as error:
         if _other_process_left(error):
             print("lightning_vision: another process of this run stopped and says why", file=sys.stderr)

@@ -57,4 +57,4 @@ def known_targets(dataset: Dataset) -> Tensor | None:
     except (TypeError, ValueError, RuntimeError):
         return None
     whole = not targets.is_floating_point() and not targets.is_complex() and targets.dtype != torch.bool
-    return targets.long() if whole and targets.shape == (len(dataset),) else None  # type: ignore[arg-type]
+    return targets.long() if whole and targets.shape == (len(dataset),) else None  # type: ignore[arg-type]  # sized, or it has no labels

@@ -1,5 +1,6 @@
 """The front door: help, lists and completion, exit codes, and what a person sees when something is wrong."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,13 @@ def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "lightning_vision", "fitt"], capture_output=True, text=True)
 
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+
+
+def test_a_reader_that_has_gone_is_no_success_and_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-u", "-m", "lightning_vision", "list", "backbones"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+
+    assert (done.returncode, done.stderr) == (141, "")
