@@ -10,21 +10,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 
-from ..hooks._last_word import LastWord
+from ..hooks._around import Around, last_word
 from ..hooks._metric_states import read_metrics, write_metrics
 from ..hooks._progress import Position, end_resume, mid_accumulation, position_of, rewrite, take_over
 from ..hooks._running_means import logged_metrics, read_means, write_means
+from ..hooks.method import Method, Place, callbacks_of
 from ._random_streams import read_streams, write_streams
 
 __all__ = ["ExactResume"]
 
 
-class ExactResume(Callback):
+class ExactResume(Method):
     """Makes a resumed run equal the uninterrupted one, bit for bit.
 
     It acts only when a checkpoint is written or loaded; a run that does neither is untouched. The checkpoint keeps its
@@ -37,6 +37,9 @@ class ExactResume(Callback):
     To resume inside an epoch the train loader must have `state_dict` and `load_state_dict`, as those of
     `lightning_vision.datamodules` do; an ordinary DataLoader starts its epoch again, which is warned about.
 
+    Args:
+        name: Part of the state key.
+
     Raises:
         ValueError: the checkpoint was written by another number of processes; the strategy shards parameters; the
             Trainer has two of these callbacks.
@@ -47,21 +50,19 @@ class ExactResume(Callback):
         >>> trainer = Trainer(callbacks=[ExactResume()], accelerator="cpu", logger=False)
     """
 
-    def __init__(self) -> None:
+    place = Place.RUN
+    neutral = "it has no settings and touches no run that is not resumed"
+
+    def __init__(self, name: str | None = None) -> None:
+        super().__init__(name)
         self._pending: dict[str, Any] | None = None
         self._position: Position | None = None
-        self._last_word: LastWord | None = None
+        self._last_word: Around | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
         if _count(trainer, ExactResume) > 1:
             raise ValueError("ExactResume: the Trainer has two of them, and the second has nothing to do; remove one.")
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise ValueError(
-                f"ExactResume: {type(trainer.strategy).__name__} shards the training state, which was not proved to "
-                "resume exactly; train on one device or with strategy='ddp', or leave ExactResume out."
-            )
+        super().setup(trainer, pl_module, stage)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         position = position_of(trainer)
@@ -74,6 +75,7 @@ class ExactResume(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if trainer.state.fn != "fit":
             return
         saved = checkpoint["callbacks"].get(self.state_key)
@@ -103,7 +105,7 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pending is not None:
-            self._last_word = LastWord(pl_module, "on_train_start", lambda: self._restore(trainer, pl_module))
+            self._last_word = last_word(pl_module, "on_train_start", lambda: self._restore(trainer, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._position is not None:
@@ -112,12 +114,14 @@ class ExactResume(Callback):
             self._position = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._undo()
+        super().on_exception(trainer, pl_module, exception)
+        self._forget()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._undo()
+        super().teardown(trainer, pl_module, stage)
+        self._forget()
 
-    def _undo(self) -> None:
+    def _forget(self) -> None:
         self._pending = self._position = None
         if self._last_word is not None:
             self._last_word.undo()
@@ -187,9 +191,8 @@ def _of_all_ranks(own: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]
     return everyone
 
 
-def _count(trainer: Trainer, kind: type[Callback]) -> int:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
-    return sum(isinstance(callback, kind) for callback in callbacks)
+def _count(trainer: Trainer, kind: type) -> int:
+    return sum(isinstance(callback, kind) for callback in callbacks_of(trainer))
 
 
 def _train_loaders(trainer: Trainer) -> list[Any]:

@@ -12,17 +12,19 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from ..hooks._last_word import LastWord
+from ..hooks._around import Around, last_word
 from ..hooks._progress import log_step, mid_accumulation
+from ..hooks.method import Method, Place, callbacks_of
 
 __all__ = ["GracefulInterrupt"]
 
 
-class GracefulInterrupt(Callback):
+class GracefulInterrupt(Method):
     """Lets the first Ctrl-C finish the optimizer step, write a checkpoint and end the run; the second ends it at once.
 
     SIGTERM, which clusters send before they take a machine away, does the same. The checkpoint is
@@ -35,6 +37,7 @@ class GracefulInterrupt(Callback):
 
     Args:
         filename: name of the checkpoint, without `.ckpt`; `ckpt_path="last"` finds names that contain "last".
+        name: Part of the state key.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -42,19 +45,25 @@ class GracefulInterrupt(Callback):
         >>> trainer = Trainer(callbacks=[ExactResume(), GracefulInterrupt()], accelerator="cpu", logger=False)
     """
 
-    def __init__(self, filename: str = "last-interrupted") -> None:
+    place = Place.RUN
+    neutral = "a run that nobody interrupts is untouched under any setting"
+    # It only saves and stops, which every strategy can.
+    strategies = (Strategy,)
+
+    def __init__(self, filename: str = "last-interrupted", name: str | None = None) -> None:
+        super().__init__(name)
         self.filename = filename
         self._requested = self._busy = False
         self._trainer: Trainer | None = None
         self._earlier: dict[int, Any] = {}
         self._after_fit: Any = None
         self._flags: _SharedFlag | None = None
-        self._last_word: LastWord | None = None
+        self._last_word: Around | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning declares it nowhere
-        if stage == "fit" and sum(isinstance(callback, GracefulInterrupt) for callback in callbacks) > 1:
+        if sum(isinstance(callback, GracefulInterrupt) for callback in callbacks_of(trainer)) > 1:
             raise ValueError("GracefulInterrupt: the Trainer has two of them for the same signals; remove one.")
+        super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -64,7 +73,7 @@ class GracefulInterrupt(Callback):
         self._trainer = trainer
         self._flags = _SharedFlag() if trainer.world_size > 1 else None
         # Last of all: what other callbacks do at the batch's end must be in the checkpoint.
-        self._last_word = LastWord(pl_module, "on_train_batch_end", lambda: self._at_boundary(trainer))
+        self._last_word = last_word(pl_module, "on_train_batch_end", lambda: self._at_boundary(trainer))
         # Lightning's own SIGTERM handler broadcasts from inside the handler, where the other ranks do not wait for it.
         for number in (signal.SIGINT,) if SLURMEnvironment.detect() else (signal.SIGINT, signal.SIGTERM):
             self._earlier[number] = signal.signal(number, self._handle)
@@ -73,7 +82,7 @@ class GracefulInterrupt(Callback):
         if self._flags is not None:
             self._flags.exchange(self._requested)
             self._requested = self._flags.finish()
-        self._undo()
+        self._forget()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._requested:
@@ -83,14 +92,16 @@ class GracefulInterrupt(Callback):
             raise KeyboardInterrupt("interrupted after the last step")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._undo()
+        super().on_exception(trainer, pl_module, exception)
+        self._forget()
         if self._after_fit is not None:
             # Lightning ignores Ctrl-C from here on, and after a fit it has forgotten what was there before.
             signal.signal(signal.SIGINT, self._after_fit)
             self._after_fit = None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._undo()
+        super().teardown(trainer, pl_module, stage)
+        self._forget()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._busy:
@@ -116,7 +127,7 @@ class GracefulInterrupt(Callback):
         self._requested = False
         raise KeyboardInterrupt(f"interrupted after step {trainer.global_step}")
 
-    def _undo(self) -> None:
+    def _forget(self) -> None:
         for number, handler in self._earlier.items():
             # Lightning ignores Ctrl-C while it shuts down, and puts back what was there before the fit.
             if signal.getsignal(number) == self._handle:

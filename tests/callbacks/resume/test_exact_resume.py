@@ -455,5 +455,5 @@ def test_a_sharding_strategy_is_refused(tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
     trainer.strategy.__class__ = type("Sharded", (FSDPStrategy,), {})
 
-    with pytest.raises(ValueError, match="ExactResume: Sharded shards the training state"):
+    with pytest.raises(ValueError, match="ExactResume: Sharded keeps parameters and gradients to itself"):
         ExactResume().setup(trainer, Plain(), "fit")

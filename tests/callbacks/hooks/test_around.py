@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_vision.callbacks.hooks._last_word import LastWord
+from lightning_vision.callbacks.hooks._around import last_word
 
 
 class Hooked(LightningModule):
@@ -25,7 +25,7 @@ class Hooked(LightningModule):
 
 
 def stacked(module, names="abc"):
-    return {name: LastWord(module, "on_train_start", lambda name=name: module.calls.append(name)) for name in names}
+    return {name: last_word(module, "on_train_start", lambda name=name: module.calls.append(name)) for name in names}
 
 
 @pytest.mark.parametrize("order", permutations("abc"), ids="".join)
@@ -61,7 +61,7 @@ def test_an_action_may_take_itself_off():
         module.calls.append("once")
         word.undo()
 
-    word = LastWord(module, "on_train_start", once)
+    word = last_word(module, "on_train_start", once)
     stacked(module, "a")
 
     assert module.called() == ["hook", "once", "a"]
