@@ -1,0 +1,5 @@
+"""Averages of the weights along training."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
