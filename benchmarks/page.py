@@ -4,12 +4,26 @@ import datetime
 import os
 import platform
 import re
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["circumstances", "rewrite"]
+__all__ = ["circumstances", "pages_with", "rewrite"]
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "torchvision", "timm")
+
+
+def pages_with(name: str, pages: Iterable[Path]) -> list[Path]:
+    """Those of `pages` that ask for the block `name`.
+
+    Raises:
+        ValueError: none does.
+    """
+    begin = f"<!-- figures:{name} -->"
+    asking = [page for page in pages if begin in page.read_text(encoding="utf-8")]
+    if not asking:
+        raise ValueError(f"no page has the marker {begin}; put the pair of markers where the figures belong")
+    return asking
 
 
 def rewrite(page: str, name: str, figures: str) -> str:
