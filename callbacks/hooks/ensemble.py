@@ -1,0 +1,155 @@
+"""The ensemble seam: weights of one run that are kept while it trains and evaluated together at test.
+
+A member holds weights and buffers by name, on the CPU; the members travel in the callback's state. The module is never
+written to: at test its own forward is run once a member, on the member's weights.
+"""
+
+import math
+from abc import abstractmethod
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torch.func import functional_call
+
+from ._around import Around
+from .method import Method, Place
+
+__all__ = ["Ensemble", "log_mean_probability"]
+
+
+def log_mean_probability(logits: Tensor) -> Tensor:
+    """Logarithm of the mean of the members' softmax probabilities: logits `(M, B, K)` to `(B, K)`, float32 or wider.
+
+    Its softmax is that mean, so cross entropy, arg max and calibration read it as the logits of the ensemble.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
+
+
+class Ensemble(Method):
+    """Keeps the module as it stands after chosen steps, and at test makes its forward that of all of them together.
+
+    A member is taken at the end of a training batch, before the batch's checkpoints are written. Under manual
+    optimisation several steps may fall into one batch; then the member is the module after that batch.
+
+    During `test` (not `validate` or `predict`) `pl_module(...)` returns the log of the mean of the members'
+    probabilities in place of logits. Files are as ever: members stand in the callback's state, not in the module's.
+
+    Args:
+        capacity: Members kept, the latest ones; 0 keeps none and changes nothing.
+        others: Go to the next base class, among them `name`.
+
+    Raises:
+        ValueError: in the first batch of a test, if forward does not return logits `(B, K)` or was not called.
+    """
+
+    place = Place.SCHEDULE
+
+    def __init__(self, *, capacity: int, **others: Any) -> None:
+        super().__init__(**others)
+        self.capacity = capacity
+        self.steps: list[int] = []
+        self.members: list[dict[str, Tensor]] = []
+        self._placed: list[dict[str, Tensor]] = []
+        self._before = 0
+        self._inside = self._called = False
+
+    @abstractmethod
+    def due(self, step: int) -> bool:
+        """Whether the module is to be kept as it stands when `step` optimizer steps are done."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self.capacity:
+            # A file without members, as every weights-only file, reaches no hook of a callback.
+            self.undo_later(Around(pl_module, "on_load_checkpoint", self._forget).undo)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # What was kept later than where this run stands is of another run.
+        self._keep([pair for pair in zip(self.steps, self.members, strict=True) if pair[0] <= trainer.global_step])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._before = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.capacity and any(self.due(step) for step in range(self._before + 1, trainer.global_step + 1)):
+            pairs = list(zip(self.steps, self.members, strict=True))
+            self._keep([*pairs, (trainer.global_step, _member(trainer, pl_module))])
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        if self.members:
+            self._placed = [{name: it.to(pl_module.device) for name, it in one.items()} for one in self.members]
+            self._called = False
+            self.undo_later(self._placed.clear)
+            self.undo_later(Around(pl_module, "forward", partial(self._forward, pl_module)).undo)
+        elif self.capacity:
+            rank_zero_warn(
+                f"{type(self).__name__}: no member was kept yet, so this tests the module alone; train to the end of a "
+                "cycle, or test from a checkpoint that holds members (not a weights-only file)."
+            )
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if self._placed and not self._called:
+            raise ValueError(
+                f"{type(self).__name__}: test_step of {type(pl_module).__name__} did not call the module's forward, so "
+                "the ensemble cannot stand in for it; take logits from `self(images)` there, or pass snapshots=0."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "members": self.members} if self.members else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._keep(list(zip(state_dict["steps"], state_dict["members"], strict=True)))
+
+    def _keep(self, pairs: list[tuple[int, dict[str, Tensor]]]) -> None:
+        latest = pairs[max(0, len(pairs) - self.capacity) :]
+        self.steps, self.members = [step for step, _ in latest], [member for _, member in latest]
+
+    def _forget(self, proceed: Any, checkpoint: dict[str, Any]) -> Any:
+        self._keep([])
+        return proceed(checkpoint)
+
+    @torch.compiler.disable
+    def _forward(self, pl_module: LightningModule, proceed: Any, *args: Any, **kwargs: Any) -> Any:
+        # functional_call runs the module, and so comes back here, with a member's weights in place.
+        if self._inside:
+            return proceed(*args, **kwargs)
+        self._inside = self._called = True
+        try:
+            logits = [functional_call(pl_module, one, args, kwargs) for one in self._placed]
+        finally:
+            self._inside = False
+        first = logits[0]
+        if not isinstance(first, Tensor) or first.ndim != 2 or not first.is_floating_point():
+            came = f"{tuple(first.shape)} {first.dtype}" if isinstance(first, Tensor) else type(first).__name__
+            raise ValueError(
+                f"{type(self).__name__}: the ensemble averages logits (B, K), and forward returned {came}; return "
+                "logits from forward, or pass snapshots=0."
+            )
+        return log_mean_probability(torch.stack(logits))
+
+
+def _member(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
+    """Copies of the weights and buffers on the CPU; buffers are rank 0's, as in a checkpoint."""
+    buffers = {name: it.detach().to("cpu", copy=True) for name, it in pl_module.named_buffers()}
+    weights = {name: it.detach().to("cpu", copy=True) for name, it in pl_module.named_parameters()}
+    return weights | (trainer.strategy.broadcast(buffers) if trainer.world_size > 1 else buffers)

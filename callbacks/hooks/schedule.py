@@ -1,0 +1,174 @@
+"""The schedule seam: learning rates that are a pure function of the optimizer steps done.
+
+The rate of each parameter group is `factor(trainer.global_step)` times the group's own base rate, so ratios between
+groups, as of layer-wise decay, stay what `configure_optimizers` made them. Nothing is counted here and nothing is saved:
+after a resume, inside an accumulation window or when fp16's scaler has skipped an update, the rate follows from where
+the Trainer stands.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .method import Method, Place, callbacks_of
+
+__all__ = ["Schedule"]
+
+
+class Schedule(Method):
+    """Sets the learning rates of every optimizer before each step; a method says `factor` and checks its `plan`.
+
+    A step is what `trainer.global_step` counts, as do `max_steps` and `every_n_train_steps`. A step that fp16's scaler
+    skipped counts too, so a schedule stays aligned with epochs and files. Under manual optimisation the steps of all
+    optimizers are counted together, and rates change between batches only.
+
+    The base rate of a group is what `configure_optimizers` returned; where a schedule of the module is replaced, which
+    may have changed it already, it is the rate from which that one began (`initial_lr`).
+
+    Args:
+        off: The rates, and a schedule of the module, are left alone.
+        replace: Take the place of the module's own schedule for this fit.
+        others: Go to the next base class, among them `name`.
+
+    Raises:
+        ValueError: at set-up, if the Trainer has two schedules, or the module has one and `replace` is false; before
+            the first batch, if `plan` refuses.
+    """
+
+    place = Place.SCHEDULE
+
+    def __init__(self, *, off: bool, replace: bool, **others: Any) -> None:
+        super().__init__(**others)
+        self.off = off
+        self.replace = replace
+        self._rates: list[_Rate] = []
+
+    @abstractmethod
+    def factor(self, step: int) -> float:
+        """What multiplies base rates when `step` optimizer steps are done."""
+
+    @abstractmethod
+    def plan(self, epoch: int | None, training: int | None) -> str | None:
+        """Refuse what does not fit before the first batch, or return a warning.
+
+        Args:
+            epoch: Optimizer steps of an epoch; None if they are not known or not always the same.
+            training: Optimizer steps of the whole training, from its first epoch on; None if it has no end.
+        """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        kinds = [type(it).__name__ for it in callbacks_of(trainer) if isinstance(it, Schedule) and not it.off]
+        if len(kinds) > 1:
+            raise ValueError(
+                f"{type(self).__name__}: {' and '.join(kinds)} would set the same learning rates; keep one of them."
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if self.off:
+            return
+        configs = trainer.lr_scheduler_configs
+        if configs and not self.replace:
+            kinds = " and ".join(type(config.scheduler).__name__ for config in configs)
+            raise ValueError(
+                f"{type(self).__name__}: {type(pl_module).__name__} has a schedule of its own ({kinds}), and two cannot "
+                "set one learning rate; pass replace=True to take its place, or leave it out of configure_optimizers."
+            )
+
+        def factor() -> float:
+            return self.factor(trainer.global_step)
+
+        # Each takes the position of the one it replaces: Lightning saves and restores schedules by position.
+        taken = [(_Rate(config.scheduler.optimizer, factor, config.scheduler), config.name) for config in configs]
+        held = {id(rate.optimizer) for rate, _ in taken}
+        taken += [(_Rate(it, factor, None), None) for it in trainer.optimizers if id(it) not in held]
+        own = configs[:]
+        configs[:] = [LRSchedulerConfig(rate, name=name, interval="step") for rate, name in taken]
+        self._rates = [rate for rate, _ in taken]
+        self.undo_later(lambda: _put_back(configs, own))
+        self.undo_later(self._rates.clear)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self._rates:
+            # Not in on_fit_start: asking for the loader's length there makes Lightning forget the loader's saved state.
+            warning = self.plan(*_lengths(trainer, pl_module))
+            if warning is not None:
+                rank_zero_warn(warning)
+        self._set(type(pl_module).__name__)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._set(type(pl_module).__name__)
+
+    def _set(self, module: str) -> None:
+        for rate in self._rates:
+            groups = len(rate.optimizer.param_groups)
+            if groups != len(rate.base_lrs):
+                raise ValueError(
+                    f"{type(self).__name__}: {type(rate.optimizer).__name__} of {module} had {len(rate.base_lrs)} "
+                    f"parameter groups when training was set up and has {groups} now, whose base rate is not known; "
+                    "return all groups from configure_optimizers."
+                )
+            rate.step()
+
+
+class _Rate(LRScheduler):
+    """What stands in the Trainer's list of schedules, where LearningRateMonitor and `lr_schedulers()` look.
+
+    Files hold the state of the schedule that it replaces, untouched, so that they also load without it.
+    """
+
+    # LRScheduler's own constructor would add a key to the optimizer's groups and wrap its `step`, both for good.
+    def __init__(self, optimizer: Optimizer, factor: Callable[[], float], replaced: Any) -> None:
+        key = "lr" if replaced is None else "initial_lr"
+        self.optimizer = optimizer
+        self.factor = factor
+        self.replaced = replaced
+        self.base_lrs = [float(group.get(key, group["lr"])) for group in optimizer.param_groups]
+        self._last_lr = list(self.base_lrs)
+
+    def get_lr(self) -> list[float | Tensor]:
+        factor = self.factor()
+        return [base * factor for base in self.base_lrs]
+
+    def step(self, *_: Any, **__: Any) -> None:
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.replaced is None else self.replaced.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.replaced is not None:
+            self.replaced.load_state_dict(state_dict)
+
+
+def _put_back(configs: list[LRSchedulerConfig], own: list[LRSchedulerConfig]) -> None:
+    configs[:] = own
+
+
+def _lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
+    """Optimizer steps of an epoch and of the training, each None if it cannot be told."""
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs
+    uneven = any(isinstance(it, GradientAccumulationScheduler) for it in callbacks_of(trainer))
+    epoch = None
+    if pl_module.automatic_optimization and not uneven and batches != float("inf"):
+        epoch = -(-int(batches) // trainer.accumulate_grad_batches)
+    ends = [trainer.max_steps] if trainer.max_steps != -1 else []
+    if epoch is not None and epochs is not None and epochs != -1:
+        ends.append(epoch * epochs)
+    return epoch, min(ends, default=None)
