@@ -97,14 +97,15 @@ class Loss(Method):
             # A validation_step may call it too.
             if not trainer.training:
                 return proceed(*args, **kwargs)
-            self._outputs = {path: [] for path in self.outputs_of}
+            outputs: dict[str, list[Any]] = {path: [] for path in self.outputs_of}
+            self._outputs = outputs
             try:
                 result = proceed(*args, **kwargs)
-                if result is None:
-                    return None
-                values = self._values(pl_module, args[0] if args else kwargs["batch"], self._outputs)
             finally:
                 self._outputs = None
+            if result is None:
+                return None
+            values = self._values(pl_module, args[0], outputs)
             for key, value in values.items():
                 pl_module.log(labels[key], value.detach())
             return self._add(result, values)
