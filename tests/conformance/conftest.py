@@ -1,0 +1,31 @@
+"""Every test here that takes a `subject` runs once for each public callback."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from support.conformance.subjects import Subject, subjects
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "subject" in metafunc.fixturenames:
+        metafunc.parametrize("subject", subjects(), ids=lambda subject: subject.name)
+
+
+@pytest.fixture(autouse=True)
+def named(request: pytest.FixtureRequest, record_property) -> None:
+    """Charge the test's seconds to its callback."""
+    subject = getattr(getattr(request.node, "callspec", None), "params", {}).get("subject")
+    if isinstance(subject, Subject):
+        record_property("callback", subject.name)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Lightning announces devices and limits at each of hundreds of fits."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)

@@ -1,0 +1,167 @@
+"""The guarantees that hold under each condition: neutral is nothing, counts are a plain run's, resume is exact.
+
+Each check trains on the process it is called in, so that the same functions run on one process and on each of two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_vision.callbacks import ExactResume
+from support.conformance.conditions import FACTORS, Condition
+from support.conformance.runs import Outcome, compare, fit, plain_run
+from support.conformance.subjects import Subject
+
+__all__ = [
+    "EVERYTHING",
+    "Verdict",
+    "counts_as_plain",
+    "improper",
+    "keys_differ",
+    "neutral_is_nothing",
+    "refused_without_reason",
+    "resumed_is_straight",
+    "under",
+    "with_resume",
+]
+
+EVERYTHING = ("module", "optimizers", "schedulers", "counts", "rows", "metrics", "streams")
+
+
+@dataclass
+class Verdict:
+    """What one condition brought.
+
+    Args:
+        found: broken guarantees.
+        refusal: the sentence with which the condition was refused, or nothing.
+        weights: of the working run, to be compared between ranks.
+    """
+
+    found: list[str]
+    refusal: str = ""
+    weights: dict[str, Any] = field(default_factory=dict)
+
+
+def under(subject: Subject, condition: Condition, row: int, folder: Path) -> Verdict:
+    """All checks of one condition; `row` is its number, so that several neutral settings take turns."""
+    folder = folder / str(row)
+    straight = fit(condition, [*with_resume(subject), _writer(condition, folder)], refusable=subject.name)
+    neutral = neutral_is_nothing(subject, condition, row)
+    if straight.refusal:
+        return Verdict(neutral + improper(subject, straight.refusal), straight.refusal)
+    found = neutral + counts_as_plain(subject, straight, condition) + keys_differ(subject, straight, condition)
+    found += resumed_is_straight(subject, condition, straight, folder)
+    return Verdict([f"{condition}: {line}" for line in found], weights=straight.module)
+
+
+def neutral_is_nothing(subject: Subject, condition: Condition, row: int) -> list[str]:
+    """Guarantee 2; a callback that only watches leaves no trace under its working setting either."""
+    makers = [lambda: subject.make_neutral(row)] if subject.neutral else []
+    makers += [subject.make] if subject.only_watches else []
+    plain = plain_run(condition)
+    found = []
+    for make in makers:
+        outcome = fit(condition, [make()], refusable=subject.name)
+        if not outcome.refusal:
+            lines = compare(outcome.without_own(plain), plain, EVERYTHING)
+            found += [f"switched off, {line}" for line in lines]
+    return found
+
+
+def counts_as_plain(subject: Subject, straight: Outcome, condition: Condition) -> list[str]:
+    """Guarantees 9 and 11: steps, logged rows, batches that batch norm saw and the global streams are a plain run's."""
+    plain = plain_run(condition)
+    found = compare(straight, plain, ["counts", "streams"])
+    ours = [(step, sorted(row)) for step, row in straight.without_own(plain).rows]
+    theirs = [(step, sorted(row)) for step, row in plain.rows]
+    if ours != theirs:
+        found.append(f"rows are logged at {ours} instead of {theirs}")
+    for name, value in plain.module.items():
+        if name.endswith("num_batches_tracked") and straight.module.get(name) != value:
+            found.append(f"{name} is {straight.module.get(name)} instead of {value}")
+    return found
+
+
+def keys_differ(subject: Subject, straight: Outcome, condition: Condition) -> list[str]:
+    """Guarantee 5, unless the class declares an exception."""
+    plain = plain_run(condition)
+    found = []
+    if subject.kind.adds_parameters or subject.kind.changes_architecture:
+        return found
+    if list(straight.module) != list(plain.module):
+        found.append(f"module has the keys {sorted(set(straight.module) ^ set(plain.module))} more or less")
+    if _optimizer_keys(straight) != _optimizer_keys(plain):
+        found.append(f"optimizers have the state {_optimizer_keys(straight)} instead of {_optimizer_keys(plain)}")
+    return found
+
+
+def _optimizer_keys(outcome: Outcome) -> list[Any]:
+    return [
+        ([len(group["params"]) for group in state["param_groups"]], {k: sorted(v) for k, v in state["state"].items()})
+        for state in outcome.optimizers
+    ]
+
+
+def resumed_is_straight(subject: Subject, condition: Condition, straight: Outcome, folder: Path) -> list[str]:
+    """Guarantee 4: a new process, with other random draws, that goes on from a file which the straight run wrote."""
+    if dist.is_initialized():
+        dist.barrier()
+    # Inside an epoch: the second, so that of the first only the file tells.
+    files = sorted(folder.glob("1-*.ckpt" if condition.resume == "inside an epoch" else "0-*.ckpt"), key=_step)
+    if not files or _step(files[0]) >= straight.counts["global step"]:
+        return [f"no checkpoint was written where it should: {sorted(it.name for it in folder.glob('*'))}"]
+    resumed = fit(condition, with_resume(subject), seeded=40, ckpt_path=files[0])
+    rest = straight.rows[len(straight.rows) - len(resumed.rows) :]
+    found = compare(resumed, straight, ["module", "optimizers", "schedulers", "metrics", "streams"])
+    found += compare(Outcome(rows=resumed.rows), Outcome(rows=rest), ["rows"])
+    if (ends := [(it.counts["global step"], it.counts["epoch"]) for it in (resumed, straight)])[0] != ends[1]:
+        found.append(f"the run ended at step and epoch {ends[0]} instead of {ends[1]}")
+    return [f"resumed {condition.resume} after step {_step(files[0])}, {line}" for line in found]
+
+
+def with_resume(subject: Subject, **changed: Any) -> list[Callback]:
+    """The callback beside what makes resuming exact."""
+    own = subject.make(**changed)
+    return [own] if isinstance(own, ExactResume) else [own, ExactResume()]
+
+
+def _writer(condition: Condition, folder: Path) -> ModelCheckpoint:
+    """Saves after every second batch that steps, which does not divide an epoch's five batches, or after each epoch."""
+    when: dict[str, Any] = {"every_n_train_steps": 2 * condition.steps_a_batch}
+    if condition.resume == "at its end":
+        when = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
+    return ModelCheckpoint(folder, "{epoch}-{step}", save_top_k=-1, auto_insert_metric_name=False, **when)
+
+
+def _step(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
+
+
+def improper(subject: Subject, refusal: str) -> list[str]:
+    """Guarantee 8: a refusal is a sentence about the callback, before the first step."""
+    words = refusal.split()
+    if refusal.startswith(f"{subject.name}: ") and refusal.endswith(".") and len(words) >= 8:
+        return []
+    return [f"no sentence that refuses before the first step: {refusal!r}"]
+
+
+def refused_without_reason(refused: Mapping[Condition, str]) -> list[str]:
+    """Refused conditions that no level explains: one level, not the ordinary one, refused wherever it stands."""
+    tried = list(refused)
+    explained = {
+        (factor, level)
+        for factor, levels in FACTORS.items()
+        for level in levels[1:]
+        if all(refused[it] for it in tried if getattr(it, factor) == level)
+    }
+    return [
+        f"{condition}: refused, though parts of it work: {refused[condition]}"
+        for condition in tried
+        if refused[condition] and not any(getattr(condition, factor) == level for factor, level in explained)
+    ]

@@ -1,0 +1,85 @@
+"""The callbacks under test, read from the catalogue, the shipped YAML and the classes; nothing is listed by hand."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from lightning_vision.callbacks.hooks.method import Method, Place
+from lightning_vision.catalogue import entries
+from lightning_vision.configs import read_config, shipped
+from support import ROOT
+
+__all__ = ["Subject", "missing_parts", "subjects"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A callback and its settings.
+
+    Args:
+        kind: the class.
+        working: arguments from its YAML.
+        neutral: settings each of which switches it off; empty if the class says why there is none.
+    """
+
+    kind: type[Method]
+    working: Mapping[str, Any] = field(default_factory=dict)
+    neutral: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def name(self) -> str:
+        return self.kind.__name__
+
+    @property
+    def only_watches(self) -> bool:
+        """Whether a run must equal one without it under every setting."""
+        return self.kind.place in (Place.OBSERVE, Place.RUN)
+
+    def make(self, **changed: Any) -> Method:
+        """A new callback with the working setting, some arguments changed."""
+        return self.kind(**{**self.working, **changed})
+
+    def make_neutral(self, which: int) -> Method:
+        """A new callback that is switched off by the neutral setting number `which`, counted round."""
+        return self.make(**self.neutral[which % len(self.neutral)])
+
+
+def missing_parts(kind: type) -> list[str]:
+    """What a public callback lacks to be run by the suite: its YAML is named for the module that defines it."""
+    name, file = kind.__name__, kind.__module__.rpartition(".")[2]
+    if not issubclass(kind, Method):
+        return [f"{name} is no Method"]
+    missing = []
+    if [entry.get("class_path") for entry in _entries(file)] != [name]:
+        missing.append(f"one entry of class {name} in cli_configs/callbacks/{file}.yaml")
+    headings = [card.read_text().partition("\n")[0].split() for card in (ROOT / "docs" / "methods").glob("*.md")]
+    if not any(name in heading for heading in headings):
+        missing.append(f"a card in docs/methods whose heading names {name}")
+    if not isinstance(getattr(kind, "place", None), Place):
+        missing.append(f"{name}.place")
+    neutral = getattr(kind, "neutral", None)
+    if not neutral:
+        missing.append(f"{name}.neutral")
+    elif isinstance(neutral, str) and len(neutral.split()) < 5:
+        missing.append(f"{name}.neutral as a sentence that says why there is none")
+    return missing
+
+
+def _entries(file: str) -> list[dict[str, Any]]:
+    path = shipped().get(f"callbacks/{file}")
+    return [] if path is None else list(read_config(path)["callbacks"].values())
+
+
+@cache
+def subjects() -> tuple[Subject, ...]:
+    """All public callbacks; one without YAML runs with its defaults, and `missing_parts` tells."""
+    found = []
+    for entry in entries():
+        if entry.kind == "callback":
+            kind = entry.load()
+            named = _entries(kind.__module__.rpartition(".")[2])
+            working = named[0].get("init_args") or {} if named else {}
+            neutral = getattr(kind, "neutral", ())
+            found.append(Subject(kind, working, () if isinstance(neutral, str) else tuple(neutral)))
+    return tuple(found)
