@@ -1,0 +1,193 @@
+"""Do the callbacks help where data is scarce? Test accuracy on digits after training on ten images a class.
+
+The protocol was written and committed before the first run, and nothing in it was tuned:
+
+- Data: `SHOTS` images a class, drawn by the seed from the training split of `Digits`; training sees nothing else, the
+  mean and standard deviation that normalise pixels included. No augmentation but the method's own. Scored on all 359
+  images of the test split after the last step; the validation split is not used and no checkpoint is chosen.
+- Network and loss: `resnet8_cifar` in `ImageClassifier`, cross entropy without label smoothing.
+- Training: `STEPS` optimizer steps on batches of `BATCH`, AdamW at `LR` and `WEIGHT_DECAY` (those of
+  `classification/digits`), a cosine from `LR` to 0 over all steps.
+- Arms: each callback in the setting of its file in `cli_configs/callbacks`, and SAM with MixUp. WarmRestarts takes the
+  place of the cosine. EMA is scored as it scores by itself, with its average. SAM's arms take as many optimizer steps
+  as the others and so two passes a step; "plain, twice the steps" (cosine over all of them) is the control that costs
+  the same.
+- Seeds 0 to 4. A seed fixes the images, the initial weights, the order and the callback's draws, so that arms are
+  compared pairwise.
+- Reported: every seed, the mean, the mean difference to plain with its standard error over the seeds, and whether it is
+  larger than two of these. All arms, whatever comes out.
+"""
+
+import logging
+import multiprocessing
+import time
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from math import sqrt
+from statistics import mean, stdev
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from lightning_vision.catalogue import find
+from lightning_vision.classification import ImageClassifier
+from lightning_vision.configs import read_config, shipped
+from lightning_vision.datamodules import Digits
+from lightning_vision.datamodules.common._sets import ArrayImages
+
+__all__ = ["blocks"]
+
+SEEDS = range(5)
+SHOTS, BATCH, STEPS = 10, 25, 1000
+LR, WEIGHT_DECAY = 0.01, 0.05
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Args:
+        name: As the tables have it.
+        callbacks: Names of the files in `cli_configs/callbacks`.
+        length: Optimizer steps over those of the other arms.
+    """
+
+    name: str
+    callbacks: tuple[str, ...] = ()
+    length: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of one run: the test accuracy, percent, and the processor time of its training, seconds."""
+
+    accuracy: float
+    seconds: float
+
+
+ARMS = [
+    Arm("plain"),
+    Arm("plain, twice the steps", length=2),
+    Arm("SAM", ("sam",)),
+    Arm("MixUp", ("mixup",)),
+    Arm("CutMix", ("cutmix",)),
+    Arm("WarmRestarts", ("warm_restarts",)),
+    Arm("EMA", ("ema",)),
+    Arm("SAM + MixUp", ("sam", "mixup")),
+]
+METHODS = sorted({name for arm in ARMS for name in arm.callbacks})
+
+
+class FewDigits(Digits):
+    """`Digits` with `SHOTS` training images a class, drawn by `seed`."""
+
+    def load(self) -> None:
+        super().load()
+        assert isinstance(self.train_set, ArrayImages)
+        images, targets = self.train_set.images, self.train_set.targets
+        generator = torch.Generator().manual_seed(self.seed)
+        shuffled = torch.randperm(len(targets), generator=generator)
+        kept = torch.cat([shuffled[targets[shuffled] == label][:SHOTS] for label in range(self.num_classes)])
+        self.train_set = ArrayImages(images[kept], targets[kept])
+
+
+def blocks(quick: bool) -> dict[str, str]:
+    """The tables by the name of their block: all arms, and for each callback the arms that concern it.
+
+    Args:
+        quick: One seed, four steps.
+    """
+    seeds, steps = ([0], 4) if quick else (SEEDS, STEPS)
+    tasks = [(arm, seed, steps * arm.length) for arm in ARMS for seed in seeds]
+    # Fresh interpreters: a fork of a process in which torch has computed can hang.
+    with multiprocessing.get_context("spawn").Pool(1 if quick else 2, _quiet) as pool:
+        outcomes = pool.starmap(train, tasks, chunksize=1)
+    runs: dict[Arm, list[Outcome]] = {arm: [] for arm in ARMS}
+    for (arm, _, _), outcome in zip(tasks, outcomes, strict=True):
+        runs[arm].append(outcome)
+    concerned = {name: [arm for arm in ARMS if not arm.callbacks or name in arm.callbacks] for name in METHODS}
+    return {"study_lowdata": _table(runs, ARMS, steps)} | {
+        f"lowdata_{name}": _table(runs, arms, steps) for name, arms in concerned.items()
+    }
+
+
+def train(arm: Arm, seed: int, steps: int) -> Outcome:
+    """Train by the protocol for `steps` optimizer steps and score."""
+    seed_everything(seed, verbose=False)
+    scheduled = "warm_restarts" not in arm.callbacks
+    module = ImageClassifier(
+        "resnet8_cifar",
+        num_classes=10,
+        in_channels=1,
+        optimizer=partial(torch.optim.AdamW, lr=LR, weight_decay=WEIGHT_DECAY),
+        lr_scheduler=partial(CosineAnnealingLR, T_max=steps) if scheduled else None,
+        lr_interval="step",
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        max_steps=steps,
+        callbacks=[callback for name in arm.callbacks for callback in _shipped(name, seed)],
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    datamodule = FewDigits(batch_size=BATCH, seed=seed)
+    start = time.process_time()
+    trainer.fit(module, datamodule=datamodule)
+    seconds = time.process_time() - start
+    (scores,) = trainer.test(module, datamodule=datamodule, verbose=False)
+    return Outcome(100 * scores["test/acc"], seconds)
+
+
+def _shipped(name: str, seed: int) -> list[Callback]:
+    """The callbacks of `cli_configs/callbacks/NAME.yaml`, their draws by `seed`."""
+    made = []
+    for given in read_config(shipped()[f"callbacks/{name}"])["callbacks"].values():
+        entry = find(given["class_path"])
+        assert entry is not None
+        kind, settings = entry.load(), given.get("init_args", {})
+        made.append(kind(**settings | ({"seed": seed} if "seed" in signature(kind).parameters else {})))
+    return made
+
+
+def _quiet() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def _table(runs: dict[Arm, list[Outcome]], arms: list[Arm], steps: int) -> str:
+    plain = [run.accuracy for run in runs[ARMS[0]]]
+    numbers = " | ".join(f"seed {seed}" for seed in range(len(plain)))
+    lines = [
+        f"| arm | steps | {numbers} | mean | to plain | over 2 SE? | CPU |",
+        f"|---|--:|{'--:|' * len(plain)}--:|--:|---|--:|",
+    ]
+    for arm in arms:
+        scores = [run.accuracy for run in runs[arm]]
+        gain, verdict = ("", "") if arm is ARMS[0] else _difference(scores, plain)
+        seconds = mean(run.seconds for run in runs[arm])
+        each = " | ".join(f"{score:.1f}" for score in scores)
+        cells = [arm.name, f"{steps * arm.length:,}", each, f"{mean(scores):.1f}", gain, verdict, f"{seconds:.1f} s"]
+        lines.append(f"| {' | '.join(cells)} |")
+    protocol = (
+        f"Accuracy, percent of 359 test digits; {SHOTS} training images a class, `resnet8_cifar`, AdamW (rate {LR}, "
+        f"decay {WEIGHT_DECAY}), cosine, batches of {BATCH}; each callback in the setting of its shipped file. SE is "
+        "the standard error of the paired difference over the seeds; CPU is the processor time of one training."
+    )
+    return "\n".join([*lines, "", protocol])
+
+
+def _difference(scores: list[float], plain: list[float]) -> tuple[str, str]:
+    """Mean paired difference to plain with its standard error, points, and whether it is larger than two of these."""
+    gains = [score - base for score, base in zip(scores, plain, strict=True)]
+    if len(gains) < 2:
+        return f"{mean(gains):+.1f}", ""
+    error = stdev(gains) / sqrt(len(gains))
+    return f"{mean(gains):+.1f} ± {error:.1f}", "yes" if abs(mean(gains)) > 2 * error else "no"
