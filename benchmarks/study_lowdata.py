@@ -32,11 +32,11 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from lightning_vision.catalogue import find
 from lightning_vision.classification import ImageClassifier
-from lightning_vision.configs import read_config, shipped
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
+
+from .shipped_callbacks import callback_and_settings
 
 __all__ = ["blocks"]
 
@@ -130,7 +130,7 @@ def train(arm: Arm, seed: int, steps: int) -> Outcome:
         accelerator="cpu",
         max_epochs=-1,
         max_steps=steps,
-        callbacks=[callback for name in arm.callbacks for callback in _shipped(name, seed)],
+        callbacks=[_callback(name, seed) for name in arm.callbacks],
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -145,15 +145,10 @@ def train(arm: Arm, seed: int, steps: int) -> Outcome:
     return Outcome(100 * scores["test/acc"], seconds)
 
 
-def _shipped(name: str, seed: int) -> list[Callback]:
-    """The callbacks of `cli_configs/callbacks/NAME.yaml`, their draws by `seed`."""
-    made = []
-    for given in read_config(shipped()[f"callbacks/{name}"])["callbacks"].values():
-        entry = find(given["class_path"])
-        assert entry is not None
-        kind, settings = entry.load(), given.get("init_args", {})
-        made.append(kind(**settings | ({"seed": seed} if "seed" in signature(kind).parameters else {})))
-    return made
+def _callback(name: str, seed: int) -> Callback:
+    """The callback in its shipped setting, its draws by `seed`."""
+    kind, settings = callback_and_settings(name)
+    return kind(**settings | ({"seed": seed} if "seed" in signature(kind).parameters else {}))
 
 
 def _quiet() -> None:
