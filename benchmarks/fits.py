@@ -1,0 +1,75 @@
+"""Plain training under a Trainer, as the benchmarks of callbacks time it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+
+from .side_by_side import Side
+
+__all__ = ["Batches", "Plain", "batches_of", "fitting"]
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+class Plain(LightningModule):
+    """A classifier as one writes it in ten lines; logs nothing.
+
+    Args:
+        network: Maps images to logits.
+        schedule: Makes a schedule that counts steps; None has none.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Callable[[Optimizer], LRScheduler] | None = None) -> None:
+        super().__init__()
+        self.network, self.schedule = network, schedule
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+        if self.schedule is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
+        }
+
+
+def batches_of(size: int, count: int) -> Batches:
+    """`count` batches of `size` random images, float32 `(size, 3, 32, 32)`, and classes 0..9."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, size, 3, 32, 32, generator=generator)
+    targets = torch.randint(10, (count, size), generator=generator)
+    return list(zip(images, targets, strict=True))
+
+
+def fitting(module: Callable[[], Plain], batches: Batches, epochs: int, *callbacks: Callable[[], Callback]) -> Side:
+    """A side that trains what `module()` makes on all `batches`, `epochs` times, with what `callbacks` make."""
+
+    def prepare() -> Callable[[], Plain]:
+        fresh = module()
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            callbacks=[make() for make in callbacks],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+
+        def run() -> Plain:
+            trainer.fit(fresh, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]  # a list will do
+            return fresh
+
+        return run
+
+    return prepare

@@ -1,0 +1,55 @@
+"""What each callback costs a step when it is present and switched off."""
+
+from collections.abc import Callable
+from functools import partial
+from tempfile import TemporaryDirectory
+
+from lightning.pytorch import Callback
+
+from lightning_vision.catalogue import entries
+from lightning_vision.cli import VisionCLI
+from lightning_vision.commands import fit
+
+from .digits_loop import CONFIG, NO_FILES, QUIET
+from .shipped_callbacks import callback_and_settings
+from .side_by_side import Row, Side, take_turns
+
+__all__ = ["rows"]
+
+
+def rows(quick: bool) -> list[Row]:
+    """Train one epoch of the shipped run on digits, without files, plain and with one callback after the other.
+
+    Args:
+        quick: One repetition.
+    """
+    callbacks = _switched_off()
+    with TemporaryDirectory() as folder:
+        sides = {"plain": _side(folder)} | {name: _side(folder, make) for name, make in callbacks.items()}
+        times = take_turns(sides, *(1, 0) if quick else (31, 1))
+    plain = times["plain"]["cpu"]
+    return [
+        Row.slowdown(f"an epoch with `{name}`, neutral", "without it", times[name]["cpu"], plain, "cpu", "<= 1.02")
+        for name in callbacks
+    ]
+
+
+def _switched_off() -> dict[str, Callable[[], Callback]]:
+    """By class name, all public callbacks that can be switched off, in their shipped setting but for the switch."""
+    made = {}
+    for entry in entries():
+        neutral = entry.load().neutral if entry.kind == "callback" else ""
+        if not isinstance(neutral, str):
+            kind, settings = callback_and_settings(entry.path.split(".")[-2])
+            made[entry.name] = partial(kind, **settings | neutral[0])
+    return made
+
+
+def _side(folder: str, *callbacks: Callable[[], Callback]) -> Side:
+    def prepare() -> Callable[[], None]:
+        given = [*CONFIG, *QUIET, *NO_FILES, "--trainer.max_epochs", "1", "--trainer.default_root_dir", folder]
+        cli = VisionCLI(fit.run, given)
+        cli.trainer.callbacks.extend(make() for make in callbacks)
+        return lambda: cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+
+    return prepare
