@@ -1,7 +1,7 @@
 """The schedule seam: learning rates that are a pure function of the optimizer steps done.
 
 The rate of each parameter group is `factor(trainer.global_step)` times the group's own base rate, so ratios between
-groups, as of layer-wise decay, stay what `configure_optimizers` made them. Nothing is counted here and nothing is saved:
+groups, as of layer-wise decay, stay what `configure_optimizers` made them. Nothing is counted here and nothing saved:
 after a resume, inside an accumulation window or when fp16's scaler has skipped an update, the rate follows from where
 the Trainer stands.
 """
@@ -80,8 +80,8 @@ class Schedule(Method):
         if configs and not self.replace:
             kinds = " and ".join(type(config.scheduler).__name__ for config in configs)
             raise ValueError(
-                f"{type(self).__name__}: {type(pl_module).__name__} has a schedule of its own ({kinds}), and two cannot "
-                "set one learning rate; pass replace=True to take its place, or leave it out of configure_optimizers."
+                f"{type(self).__name__}: {type(pl_module).__name__} has a schedule of its own ({kinds}), and two "
+                "cannot set one rate; pass replace=True to take its place, or leave it out of configure_optimizers."
             )
 
         def factor() -> float:

@@ -2,9 +2,9 @@
 
     eta_t = eta_min + (eta_max - eta_min) (1 + cos(pi T_cur / T_i)) / 2,    T_{i+1} = T_mult T_i
 
-Here eta_max is each parameter group's own base rate and everything is a fraction of it. A cycle is counted from 0; cycle
-`i` is `T_i = t_0 t_mult**i` steps long, and `T_cur`, the steps since it began, is 0 .. T_i - 1. The paper lets T_cur grow
-by fractions of an epoch; counted in optimizer steps both are whole numbers, so a restart cannot be missed by rounding.
+Here eta_max is each parameter group's own base rate and all rates are fractions of it. Cycles are counted from 0; cycle
+`i` is `T_i = t_0 t_mult**i` steps long, and `T_cur`, the steps since it began, is 0 .. T_i - 1. The paper lets T_cur
+grow by fractions of an epoch; counted in optimizer steps both are whole numbers, so rounding moves no restart.
 """
 
 import math
@@ -41,9 +41,9 @@ def cosine(t_cur: float, t_i: float, peak: float = 1.0, floor: float = 0.0) -> f
 class WarmRestarts(Schedule, Ensemble):
     """Lets the learning rate fall along a cosine and start anew, each cycle `t_mult` times as long as the last.
 
-    The rate of every parameter group is set before each optimizer step, as a function of `trainer.global_step` times the
-    group's own base rate, so layer-wise decay is kept. Weights, gradients, momentum and the module's schedule object stay
-    untouched. With `snapshots` the weights at the end of each cycle are kept, and tests evaluate their ensemble.
+    The rate of every parameter group is set before each optimizer step, as a function of `trainer.global_step` times
+    the group's own base rate, so layer-wise decay is kept. Weights, gradients and momentum stay untouched. With
+    `snapshots` the weights at the end of each cycle are kept, and tests evaluate their ensemble.
 
     Args:
         t_0: Length of the first cycle in units of `interval`, a whole number >= 1; the paper uses 1, 10, 50, 100 and
@@ -65,7 +65,7 @@ class WarmRestarts(Schedule, Ensemble):
             longer than the training; `interval="epoch"` where the steps of an epoch are not known.
 
     Example:
-        >>> from lightning_vision.callbacks.schedules.warm_restarts import WarmRestarts
+        >>> from lightning_vision.callbacks import WarmRestarts
         >>> schedule = WarmRestarts(t_0=10, t_mult=2, interval="step")
         >>> [schedule.factor(step) for step in (0, 5, 10, 20, 30)]
         [1.0, 0.5, 1.0, 0.5, 1.0]
@@ -145,6 +145,6 @@ class WarmRestarts(Schedule, Ensemble):
             return None
         before, after = (cycle_start(it, self.t_0, self.t_mult) for it in (cycle, cycle + 1))
         return (
-            f"WarmRestarts: training ends after {training} optimizer steps, in the middle of a cycle, while the solution "
-            f"to use is the one at a cycle's end; train for {before} or {after} {self.interval}s to end there."
+            f"WarmRestarts: training ends after {training} optimizer steps, in the middle of a cycle, while the "
+            f"solution to use is the one at a cycle's end; train for {before} or {after} {self.interval}s to end there."
         )
