@@ -2,7 +2,8 @@
 
 Into each checkpoint go, for every rank: the states of the global random streams (Python, numpy, torch, CUDA), the train
 loader's position, the sums behind the epoch's means, the states of the module's torchmetrics, the latest monitored
-values and, inside an accumulation window, the gradients. They are put back at the last moment before the next batch.
+values, the buffers where ranks have their own and, inside an accumulation window, the gradients. They are put back at
+the last moment before the next batch.
 """
 
 from dataclasses import asdict
@@ -142,6 +143,10 @@ class ExactResume(Method):
         for name, parameter in pl_module.named_parameters():
             if name in state["gradients"]:
                 parameter.grad = state["gradients"][name].to(parameter.device)
+        with torch.no_grad():
+            for name, buffer in pl_module.named_buffers():
+                if name in state["buffers"]:
+                    buffer.copy_(state["buffers"][name])
         take_over(trainer, position)
         write_streams(state["streams"], trainer.strategy.root_device)
         self._pending = None
@@ -179,6 +184,10 @@ def _own_state(trainer: Trainer, pl_module: LightningModule, position: Position)
             name: parameter.grad.detach().cpu()
             for name, parameter in pl_module.named_parameters()
             if gradients and parameter.grad is not None
+        },
+        # The file has rank 0's, and under manual optimisation DDP never makes them one.
+        "buffers": {
+            name: buffer.detach().cpu() for name, buffer in pl_module.named_buffers() if trainer.world_size > 1
         },
     }
 

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_vision.callbacks import ExactResume
 from support.data import ResumableLoader, labelled_images
-from support.modules import Plain
+from support.modules import Plain, TwoOptimizers
 from support.resuming import differences, newest, record
 
 DDP = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False, "max_epochs": 3}
@@ -21,12 +21,12 @@ def loaders():
     )
 
 
-def kill_and_resume(folder, saving, kill_at, options, callbacks):
+def kill_and_resume(folder, saving, kill_at, options, callbacks, module=Plain):
     """What differs on this rank, and its last random draw; the ranks' streams are different ones."""
 
     def run(name, seed, **how):
         torch.manual_seed(1)
-        model = Plain()
+        model = module()
         torch.manual_seed(seed + 10 * dist.get_rank())
         np.random.seed(seed + 10 * dist.get_rank())
         writer = ModelCheckpoint(folder / name, filename="{epoch}-{step}", save_top_k=-1, **saving)
@@ -62,6 +62,14 @@ def test_before_the_validation_that_ends_an_epoch(two_ranks, tmp_path):
 
 def test_at_the_end_of_an_epoch(two_ranks, tmp_path):
     expect_exact(two_ranks(kill_and_resume, tmp_path, {"every_n_epochs": 1}, 22, {}, lambda: [ExactResume()]))
+
+
+def test_under_manual_optimisation_where_each_rank_keeps_its_own_buffers(two_ranks, tmp_path):
+    outcome = two_ranks(
+        kill_and_resume, tmp_path, {"every_n_epochs": 1}, 44, {}, lambda: [ExactResume()], TwoOptimizers
+    )
+
+    assert [found for found, *_ in outcome] == [[], []]
 
 
 def test_inside_an_accumulation_window_whose_gradients_are_not_yet_summed(two_ranks, tmp_path):
