@@ -25,7 +25,7 @@ def test_one_process(subject, tmp_path, record_property):
     verdicts = {condition: under(subject, condition, row, tmp_path) for row, condition in ONE}
     report(subject, verdicts, record_property)
 
-    assert [line for verdict in verdicts.values() for line in verdict.found] == []
+    assert "\n".join(line for verdict in verdicts.values() for line in verdict.found) == ""
     assert refused_without_reason({condition: verdict.refusal for condition, verdict in verdicts.items()}) == []
 
 
@@ -38,7 +38,9 @@ def test_two_processes(subject, tmp_path, two_ranks, record_property):
     verdicts = {condition: verdict for (_, condition), verdict in zip(TWO, ranks[0], strict=True)}
     report(subject, verdicts, record_property)
 
-    assert [line for rank in ranks for verdict in rank for line in verdict.found] == []
+    found = [f"rank {rank}: {line}" for rank, it in enumerate(ranks) for verdict in it for line in verdict.found]
+
+    assert "\n".join(found) == ""
     assert refused_without_reason({condition: verdict.refusal for condition, verdict in verdicts.items()}) == []
     assert different_ranks(ranks) == []
 

@@ -75,8 +75,6 @@ class Condition:
         return options
 
 
-
-
 def _possible(row: Row) -> bool:
     """Lightning forbids clipping and accumulation under manual optimisation."""
     return row["module"] != "manual" or (row["accumulate"] == 1 and row["clip"] == "off")
@@ -84,6 +82,6 @@ def _possible(row: Row) -> bool:
 
 @cache
 def conditions() -> tuple[Condition, ...]:
-    """Pairwise for automatic optimisation alone, which must not lean on rows that a callback may refuse; then manual."""
+    """Pairwise for automatic optimisation alone, lest it lean on rows that a callback may refuse; then manual."""
     automatic = covering(FACTORS, lambda row: row["module"] != "manual")
     return tuple(Condition(**row) for row in covering(FACTORS, _possible, automatic))

@@ -97,9 +97,7 @@ def loaders(condition: Condition) -> dict[str, Any]:
     rank = dist.get_rank() if condition.processes == 2 else 0
     collate = _as_dicts if condition.module == "dict batches" else None
     train, val = (
-        ResumableLoader(
-            labelled_images(count * condition.processes), 6, rank, condition.processes, collate_fn=collate
-        )
+        ResumableLoader(labelled_images(count * condition.processes), 6, rank, condition.processes, collate_fn=collate)
         for count in (27, 9)
     )
     return {"train_dataloaders": train, "val_dataloaders": val}
@@ -203,5 +201,3 @@ def _same(left: Any, right: Any) -> bool:
     if isinstance(left, (torch.Tensor, np.ndarray)) and isinstance(right, (torch.Tensor, np.ndarray)):
         return type(left) is type(right) and left.dtype == right.dtype and bool(np.array_equal(left, right))
     return type(left) is type(right) and (left == right or (left != left and right != right))
-
-
