@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_vision.base.module import VisionModule
 from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
+from lightning_vision.callbacks.hooks.method import Method
 from lightning_vision.commands._parsing import callback_names, import_named, own_defaults, spell_out
 from lightning_vision.commands._report import without_advice
 from lightning_vision.commands._run_dir import newest_checkpoint, open_run, place_run
@@ -29,7 +30,8 @@ class VisionCLI(LightningCLI):
     """Model, datamodule, callbacks and trainer as a command line describes them.
 
     Callbacks are named entries (`callbacks: {sam: {class_path: SAM}}`), so configs merge by name,
-    `--callbacks.sam.rho 0.1` overrides and `--callbacks.sam null` switches off. Model arguments in `FROM_DATA` that are
+    `--callbacks.sam.rho 0.1` overrides and `--callbacks.sam null` switches off; the house's own get the entry's key as
+    `name`, so several of a class keep their states apart in a checkpoint. Model arguments in `FROM_DATA` that are
     left open are filled from the datamodule. Without `model`, it is rebuilt from the subcommand's `ckpt_path`.
 
     Args:
@@ -114,7 +116,11 @@ class VisionCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = {**self.config_init["trainer"], **kwargs}
         named = self.config_init.get("callbacks") or Namespace()
-        return self._instantiate_trainer(config, [named[name] for name in self.callback_names if named.get(name)])
+        callbacks = {name: named[name] for name in self.callback_names if named.get(name)}
+        for name, callback in callbacks.items():
+            if isinstance(callback, Method) and callback.name is None:
+                callback.name = name
+        return self._instantiate_trainer(config, list(callbacks.values()))
 
 
 def run(command: ModuleType, args: list[str]) -> Result:

@@ -1,4 +1,4 @@
-"""A module, a datamodule and a callback as other people write them, small enough to drive the command with."""
+"""A module, a datamodule and callbacks as other people write them, small enough to drive the command with."""
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["StepCounter", "ToyData", "ToyModule"]
+from lightning_vision.callbacks.hooks.method import Method, Place
+
+__all__ = ["NamedCounter", "StepCounter", "ToyData", "ToyModule"]
 
 
 class ToyModule(LightningModule):
@@ -62,3 +64,28 @@ class StepCounter(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
         self.count = min(self.count + 1, self.limit)
+
+
+class NamedCounter(Method):
+    """Counts batches in steps of its own and keeps the count in checkpoints.
+
+    Args:
+        by: What a batch counts for.
+        name: Part of the state key.
+    """
+
+    place = Place.RUN
+    neutral = ({"by": 0},)
+
+    def __init__(self, by: int = 1, name: str | None = None) -> None:
+        super().__init__(name)
+        self.by, self.count = by, 0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        self.count += self.by
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.count = state_dict["count"]
