@@ -1,0 +1,311 @@
+"""Stepping with a gradient that was taken elsewhere: perturb the weights, compute the step again, put them back.
+
+Lightning hands over the gradient of a whole accumulation window, synchronised, still scaled and not yet clipped, in
+`on_after_backward` of its last micro-batch; there the window is computed again. Unscaling, clipping, the step, its
+counters and schedules remain Lightning's. Public hooks used: `setup`, `on_fit_start`, `on_before_zero_grad`,
+`on_after_backward`, `state_dict`, `load_state_dict`; wrapped are the strategy's public `training_step`, `backward` and
+`optimizer_step`. Nothing private of Lightning's is touched.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.core.optimizer import do_nothing_closure
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from ._around import Around
+from ._replay import Streams, read_streams, rewind, without_trace
+from .method import Method, Place, callbacks_of
+
+__all__ = ["Ascent", "replaying"]
+
+
+class _MicroBatch(NamedTuple):
+    """One call of `strategy.training_step`: its arguments and the random streams it began with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    streams: Streams
+
+
+class Ascent(Method):
+    """Seam of the methods that need gradients at perturbed weights.
+
+    Args:
+        synchronise: Whether `ascend` gets the gradient of all processes, or each process its own. With its own, every
+            step must yield, for the synchronisation happens in the computation at the perturbed weights.
+        name: Part of the state key.
+
+    Raises:
+        ValueError: at set-up, for a second active method of this seam, a `training_step` that takes `dataloader_iter`
+            or LBFGS; at the first step, for `optimizer.step()` without a closure under manual optimisation.
+    """
+
+    place = Place.ASCENT
+
+    def __init__(self, synchronise: bool, name: str | None = None) -> None:
+        super().__init__(name)
+        self.synchronise = synchronise
+        self._window: list[_MicroBatch] = []
+        self._due: Callable[[], None] | None = None
+        self._first_pass = ExitStack()
+        self._replaying = False
+        self._incomplete = False
+        self._steps: dict[int, int] = {}
+        self._kept: dict[str, Tensor] = {}
+        self._module: LightningModule | None = None
+
+    @property
+    def off(self) -> bool:
+        """Whether the settings are neutral ones; then nothing is installed."""
+        return False
+
+    @abstractmethod
+    def ascend(
+        self, weights: list[Tensor], gradients: list[Tensor], step: int
+    ) -> Generator[list[Tensor], list[Tensor], list[Tensor]]:
+        """Yield perturbations, get the gradients at `weights + perturbation`, return the gradient to step with.
+
+        Runs without autograd. A loss scaler's factor is in every gradient. A yielded list is emptied when it has been
+        added, to free its memory; `gradients` may be overwritten, and under DDP is unless a copy is made.
+
+        Args:
+            weights: the optimizer's parameters that have a gradient; not to be written.
+            gradients: theirs, of the whole accumulation window.
+            step: steps of this optimizer so far.
+        """
+
+    def keep(self, weights: list[Tensor], values: list[Tensor]) -> None:
+        """Save a tensor for each weight until the next call; it travels in checkpoints by the parameter's name."""
+        self._kept.update(zip(self._names_of(weights), values, strict=True))
+
+    def recall(self, weights: list[Tensor]) -> list[Tensor] | None:
+        """What was kept for these weights, zeros where there is nothing; None if nothing was kept for any of them."""
+        names = self._names_of(weights)
+        if self._kept.keys().isdisjoint(names):
+            return None
+        for name, weight in zip(names, weights, strict=True):
+            kept = self._kept.get(name)
+            # Callback state is loaded before the module has reached its device.
+            self._kept[name] = torch.zeros_like(weight) if kept is None else kept.to(weight)
+        return [self._kept[name] for name in names]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": dict(self._steps), "kept": dict(self._kept), "pending": len(self._window)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._steps, self._kept = dict(state_dict["steps"]), dict(state_dict["kept"])
+        if state_dict["pending"] and not self.off:
+            self._incomplete = True
+            rank_zero_warn(
+                f"{type(self).__name__}: the checkpoint was written inside an accumulation window, whose first "
+                f"{state_dict['pending']} micro-batches cannot be computed again, so the first step is a plain one; "
+                "resume from a checkpoint written after an optimizer step to continue exactly."
+            )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit" or self.off:
+            return
+        kind = type(self).__name__
+        active = [it for it in callbacks_of(trainer) if isinstance(it, Ascent) and not it.off]
+        if len(active) > 1:
+            raise ValueError(
+                f"{kind}: the Trainer has {' and '.join(sorted(it.state_key for it in active))}, and each would take "
+                "the other's gradient for the plain one; keep one of them."
+            )
+        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+            raise ValueError(
+                f"{kind}: training_step takes `dataloader_iter`, so its batch cannot be computed again; let it take "
+                "`batch`."
+            )
+        if trainer.global_step == 0:
+            self._steps, self._kept = {}, {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.off:
+            return
+        if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
+            raise ValueError(
+                f"{type(self).__name__}: LBFGS compares losses at several points, which belong to other weights than "
+                "its gradients here; use another optimizer."
+            )
+        self._module = pl_module
+        self.undo_later(self._forget)
+        for name, action in (
+            ("training_step", self._training_step),
+            ("backward", self._backward),
+            ("optimizer_step", self._optimizer_step),
+        ):
+            self.undo_later(Around(trainer.strategy, name, partial(action, trainer)).undo)
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # Gradients of earlier micro-batches are gone, so only the present one is still part of the step.
+        del self._window[:-1]
+        self._incomplete = False
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._due is not None and pl_module.automatic_optimization:
+            self._due()
+
+    def _forget(self) -> None:
+        self._window.clear()
+        self._module, self._due, self._replaying, self._incomplete = None, None, False, False
+
+    def _names_of(self, weights: list[Tensor]) -> list[str]:
+        assert self._module is not None
+        names = {parameter: name for name, parameter in self._module.named_parameters()}
+        return [names[weight] for weight in weights]
+
+    def _training_step(self, trainer: Trainer, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if trainer.lightning_module.automatic_optimization and not self._replaying:
+            self._window.append(_MicroBatch(args, kwargs, read_streams(trainer.strategy.root_device)))
+        return proceed(*args, **kwargs)
+
+    def _backward(
+        self, trainer: Trainer, proceed: Callable[..., Any], loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """In a replay, go backward without the hooks, which were called in the first pass."""
+        if not self._replaying:
+            return proceed(loss, optimizer, *args, **kwargs)
+        strategy, precision = trainer.strategy, trainer.precision_plugin
+        strategy.pre_backward(loss)
+        scaler = getattr(precision, "scaler", None)
+        scaled = loss if scaler is None else scaler.scale(loss)
+        precision.backward(scaled, trainer.lightning_module, optimizer, *args, **kwargs)
+        strategy.post_backward(scaled)
+        return scaled.detach()
+
+    def _optimizer_step(
+        self,
+        trainer: Trainer,
+        proceed: Callable[..., Any],
+        optimizer: Optimizer,
+        closure: Callable[[], Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        automatic = trainer.lightning_module.automatic_optimization
+        if not automatic and closure is do_nothing_closure:
+            raise ValueError(
+                f"{type(self).__name__}: `optimizer.step()` came without a closure, so under manual optimisation the "
+                "loss cannot be computed again; pass one that zeroes, computes and calls `manual_backward`: "
+                "`optimizer.step(closure=...)`."
+            )
+
+        def ascending_closure() -> Any:
+            replay = (
+                partial(self._replay_window, trainer, optimizer)
+                if automatic
+                else partial(_call_again, closure, read_streams(trainer.strategy.root_device))
+            )
+            self._due = partial(self._ascend, trainer, optimizer, replay)
+            with self._first_pass:
+                if not self.synchronise:
+                    self._first_pass.enter_context(_unsynchronised(trainer))
+                result = closure()
+            # Due still: manual optimisation, or a training_step that returned None for the last micro-batch.
+            if self._due is not None:
+                self._due()
+            return result
+
+        try:
+            return proceed(optimizer, ascending_closure, *args, **kwargs)
+        finally:
+            self._due = None
+            self._window.clear()
+
+    def _ascend(self, trainer: Trainer, optimizer: Optimizer, replay: Callable[[], None]) -> None:
+        self._due = None
+        self._first_pass.close()
+        weights = [it for group in optimizer.param_groups for it in group["params"] if it.grad is not None]
+        if not weights or self._incomplete:
+            return
+        number = next(index for index, it in enumerate(trainer.optimizers) if it is optimizer)
+        step = self._steps.get(number, 0)
+        with torch.no_grad():
+            gradients = _drive(
+                self.ascend(weights, [it.grad for it in weights], step),
+                lambda perturbation: self._gradients_at(trainer, weights, perturbation, replay),
+            )
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if weight.grad is not gradient:
+                weight.grad = gradient
+        self._steps[number] = step + 1
+
+    def _gradients_at(
+        self, trainer: Trainer, weights: list[Tensor], perturbation: list[Tensor], replay: Callable[[], None]
+    ) -> list[Tensor]:
+        module = trainer.lightning_module
+        own = set(map(id, weights))
+        others = [(it, it.grad) for it in module.parameters() if it.grad is not None and id(it) not in own]
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            # After an overflow nothing is perturbed: the replay overflows too, and the scaler skips the step.
+            for part in perturbation:
+                part.nan_to_num_(0.0, 0.0, 0.0)
+        before = torch._foreach_clone(weights)
+        self._replaying = True
+        try:
+            with without_trace(module, trainer.strategy.root_device):
+                torch._foreach_add_(weights, perturbation)
+                perturbation.clear()
+                for weight in weights:
+                    weight.grad = None
+                for other, _ in others:
+                    other.grad = None
+                with torch.enable_grad():
+                    replay()
+        finally:
+            self._replaying = False
+            torch._foreach_copy_(weights, before)
+            for other, gradient in others:
+                other.grad = gradient
+        return [torch.zeros_like(it) if it.grad is None else it.grad for it in weights]
+
+    def _replay_window(self, trainer: Trainer, optimizer: Optimizer) -> None:
+        for index, micro_batch in enumerate(self._window, start=1):
+            last = index == len(self._window)
+            rewind(micro_batch.streams)
+            with nullcontext() if last else _unsynchronised(trainer):
+                output = trainer.strategy.training_step(*micro_batch.args, **micro_batch.kwargs)
+                loss = output["loss"] if isinstance(output, Mapping) else output
+                if loss is not None:
+                    trainer.strategy.backward(loss / trainer.accumulate_grad_batches, optimizer)
+
+
+def replaying(pl_module: LightningModule) -> bool:
+    """Whether the running `training_step` is being computed again: counters and lists of your own should not move."""
+    callbacks = callbacks_of(pl_module.trainer)
+    return any(isinstance(callback, Ascent) and callback._replaying for callback in callbacks)
+
+
+def _call_again(closure: Callable[[], Any], streams: Streams) -> None:
+    rewind(streams)
+    closure()
+
+
+def _unsynchronised(trainer: Trainer) -> AbstractContextManager[None]:
+    strategy = trainer.strategy
+    return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
+
+
+def _drive(
+    conversation: Generator[list[Tensor], list[Tensor], list[Tensor]],
+    gradients_at: Callable[[list[Tensor]], list[Tensor]],
+) -> list[Tensor]:
+    try:
+        perturbation = next(conversation)
+        while True:
+            perturbation = conversation.send(gradients_at(perturbation))
+    except StopIteration as end:
+        gradients: list[Tensor] = end.value
+        return gradients
