@@ -1,0 +1,244 @@
+"""The averages seam: validation and files see an average of the weights, training never does.
+
+While a fit runs, the module holds the training weights but for its validations. Whatever writes a file asks the
+strategy for the module's state, and there the average stands in. When a fit has ended the module holds the average, so
+that outside of fits nothing is swapped: what the module holds, from the fit or from a file, is what is scored.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from torch import Tensor
+
+from ._around import Around, last_word
+from ._live_tensors import LiveTensors
+from .method import Method, Place, callbacks_of
+
+__all__ = ["Averages"]
+
+
+class Averages(Method):
+    """Keeps an average of the weights beside those that are trained, scores it in validation and writes it to files.
+
+    Averaged are floating parameters and saved floating buffers, by name; half precision is averaged in float32.
+    Integer buffers are always the module's own. The average is updated once in each training batch in which
+    `trainer.global_step` advanced, after the batch's step: never per micro-batch, once if several optimizers stepped.
+    A step that the gradient scaler skipped counts, as it does for `trainer.global_step`.
+
+    Files hold the average as `state_dict`; the callback's state holds the training weights, which a resumed fit goes
+    on with. Before the first update scores and files are those of the training weights. After a fit the module holds
+    the average; after an exception the training weights.
+
+    Args:
+        every_n_steps: Steps from one update to the next, at least 1.
+        start_step: The average starts with the weights as they are after this many optimizer steps.
+        others: Go to the next base class, among them `name`.
+
+    Raises:
+        ValueError: from the constructor, for counts out of range; at set-up, if the Trainer has a second average.
+    """
+
+    place = Place.AVERAGES
+
+    def __init__(self, *, every_n_steps: int, start_step: int, **others: Any) -> None:
+        super().__init__(**others)
+        for knob, value, least in (("every_n_steps", every_n_steps, 1), ("start_step", start_step, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"{type(self).__name__}: {knob} is {value!r}; pass a whole number of steps, {least} or more."
+                )
+        self.every_n_steps, self.start_step = every_n_steps, start_step
+        self.updates = 0  # of the average
+        self.average: dict[str, Tensor] = {}
+        self._steps = 0  # since the average started
+        self._global_step = 0  # when last looked at
+        self._raw: dict[str, Tensor] = {}  # the training weights while the module does not train
+        self._shown = False  # whether the module holds the average
+        self._widened = False  # whether the average has a wider type than some of the weights
+        self._live: LiveTensors | None = None  # the module's tensors, during a fit
+        self._files: Around | None = None
+
+    @property
+    @abstractmethod
+    def off(self) -> bool:
+        """Whether the settings make the average equal to the weights, so that nothing is to be done."""
+
+    @abstractmethod
+    def share(self, updates: int) -> float:
+        """The share in (0, 1] of the current weights in the average, after `updates` earlier updates."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        if self.off:
+            self._forget()
+            return
+        self._refuse_rivals(trainer)
+        held = self.average if self._shown else self._raw
+        live = LiveTensors(pl_module)
+        if held and trainer.global_step == self._global_step and live.hold(held):
+            live.write(self._raw)
+            self._raw, self._shown = {}, False
+        else:
+            self._forget()
+        # Not the module's `on_save_checkpoint`: that hook, too, is to see what the file will hold.
+        self._files = Around(trainer.strategy, "lightning_module_state_dict", self._with_average)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if trainer.state.fn != "fit":
+            return
+        self._forget()
+        saved = checkpoint["callbacks"].get(self.state_key)
+        if saved is None:
+            return
+        # Also when switched off since: the file's `state_dict` is not what was trained.
+        LiveTensors(pl_module).write(saved["raw"])
+        if not self.off:
+            self.updates, self._steps, self.average = saved["updates"], saved["steps"], saved["average"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if not self.off:
+            self._live = LiveTensors(pl_module)
+            if self.average:
+                self._place(self._live, self.average)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._global_step = trainer.global_step
+        if self._live is not None and not self.average and self._global_step >= self.start_step:
+            self._place(self._live, {})
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._live is None or trainer.global_step == self._global_step:
+            return
+        self._global_step = trainer.global_step
+        if self.average:
+            self._steps += 1
+            if self._steps % self.every_n_steps == 0:
+                self._update(self._live, self.share(self.updates))
+        elif self._global_step >= self.start_step:
+            self._place(self._live, {})
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        if self._live is not None and self.updates:
+            self._agree(self._live, trainer)
+            self._show(self._live)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self._hide()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if self._live is not None and self.updates:
+            self._agree(self._live, trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._hide()
+        if self._live is not None:
+            self._raw = self._live.copies()
+
+        def leave() -> None:
+            word.undo()
+            self._leave()
+
+        # Callbacks that hear of the exception after this one may still write checkpoints.
+        word = last_word(trainer.strategy, "teardown", leave)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        if self._live is not None:
+            self._show(self._live)
+            self.average = {name: value.cpu() for name, value in self.average.items()}
+        self._leave()
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self.average:
+            return {}
+        raw = self._raw
+        if not raw and self._live is not None:
+            raw = {name: it.detach() for name, it in zip(self._live.names, self._live.read(), strict=True)}
+        return {"updates": self.updates, "steps": self._steps, "average": dict(self.average), "raw": raw}
+
+    def _refuse_rivals(self, trainer: Trainer) -> None:
+        kind = type(self).__name__
+        for other in callbacks_of(trainer):
+            ours = isinstance(other, Averages) and other is not self and not other.off
+            if ours or isinstance(other, (WeightAveraging, StochasticWeightAveraging)):
+                name = other.state_key if isinstance(other, Averages) else type(other).__name__
+                raise ValueError(
+                    f"{kind}: the Trainer also has {name}, and only one average can be scored and written to files; "
+                    "remove one of them."
+                )
+
+    def _forget(self) -> None:
+        self.updates, self._steps, self._shown = 0, 0, False
+        self.average, self._raw = {}, {}
+
+    def _leave(self) -> None:
+        self._live = None
+        if self._files is not None:
+            self._files.undo()
+            self._files = None
+
+    def _place(self, live: LiveTensors, average: dict[str, Tensor]) -> None:
+        """Go on with `average` beside the module's tensors; what it lacks starts as it is in the module."""
+        self.average, self._widened = {}, False
+        for name, value in zip(live.names, live.read(), strict=True):
+            half = value.dtype in (torch.float16, torch.bfloat16)
+            start = average.get(name, value).detach()
+            self.average[name] = start.to(value.device, torch.float32 if half else value.dtype, copy=True)
+            self._widened |= half
+
+    @torch.no_grad()
+    def _update(self, live: LiveTensors, share: float) -> None:
+        average, current = list(self.average.values()), live.read()
+        if self._widened:
+            current = [value.to(it.dtype) for value, it in zip(current, average, strict=True)]
+        torch._foreach_lerp_(average, current, share)
+        self.updates += 1
+
+    def _agree(self, live: LiveTensors, trainer: Trainer) -> None:
+        """Give all ranks rank 0's averaged buffers, which its files hold; each rank's own statistics differ."""
+        if trainer.world_size > 1:
+            for name in live.buffers:
+                dist.broadcast(self.average[name], 0)
+
+    def _show(self, live: LiveTensors) -> None:
+        self._raw = live.copies()
+        if self.updates:
+            live.write(self.average)
+            self._shown = True
+
+    def _hide(self) -> None:
+        if self._live is not None and self._shown:
+            self._live.write(self._raw)
+            self._raw, self._shown = {}, False
+
+    def _with_average(self, proceed: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The module's state as it is with the average in place of its tensors."""
+        if self._live is None or self._shown or not self.updates:
+            return proceed()
+        current = self._live.read()
+        own = [value.data for value in current]
+        try:
+            # Storage is exchanged, not copied: the returned state refers to the average and outlives the exchange.
+            for value, name in zip(current, self._live.names, strict=True):
+                value.data = self.average[name].to(value)
+            return proceed()
+        finally:
+            for value, data in zip(current, own, strict=True):
+                value.data = data
