@@ -24,8 +24,6 @@ def rows(quick: bool) -> list[Row]:
         "timm": Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, label_smoothing=0.0, num_classes=CLASSES),
         "kornia": RandomCutMixV2(p=1.0, same_on_batch=True, use_correct_lambda=True, data_keys=["input", "class"]),
     }
-    batch, sample = (
-        CutMix(alpha=1.0, per_sample=per_sample, targets="soft", num_classes=CLASSES) for per_sample in (False, True)
-    )
+    batch, sample = (CutMix(alpha=1.0, per_sample=per_sample) for per_sample in (False, True))
     torch.manual_seed(0)
     return mixing_rows("CutMix", batch, sample, peers, quick)

@@ -24,7 +24,7 @@ def mixing_rows(name: str, batch: Targets, sample: Targets, peers: dict[str, Mix
 
     Args:
         name: The callback's.
-        batch: One that draws one share a batch and gives soft labels over `CLASSES`, as the peers do.
+        batch: One that draws a share a batch.
         sample: The same with a share a sample.
         peers: By name; "torchvision" among them.
         quick: One repetition of a small batch.
@@ -54,7 +54,7 @@ def mixing_rows(name: str, batch: Targets, sample: Targets, peers: dict[str, Mix
 
 
 def _assert_mixed(mixed: Tensor, target: Tensor, images: Tensor) -> None:
-    """The images have changed and kept their form, and each label says how much of whom there is."""
+    """The images have changed and kept their form; labels are probabilities, or both labels with the share."""
     assert mixed.shape == images.shape and mixed.dtype == images.dtype and not torch.equal(mixed, images)
     if target.shape == (len(images), CLASSES):
         torch.testing.assert_close(target.sum(1), torch.ones(len(images)))

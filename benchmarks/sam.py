@@ -1,19 +1,23 @@
 """A SAM step in the Trainer against two plain steps there, and against another SAM in a loop written by hand."""
 
+import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytorch_optimizer
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from lightning_vision.backbones import create
 from lightning_vision.callbacks import SAM
 
 from .fits import Batches, Plain, batches_of, fitting
 from .logging_tax import cnn
-from .side_by_side import Row, Side, take_turns
+from .side_by_side import Row, take_turns
 
 __all__ = ["rows"]
 
@@ -27,44 +31,66 @@ def rows(quick: bool) -> list[Row]:
         quick: One repetition of one step.
     """
     resnet = partial(create, "resnet20_cifar", num_classes=10, in_channels=3)
+    turns = (1, 0) if quick else (9, 1)
     return [
-        *_rows("`resnet20_cifar`, batch 64", resnet, batches_of(64, 1 if quick else 8), *(1, 0) if quick else (9, 1)),
-        *_rows("CNN-16, batch 32", cnn, batches_of(32, 1 if quick else 100), *(1, 0) if quick else (9, 1), bars=False),
+        *_rows("`resnet20_cifar`, batch 64", resnet, batches_of(64, 1 if quick else 6), *turns, ("<= 1.05", "<= 1.00")),
+        *_rows("CNN-16, batch 32", cnn, batches_of(32, 1 if quick else 100), *turns, ("", "")),
+        _memory(resnet, batches_of(64, 2)),
     ]
 
 
 def _rows(
-    what: str, network: Callable[[], nn.Module], batches: Batches, repetitions: int, warmup: int, bars: bool = True
+    what: str, network: Callable[[], nn.Module], batches: Batches, repetitions: int, warmup: int, bars: tuple[str, str]
 ) -> list[Row]:
     ends: dict[str, nn.Module] = {}
 
-    def start() -> nn.Module:
-        torch.manual_seed(0)
-        return network()
+    def by_hand() -> Callable[[], None]:
+        fresh = _started(network)
+        return lambda: ends.update(peer=_by_hand(fresh, batches))
 
-    def kept(side: str, prepare: Side) -> Side:
-        def prepare_kept() -> Callable[[], None]:
-            run = prepare()
-            return lambda: ends.update({side: run()})
+    def ours() -> Callable[[], None]:
+        run = fitting(lambda: Plain(_started(network)), batches, 1, partial(SAM, rho=RHO))()
+        return lambda: ends.update(ours=run().network)
 
-        return prepare_kept
-
-    module = lambda: Plain(start())  # noqa: E731
-    sides = {
-        "two plain": fitting(module, batches, 2),
-        "by hand": kept("by hand", lambda: partial(_by_hand, start(), batches)),
-        "ours": kept("ours", fitting(module, batches, 1, partial(SAM, rho=RHO))),
-    }
-    cpu = {name: clocks["cpu"] for name, clocks in take_turns(sides, repetitions, warmup).items()}
-    ours, peer = ends["ours"].network, ends["by hand"]
-    torch.testing.assert_close(dict(ours.named_parameters()), dict(peer.named_parameters()))
-    limits = ("<= 1.05", "<= 1.00") if bars else ("", "")
+    # One training of twice the steps, so that what a fit costs before its first step counts once on each side.
+    two_plain = fitting(lambda: Plain(_started(network)), batches, 2)
+    times = take_turns({"two plain": two_plain, "peer": by_hand, "ours": ours}, repetitions, warmup)
+    torch.testing.assert_close(*(dict(ends[side].named_parameters()) for side in ("ours", "peer")))
+    plain, peer, own = (times[side]["cpu"] for side in times)
     return [
-        Row.slowdown(
-            f"`SAM`, {what}", "two plain steps in the Trainer", cpu["ours"], cpu["two plain"], "cpu", limits[0]
-        ),
-        Row.slowdown(f"`SAM`, {what}", "pytorch-optimizer's, by hand", cpu["ours"], cpu["by hand"], "cpu", limits[1]),
+        Row.slowdown(f"`SAM`, {what}", "two plain steps in the Trainer", own, plain, "cpu", bars[0]),
+        Row.slowdown(f"`SAM`, {what}", "pytorch-optimizer's, by hand", own, peer, "cpu", bars[1]),
     ]
+
+
+def _started(network: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return network()
+
+
+def _memory(network: Callable[[], nn.Module], batches: Batches) -> Row:
+    """What SAM adds to the peak of a fit, over weights, buffers and one batch."""
+    plain, ours = (
+        _peak(fitting(lambda: Plain(_started(network)), batches, 1, *callbacks)())
+        for callbacks in ((), (partial(SAM, rho=RHO),))
+    )
+    fresh = network()
+    held = [*fresh.parameters(), *fresh.buffers(), *batches[0]]
+    needed = sum(tensor.nbytes for tensor in held)
+    added, bound = [float(ours - plain)], [float(needed)]
+    against = "a copy of weights, buffers and window"
+    return Row.slowdown("what `SAM` adds to the peak", against, added, bound, "memory", "<= 1.00")
+
+
+def _peak(run: Callable[[], object]) -> int:
+    """The most bytes of tensors that were allocated at once while it ran."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    return max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
 
 
 def _by_hand(network: nn.Module, batches: Batches) -> nn.Module:

@@ -26,7 +26,8 @@ class Row:
         what: What is ours.
         against: What it is compared with, empty for an absolute figure.
         values: The figure of every repetition: a ratio, or seconds where `against` is empty.
-        clock: `wall` for elapsed time, `cpu` for processor time of this process and its finished children.
+        clock: `wall` for elapsed time, `cpu` for processor time of this process and its finished children, `memory` for
+            bytes in the place of seconds.
         seconds: Median time of the peer and of ours, where both exist.
         bar: What the median must keep, such as `<= 1.20`; empty for a figure that is only informative.
     """
@@ -34,7 +35,7 @@ class Row:
     what: str
     against: str
     values: list[float]
-    clock: Clock
+    clock: Clock | Literal["memory"]
     seconds: tuple[float, float] | None = None
     bar: str = ""
 
@@ -95,8 +96,9 @@ def table(rows: list[Row]) -> str:
         "|---|---|--:|--:|--:|--:|---|--:|---|",
     ]
     for row in rows:
-        peer, ours = map(_time, row.seconds) if row.seconds else ("", "")
-        show = _ratio if row.against else _time
+        absolute = _bytes if row.clock == "memory" else _time
+        peer, ours = map(absolute, row.seconds) if row.seconds else ("", "")
+        show = _ratio if row.against else absolute
         spread = f"{show(min(row.values))} .. {show(max(row.values))} ({len(row.values)})"
         verdict = {None: "", True: "holds", False: "**missed**"}[row.holds]
         cells = [row.what, row.against, peer, ours, show(median(row.values)), spread, row.clock, row.bar, verdict]
@@ -114,6 +116,10 @@ def _time(seconds: float) -> str:
         if abs(seconds) >= size:
             return f"{_short(seconds / size)} {unit}"
     return f"{_short(seconds * 1e6)} µs"
+
+
+def _bytes(count: float) -> str:
+    return f"{_short(count / 1e6)} MB"
 
 
 def _ratio(value: float) -> str:

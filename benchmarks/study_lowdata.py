@@ -7,11 +7,12 @@ The protocol was written and committed before the first run, and nothing in it w
   images of the test split after the last step; the validation split is not used and no checkpoint is chosen.
 - Network and loss: `resnet8_cifar` in `ImageClassifier`, cross entropy without label smoothing.
 - Training: `STEPS` optimizer steps on batches of `BATCH`, AdamW at `LR` and `WEIGHT_DECAY` (those of
-  `classification/digits`), a cosine from `LR` to 0 over all steps.
+  `classification/digits`), a cosine from `LR` to 0 over all steps. These are 255 epochs, the end of the eighth cycle of
+  WarmRestarts, which is made to be used at a cycle's end.
 - Arms: each callback in the setting of its file in `cli_configs/callbacks`, and SAM with MixUp. WarmRestarts takes the
-  place of the cosine. EMA is scored as it scores by itself, with its average. SAM's arms take as many optimizer steps
-  as the others and so two passes a step; "plain, twice the steps" (cosine over all of them) is the control that costs
-  the same.
+  place of the cosine. EMA and WarmRestarts are scored as they score by themselves, with the average and with the
+  ensemble of its last cycles. SAM's arms take as many optimizer steps as the others and so two passes a step; "plain,
+  twice the steps" (cosine over all of them) is the control that costs the same.
 - Seeds 0 to 4. A seed fixes the images, the initial weights, the order and the callback's draws, so that arms are
   compared pairwise.
 - Reported: every seed, the mean, the mean difference to plain with its standard error over the seeds, and whether it is
@@ -41,7 +42,7 @@ from .shipped_callbacks import callback_and_settings
 __all__ = ["blocks"]
 
 SEEDS = range(5)
-SHOTS, BATCH, STEPS = 10, 25, 1000
+SHOTS, BATCH, STEPS = 10, 25, 1020
 LR, WEIGHT_DECAY = 0.01, 0.05
 
 
