@@ -14,6 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..hooks._around import Around, last_word
 from ..hooks._metric_states import read_metrics, write_metrics
@@ -143,10 +144,12 @@ class ExactResume(Method):
         for name, parameter in pl_module.named_parameters():
             if name in state["gradients"]:
                 parameter.grad = state["gradients"][name].to(parameter.device)
-        with torch.no_grad():
-            for name, buffer in pl_module.named_buffers():
-                if name in state["buffers"]:
-                    buffer.copy_(state["buffers"][name])
+        model = trainer.strategy.model
+        if state["ddp"] and isinstance(model, DistributedDataParallel):
+            model.require_forward_param_sync = state["ddp"]["even_out_buffers"]
+            with torch.no_grad():
+                for name, buffer in pl_module.named_buffers():
+                    buffer.copy_(state["ddp"]["buffers"][name])
         take_over(trainer, position)
         write_streams(state["streams"], trainer.strategy.root_device)
         self._pending = None
@@ -185,11 +188,17 @@ def _own_state(trainer: Trainer, pl_module: LightningModule, position: Position)
             for name, parameter in pl_module.named_parameters()
             if gradients and parameter.grad is not None
         },
-        # The file has rank 0's, and under manual optimisation DDP never makes them one.
-        "buffers": {
-            name: buffer.detach().cpu() for name, buffer in pl_module.named_buffers() if trainer.world_size > 1
-        },
+        "ddp": _own_buffers(trainer, pl_module),
     }
+
+
+def _own_buffers(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """The file has rank 0's buffers, and under manual optimisation DDP never gives those to the other ranks."""
+    model = trainer.strategy.model
+    if not isinstance(model, DistributedDataParallel):
+        return {}
+    buffers = {name: buffer.detach().cpu() for name, buffer in pl_module.named_buffers()}
+    return {"even_out_buffers": model.require_forward_param_sync, "buffers": buffers}
 
 
 def _of_all_ranks(own: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]:
