@@ -1,0 +1,202 @@
+"""The targets seam: a method that mixes images and, with them, what their labels ask of the network.
+
+A method overrides `draw`, which makes all random choices of a batch and returns them as a frozen record, and `mix`,
+which is mathematics: it gives a `Mix` of the changed images, the partner of each image and the share of its own label.
+Its neutral settings other than `prob=0` it declares by overriding `off` (`return super().off or self.alpha == 0`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from ._around import Around
+from .batch import Batch
+from .method import Place, callbacks_of
+from .mixed_labels import MixedTensor, Mixture, resolved
+
+__all__ = ["Mix", "Targets"]
+
+How = Literal["loss", "soft", "sampled"]
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What a method made of the images of one batch.
+
+    Args:
+        images: `(B, C, H, W)`, mixed.
+        partner: Which image each was mixed with, int64 `(B,)`.
+        lam: Share of the image's own label, 0..1: one for the batch, or one for each sample `(B,)`.
+    """
+
+    images: Tensor
+    partner: Tensor
+    lam: float | Tensor
+
+
+class Targets(Batch):
+    """Base of callbacks that mix images and labels.
+
+    With `targets="loss"` the labels in the batch stay what they are for everybody who reads them, metrics too, and
+    each loss L that is computed from them in `training_step` becomes `lam L(own) + (1 - lam) L(partner's)`.
+
+    Args:
+        prob: Probability that a batch is mixed, 0..1; neutral 0.
+        targets: `"loss"` mixes the loss. `"soft"` puts probabilities, float `(B, K)`, in the place of the labels.
+            `"sampled"` keeps the own label with probability lam and takes the partner's otherwise, for each sample.
+        num_classes: K of `"soft"`; None asks the module, then the datamodule, for its `num_classes`.
+        seed: See `Batch`.
+        image_key: See `Batch`.
+        target_key: See `Batch`.
+        name: See `Method`.
+
+    Raises:
+        ValueError: a setting is out of its range; at set-up, if two callbacks mix the loss or K is unknown; at the
+            first step, if the batch is none of images and labels or no loss was computed from the labels.
+    """
+
+    place: ClassVar[Place] = Place.TARGETS
+
+    def __init__(
+        self,
+        prob: float,
+        targets: How,
+        num_classes: int | None,
+        seed: int,
+        image_key: str,
+        target_key: str,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(seed, image_key, target_key, name)
+        own = type(self).__name__
+        if not 0 <= prob <= 1:
+            raise ValueError(f"{own}: prob must lie in 0..1, got {prob}.")
+        if targets not in get_args(How):
+            raise ValueError(f"{own}: targets must be 'loss', 'soft' or 'sampled', got {targets!r}.")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"{own}: num_classes must be positive, got {num_classes}.")
+        self.prob, self.targets, self.num_classes = prob, targets, num_classes
+        self._classes: int | None = None
+
+    @property
+    def off(self) -> bool:
+        return self.prob == 0
+
+    @abstractmethod
+    def draw(self, shape: torch.Size, random: np.random.Generator) -> Any:
+        """All random choices for a batch of images of `shape`, as a frozen record."""
+
+    @abstractmethod
+    def mix(self, images: Tensor, draw: Any) -> Mix:
+        """Mix the images `(B, C, H, W)` as `draw` says; they are left alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if self.off or stage != "fit":
+            return
+        own = type(self).__name__
+        others = [it for it in callbacks_of(trainer) if isinstance(it, Targets) and it is not self and not it.off]
+        twin = next((it for it in others if self.targets == it.targets == "loss"), None)
+        if twin is not None:
+            raise ValueError(
+                f"{own}: {type(twin).__name__} mixes the loss too; keep one of them, or give one targets='soft' or "
+                "targets='sampled', which is applied first."
+            )
+        if self.targets == "soft":
+            sources = (self, pl_module, getattr(trainer, "datamodule", None))
+            known = (getattr(source, "num_classes", None) for source in sources)
+            self._classes = next((it for it in known if isinstance(it, int)), None)
+            if self._classes is None:
+                raise ValueError(
+                    f"{own}: targets='soft' needs the number of classes, and neither the module nor the datamodule has "
+                    "a num_classes; pass num_classes."
+                )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.targets != "loss":
+            super().on_fit_start(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # Later than the others, so that labels which they change are changed when their loss is mixed.
+        if self.targets == "loss" and not self.off:
+            self.install(trainer)
+            self.undo_later(Around(trainer.strategy, "training_step", self._mix_losses(pl_module)).undo)
+
+    def change(self, batch: Any, random: np.random.Generator) -> Any:
+        images, labels = self.fields.image(batch), self.fields.target(batch)
+        self._check(images, labels)
+        if random.random() >= self.prob:
+            return batch
+        mix = self.mix(images, self.draw(images.shape, random))
+        return self.fields.replaced(batch, mix.images, self._mixed(labels, mix, random))
+
+    def _mixed(self, labels: Tensor, mix: Mix, random: np.random.Generator) -> Tensor:
+        twin = labels[mix.partner]
+        if self.targets == "loss":
+            return MixedTensor.of(labels, twin, Mixture(type(self).__name__, mix.lam, len(labels)))
+        share = torch.as_tensor(mix.lam, dtype=torch.float32, device=labels.device).expand(len(labels))
+        share = share.view(-1, *[1] * (labels.ndim - 1))
+        if self.targets == "sampled":
+            drawn = torch.from_numpy(random.random(len(labels))).to(labels.device)
+            return torch.where(drawn.view_as(share) < share, labels, twin)
+        if not labels.is_floating_point():
+            assert self._classes is not None
+            labels, twin = (F.one_hot(it, self._classes).to(share.dtype) for it in (labels, twin))
+            share = share.unsqueeze(-1)
+        return share * labels + (1 - share) * twin
+
+    def _mix_losses(self, pl_module: LightningModule) -> Callable[..., Any]:
+        def step(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            batch = args[0] if args else next(iter(kwargs.values()))
+            labels = self.fields.target(batch)
+            if not isinstance(labels, MixedTensor):
+                return proceed(*args, **kwargs)
+            mixture = labels.mixture
+            with mixture.live():
+                # Inside DDP's forward, which may copy what comes out of the module.
+                around = Around(pl_module, "training_step", lambda own, *a, **k: resolved(own(*a, **k)))
+                try:
+                    output = proceed(*args, **kwargs)
+                finally:
+                    around.undo()
+            if not mixture.losses and not (output is None and pl_module.automatic_optimization):
+                raise ValueError(
+                    f"{mixture.owner}: no loss of this step was computed by torch functions from the batch's labels "
+                    f"(B = {len(labels)}), so it cannot be mixed; pass targets='soft' or targets='sampled'."
+                )
+            return output
+
+        return step
+
+    def _check(self, images: Any, labels: Any) -> None:
+        own = type(self).__name__
+        if not isinstance(images, Tensor) or images.ndim != 4 or not _numbers(images):
+            raise ValueError(
+                f"{own}: images must be a (B, C, H, W) tensor, floating or uint8, got {_described(images)}; "
+                "say with image_key= which entry of the batch they are."
+            )
+        if not isinstance(labels, Tensor) or labels.ndim == 0 or len(labels) != len(images):
+            raise ValueError(
+                f"{own}: labels must be a tensor of as many as there are images, {len(images)}, got "
+                f"{_described(labels)}; say with target_key= which entry of the batch they are."
+            )
+
+
+def _numbers(images: Tensor) -> bool:
+    return images.is_floating_point() or images.dtype == torch.uint8
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} of {', '.join(map(repr, value))}"
+    return f"a {type(value).__name__}"
