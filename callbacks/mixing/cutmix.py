@@ -5,12 +5,18 @@ alpha `alpha`; B `box` (top, bottom, left, right; pixels; half open); x_B `image
 micro-batch, C channels, H height, W width, N boxes (1 for all samples, or B).
 """
 
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..hooks.targets import Mix, Targets
 from ._memory import dense, fresh_like
 
-__all__ = ["cutmix_box", "kept_fraction", "paste"]
+__all__ = ["CutMix", "CutMixDraw", "cutmix_box", "kept_fraction", "paste"]
 
 # A copy needs no arithmetic, so numpy may take the elements, bfloat16 too, for integers of their size in bytes.
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -73,3 +79,110 @@ def paste(images: Tensor, partner: Tensor, box: Tensor) -> Tensor:
     for own, other, (top, bottom, left, right) in zip(result, partner.tolist(), boxes, strict=True):
         own[:, top:bottom, left:right] = source[other, :, top:bottom, left:right]
     return mixed
+
+
+@dataclass(frozen=True)
+class CutMixDraw:
+    """All random choices that CutMix makes for a batch.
+
+    Args:
+        partner: int64 `(B,)`, a permutation.
+        box: int64 `(N, 4)`: top, bottom, left, right in pixels, half open; N is 1 (one box for the batch) or B.
+        lam: float64 `(N,)`, share of the own pixels.
+    """
+
+    partner: Tensor
+    box: Tensor
+    lam: Tensor
+
+
+class CutMix(Targets):
+    """Pastes a box of another image into each image and shares the label by area.
+
+    Each training micro-batch is mixed once, on the device, before `training_step` and all that replays it; boxes come
+    from images of the same batch and stay where they were. Integer labels stay integers, so metrics count the own
+    label; the loss computed from them becomes `lam L(own) + (1 - lam) L(partner's)`. The loader's images, validation,
+    test and prediction stay untouched. A batch of one sample is left alone.
+
+    Args:
+        alpha: Both parameters of the Beta distribution of lambda, >= 0; the paper's is 1, so that lambda is uniform.
+            Neutral: 0.
+        prob: Probability that a batch is mixed, 0 to 1; the authors' 0.5 on CIFAR, 1 on ImageNet. Neutral: 0.
+        per_sample: Draw a box for each sample; the authors' code draws one for the batch.
+        targets: "loss" mixes the loss; "soft" puts probabilities `(B, num_classes)` in the place of the labels;
+            "sampled" keeps a label with probability lambda and takes the partner's otherwise.
+        num_classes: Classes of `targets="soft"`; None asks the module, then the datamodule.
+        seed: Seed of the callback's own random stream, >= 0.
+        image_key: Key of the images where batches are mappings; elsewhere they come first.
+        target_key: Key of the labels where batches are mappings; elsewhere they come second.
+        name: Part of the state key.
+
+    Shape:
+        images `(B, C, H, W)`, floating point or uint8; labels int64 `(B,)`, or any whose loss torch computes.
+
+    Raises:
+        ValueError: a setting outside its range; another callback mixes the loss; the number of classes is unknown; at
+            the first step, images that are not `(B, C, H, W)` or a loss that cannot be seen.
+
+    Example:
+        >>> import torch
+        >>> box = cutmix_box(torch.tensor([0.75]).double(), torch.tensor([[0, 0]]), (8, 8))
+        >>> box, kept_fraction(box, (8, 8))
+        (tensor([[0, 2, 0, 2]]), tensor([0.9375], dtype=torch.float64))
+
+    Reference: Yun et al. 2019, arXiv:1905.04899
+
+    BibTeX:
+        @inproceedings{yun2019cutmix,
+          title = {{CutMix}: Regularization Strategy to Train Strong Classifiers with Localizable Features},
+          author = {Yun, Sangdoo and Han, Dongyoon and Oh, Seong Joon and Chun, Sanghyuk and Choe, Junsuk and
+            Yoo, Youngjoon},
+          booktitle = {International Conference on Computer Vision},
+          year = {2019}
+        }
+
+    Differs from the paper: lambda is the share of own pixels in the clipped box, as in the authors' code since they
+    corrected it, and not the one that was drawn. `per_sample`, "soft" and "sampled" are additions.
+
+    See also: `MixUp`, which interpolates; `torchvision.transforms.v2.CutMix`; `timm.data.Mixup`.
+    """
+
+    neutral = ({"alpha": 0.0}, {"prob": 0.0})
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        prob: float = 1.0,
+        per_sample: bool = False,
+        targets: Literal["loss", "soft", "sampled"] = "loss",
+        num_classes: int | None = None,
+        seed: int = 0,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"CutMix: alpha must be a finite number >= 0 (0 switches it off), got {alpha}.")
+        super().__init__(prob, targets, num_classes, seed, image_key, target_key, name)
+        self.alpha, self.per_sample = alpha, per_sample
+
+    @property
+    def off(self) -> bool:
+        return super().off or self.alpha == 0
+
+    def draw(self, shape: torch.Size, random: np.random.Generator) -> CutMixDraw:
+        size = (shape[2], shape[3])
+        count = shape[0] if self.per_sample else 1
+        # A permutation: a flip or a roll pairs neighbours only, and a flip needs an even batch.
+        partner = torch.from_numpy(random.permutation(shape[0]))
+        drawn = torch.from_numpy(random.beta(self.alpha, self.alpha, count))
+        box = cutmix_box(drawn, torch.from_numpy(random.integers(size, size=(count, 2))), size)
+        # As realised: a box is rounded to pixels and clipped, so it is smaller than the drawn lambda says.
+        return CutMixDraw(partner, box, kept_fraction(box, size))
+
+    def mix(self, images: Tensor, draw: CutMixDraw) -> Mix:
+        partner = draw.partner.to(images.device, non_blocking=True)
+        if len(images) == 1:
+            return Mix(images, partner, 1.0)
+        lam = float(draw.lam) if len(draw.lam) == 1 else draw.lam.float().to(images.device, non_blocking=True)
+        return Mix(paste(images, partner, draw.box), partner, lam)
