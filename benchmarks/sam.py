@@ -69,17 +69,16 @@ def _started(network: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _memory(network: Callable[[], nn.Module], batches: Batches) -> Row:
-    """What SAM adds to the peak of a fit, over weights, buffers and one batch."""
+    """What SAM adds to the peak of a fit; the window is a batch that is there anyway."""
     plain, ours = (
         _peak(fitting(lambda: Plain(_started(network)), batches, 1, *callbacks)())
         for callbacks in ((), (partial(SAM, rho=RHO),))
     )
-    fresh = network()
-    held = [*fresh.parameters(), *fresh.buffers(), *batches[0]]
-    needed = sum(tensor.nbytes for tensor in held)
-    added, bound = [float(ours - plain)], [float(needed)]
-    against = "a copy of weights, buffers and window"
-    return Row.slowdown("what `SAM` adds to the peak", against, added, bound, "memory", "<= 1.00")
+    copy = sum(tensor.nbytes for tensor in network().state_dict().values())
+    added, peer = [float(ours - plain)], [float(copy)]
+    return Row.slowdown(
+        "what `SAM` adds to the peak", "a copy of weights and buffers", added, peer, "memory", "<= 1.05"
+    )
 
 
 def _peak(run: Callable[[], object]) -> int:
@@ -90,7 +89,10 @@ def _peak(run: Callable[[], object]) -> int:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    return max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
+    changes = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    totals = [change["args"]["Total Allocated"] for change in changes]
+    # The count goes on from that of an earlier profile.
+    return int(max(totals) - totals[0] + changes[0]["args"]["Bytes"])
 
 
 def _by_hand(network: nn.Module, batches: Batches) -> nn.Module:

@@ -1,0 +1,124 @@
+"""What an average of the weights costs: a step under the Trainer against Lightning's, one update against others'."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lightning_vision.callbacks import EMA
+
+from .fits import Plain, batches_of, fitting
+from .logging_tax import cnn
+from .side_by_side import Row, Side, take_turns
+
+__all__ = ["rows"]
+
+DECAY = 0.999
+
+
+def rows(quick: bool) -> list[Row]:
+    """Train a small network without, with ours and with Lightning's average, then only update averages.
+
+    Args:
+        quick: One repetition of few steps and updates.
+    """
+    networks = {
+        "ResNet-18": partial(timm.create_model, "resnet18"),
+        "ViT-Ti": partial(timm.create_model, "vit_tiny_patch16_224"),
+        "80 small tensors": _small_tensors,
+    }
+    updates, repetitions = (2, 1) if quick else (50, 15)
+    return [
+        *_training_rows(*(4, 1) if quick else (100, 21)),
+        *(row for name, make in networks.items() for row in _update_rows(name, make, updates, repetitions)),
+    ]
+
+
+def _small_tensors() -> nn.Module:
+    return nn.ParameterList(torch.randn(64) for _ in range(80))
+
+
+def _training_rows(steps: int, repetitions: int) -> list[Row]:
+    batches = batches_of(32, steps)
+    # As Lightning's: from the weights after the first step on, with one decay.
+    average = partial(EMA, decay=DECAY, warmup=1.0, start_step=1)
+
+    def module() -> Plain:
+        torch.manual_seed(0)
+        return Plain(cnn())
+
+    sides = {
+        "plain": fitting(module, batches, 1),
+        "stock": fitting(module, batches, 1, partial(EMAWeightAveraging, decay=DECAY)),
+        "ours": fitting(module, batches, 1, average),
+    }
+    times = take_turns(sides, repetitions)
+    plain, stock, ours = ([seconds / steps for seconds in times[side]["cpu"]] for side in sides)
+    ends = [_floats(sides[side]()()) for side in ("ours", "stock")]
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-6)
+    our_tax, stock_tax = ([it - bare for it, bare in zip(side, plain, strict=True)] for side in (ours, stock))
+    return [
+        Row.slowdown(
+            "what `EMA` adds to a step", "what `EMAWeightAveraging` adds", our_tax, stock_tax, "cpu", "<= 0.10"
+        ),
+        Row.slowdown("a step with `EMA`", "without an average", ours, plain, "cpu"),
+        Row.slowdown("(a step with `EMAWeightAveraging`)", "without an average", stock, plain, "cpu"),
+    ]
+
+
+class Steps:
+    """All that an update asks of a Trainer: how many steps were done."""
+
+    global_step = 0
+
+
+def _update_rows(what: str, make: Callable[[], nn.Module], updates: int, repetitions: int) -> list[Row]:
+    torch.manual_seed(0)
+    network = make()
+    trainer: Any = Steps()
+    ours = EMA(decay=DECAY, warmup=1.0)
+    ours.on_fit_start(trainer, network)
+    ours.on_train_start(trainer, network)
+    theirs = ModelEmaV3(network, decay=DECAY)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)
+    # Its first update copies.
+    averaged.update_parameters(network)
+
+    def update() -> None:
+        trainer.global_step += 1
+        ours.on_train_batch_end(trainer, network, None, None, 0)
+
+    with torch.no_grad():
+        for tensor in _floats(network).values():
+            tensor.add_(1.0)
+    sides = {
+        "timm": lambda: theirs.update(network),
+        "torch": lambda: averaged.update_parameters(network),
+        "ours": update,
+    }
+    times = take_turns({side: _repeated(run, updates) for side, run in sides.items()}, repetitions)
+    for peer in (theirs.module, averaged.module):
+        torch.testing.assert_close(ours.average, _floats(peer), rtol=1e-4, atol=1e-5)
+    timm_time, torch_time, own = ([seconds / updates for seconds in times[side]["cpu"]] for side in sides)
+    return [
+        Row.slowdown(f"one update, {what}", "timm's `ModelEmaV3`", own, timm_time, "cpu", "<= 1.00"),
+        Row.slowdown(f"one update, {what}", "torch's `AveragedModel`, foreach", own, torch_time, "cpu"),
+    ]
+
+
+def _repeated(update: Callable[[], None], updates: int) -> Side:
+    def run() -> None:
+        for _ in range(updates):
+            update()
+
+    return lambda: run
+
+
+def _floats(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
