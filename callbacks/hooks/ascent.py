@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from ._around import Around
-from ._replay import Streams, read_streams, rewind, without_trace
+from ._replay import Replay, Streams, read_streams, rewind
 from .method import Method, Place, callbacks_of
 
 __all__ = ["Ascent", "replaying"]
@@ -62,7 +62,7 @@ class Ascent(Method):
         self._incomplete = False
         self._steps: dict[int, int] = {}
         self._kept: dict[str, Tensor] = {}
-        self._module: LightningModule | None = None
+        self._replay: Replay | None = None
 
     @property
     def off(self) -> bool:
@@ -139,7 +139,6 @@ class Ascent(Method):
                 f"{type(self).__name__}: LBFGS compares losses at several points, which belong to other weights than "
                 "its gradients here; use another optimizer."
             )
-        self._module = pl_module
         self.undo_later(self._forget)
         for name, action in (
             ("training_step", self._training_step),
@@ -147,6 +146,10 @@ class Ascent(Method):
             ("optimizer_step", self._optimizer_step),
         ):
             self.undo_later(Around(trainer.strategy, name, partial(action, trainer)).undo)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Parts of the module may have been exchanged between epochs.
+        self._replay = None
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Gradients of earlier micro-batches are gone, so only the present one is still part of the step.
@@ -159,11 +162,11 @@ class Ascent(Method):
 
     def _forget(self) -> None:
         self._window.clear()
-        self._module, self._due, self._replaying, self._incomplete = None, None, False, False
+        self._replay, self._due, self._replaying, self._incomplete = None, None, False, False
 
     def _names_of(self, weights: list[Tensor]) -> list[str]:
-        assert self._module is not None
-        names = {parameter: name for name, parameter in self._module.named_parameters()}
+        assert self._replay is not None
+        names = {parameter: name for name, parameter in self._replay.module.named_parameters()}
         return [names[weight] for weight in weights]
 
     def _training_step(self, trainer: Trainer, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -203,12 +206,12 @@ class Ascent(Method):
             )
 
         def ascending_closure() -> Any:
-            replay = (
+            compute = (
                 partial(self._replay_window, trainer, optimizer)
                 if automatic
                 else partial(_call_again, closure, read_streams(trainer.strategy.root_device))
             )
-            self._due = partial(self._ascend, trainer, optimizer, replay)
+            self._due = partial(self._ascend, trainer, optimizer, compute)
             with self._first_pass:
                 if not self.synchronise:
                     self._first_pass.enter_context(_unsynchronised(trainer))
@@ -224,18 +227,20 @@ class Ascent(Method):
             self._due = None
             self._window.clear()
 
-    def _ascend(self, trainer: Trainer, optimizer: Optimizer, replay: Callable[[], None]) -> None:
+    def _ascend(self, trainer: Trainer, optimizer: Optimizer, compute: Callable[[], None]) -> None:
         self._due = None
         self._first_pass.close()
         weights = [it for group in optimizer.param_groups for it in group["params"] if it.grad is not None]
         if not weights or self._incomplete:
             return
+        if self._replay is None:
+            self._replay = Replay(trainer.lightning_module, trainer.strategy.root_device)
         number = next(index for index, it in enumerate(trainer.optimizers) if it is optimizer)
         step = self._steps.get(number, 0)
         with torch.no_grad():
             gradients = _drive(
                 self.ascend(weights, [it.grad for it in weights], step),
-                lambda perturbation: self._gradients_at(trainer, weights, perturbation, replay),
+                partial(self._gradients_at, trainer, self._replay, weights, compute),
             )
         for weight, gradient in zip(weights, gradients, strict=True):
             if weight.grad is not gradient:
@@ -243,11 +248,15 @@ class Ascent(Method):
         self._steps[number] = step + 1
 
     def _gradients_at(
-        self, trainer: Trainer, weights: list[Tensor], perturbation: list[Tensor], replay: Callable[[], None]
+        self,
+        trainer: Trainer,
+        replay: Replay,
+        weights: list[Tensor],
+        compute: Callable[[], None],
+        perturbation: list[Tensor],
     ) -> list[Tensor]:
-        module = trainer.lightning_module
         own = set(map(id, weights))
-        others = [(it, it.grad) for it in module.parameters() if it.grad is not None and id(it) not in own]
+        others = [(it, it.grad) for it in replay.parameters if it.grad is not None and id(it) not in own]
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             # After an overflow nothing is perturbed: the replay overflows too, and the scaler skips the step.
             for part in perturbation:
@@ -255,7 +264,7 @@ class Ascent(Method):
         before = torch._foreach_clone(weights)
         self._replaying = True
         try:
-            with without_trace(module, trainer.strategy.root_device):
+            with replay.without_trace():
                 torch._foreach_add_(weights, perturbation)
                 perturbation.clear()
                 for weight in weights:
@@ -263,7 +272,7 @@ class Ascent(Method):
                 for other, _ in others:
                     other.grad = None
                 with torch.enable_grad():
-                    replay()
+                    compute()
         finally:
             self._replaying = False
             torch._foreach_copy_(weights, before)
