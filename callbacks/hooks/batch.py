@@ -55,6 +55,8 @@ class Batch(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        if stage == "fit" and trainer.global_step == 0:
+            self._batches = 0
         if not self.off and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
             name = type(self).__name__
             raise ValueError(
