@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.func import functional_call
 
@@ -92,6 +92,8 @@ class Ensemble(Method):
             self._called = False
             self.undo_later(self._placed.clear)
             self.undo_later(Around(pl_module, "forward", partial(self._forward, pl_module)).undo)
+            steps = ", ".join(map(str, self.steps))
+            rank_zero_info(f"{type(self).__name__}: this tests the ensemble of the weights after steps {steps}.")
         elif self.capacity:
             rank_zero_warn(
                 f"{type(self).__name__}: no member was kept yet, so this tests the module alone; train to the end of a "
