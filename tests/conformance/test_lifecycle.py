@@ -1,0 +1,35 @@
+"""Each public callback around a fit: exceptions, a second fit, evaluation, copies, a compiled module."""
+
+import pytest
+
+from support.conformance.conditions import Condition
+from support.conformance.lifecycle import (
+    acts,
+    compiled_is_plain,
+    copies_work,
+    evaluates,
+    fits_again,
+    leaves_nothing,
+    own_stream_only,
+)
+from support.conformance.traces import leftovers
+
+# Two calls in training: of a method that replays the batch, one falls into the replay. Validation calls 1 is the
+# sanity check's, 4 the second epoch's first.
+MOMENTS = [("training_step", 3), ("training_step", 4), ("validation_step", 1), ("validation_step", 4)]
+
+
+@pytest.mark.parametrize(
+    "check", [acts, leaves_nothing, fits_again, evaluates, copies_work, compiled_is_plain, own_stream_only]
+)
+def test_around_a_fit(subject, check):
+    assert "\n".join(check(subject)) == ""
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_exception_leaves_nothing_behind(subject, accumulate):
+    found = [
+        line for step, call in MOMENTS for line in leftovers(subject, Condition(accumulate=accumulate), step, call)
+    ]
+
+    assert "\n".join(found) == ""

@@ -1,0 +1,90 @@
+"""Checkpoints: safe to load, of a plain run's form, and usable by those who do not have the callback."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from support.conformance.checks import with_resume
+from support.conformance.conditions import Condition
+from support.conformance.runs import fit, loaders, seed, trainer_for
+from support.conformance.subjects import Subject
+from support.data import plain_loader
+
+__all__ = ["claims_its_state", "loads_elsewhere", "resumes_with_another_setting", "warns_of_a_plain_loader", "write"]
+
+ORDINARY = Condition()
+
+
+def write(subject: Subject, folder: Path) -> tuple[Path, Path]:
+    """A whole checkpoint from inside the second epoch and, of a run of its own, a weights-only file of that step."""
+    for name, weights_only in (("whole", False), ("weights", True)):
+        writer = ModelCheckpoint(
+            folder / name, "{step}", save_weights_only=weights_only, every_n_train_steps=2, save_top_k=-1
+        )
+        fit(ORDINARY, [*with_resume(subject), writer])
+    return folder / "whole" / "step=8.ckpt", folder / "weights" / "step=8.ckpt"
+
+
+def loads_elsewhere(subject: Subject, folder: Path) -> list[str]:
+    """Guarantee 4: both files load with `weights_only=True` into a stranger's module, and a fit goes on without it."""
+    whole, weights = write(subject, folder)
+    found = []
+    plain = list(ORDINARY.make_module().state_dict())
+    read = {path: torch.load(path, weights_only=True) for path in (whole, weights)}
+    for path, content in read.items():
+        if list(content["state_dict"]) != plain and not subject.kind.changes_architecture:
+            found.append(
+                f"the file in {path.parent.name}/ has the keys {sorted(set(content['state_dict']) ^ set(plain))} more or less"
+            )
+            continue
+        ORDINARY.make_module().load_state_dict(content["state_dict"], strict=True)
+    for name in plain if not found else ():
+        if not torch.equal(read[whole]["state_dict"][name], read[weights]["state_dict"][name]):
+            found.append(f"the weights-only file has another {name} than the whole one")
+    resumed = fit(ORDINARY, ckpt_path=whole)
+    if resumed.counts["global step"] != 10:
+        found.append(f"without it, the run goes on to step {resumed.counts['global step']} instead of 10")
+    return found
+
+
+def resumes_with_another_setting(subject: Subject, folder: Path) -> list[str]:
+    """Guarantee 10: the state key names no knob, so another setting finds the state; two-way with the neutral one."""
+    whole, _ = write(subject, folder)
+    found = []
+    keys = {subject.make(**changed).state_key for changed in [{}, *subject.neutral]}
+    if keys != {subject.kind.__qualname__}:
+        found.append(f"the state key depends on the setting: {sorted(keys)}")
+    for changed in subject.neutral:
+        own = subject.make(**changed)
+        if fit(ORDINARY, [own], ckpt_path=whole).counts["global step"] != 10:
+            found.append(f"resumed with {changed}, the run does not end at step 10")
+    named = subject.make(name="mine").state_key
+    if named != f"{subject.kind.__qualname__}[mine]":
+        found.append(f"with name='mine' the state key is {named!r}")
+    return found
+
+
+def claims_its_state(subject: Subject, folder: Path) -> list[str]:
+    """Guarantee 10: saved state of the class that no callback claims is an error, before training."""
+    whole, _ = write(subject, folder)
+    outcome = fit(ORDINARY, [subject.make(name="other")], ckpt_path=whole, refusable=subject.name)
+    kept = subject.kind.__qualname__ in torch.load(whole, weights_only=True)["callbacks"]
+    if kept and "holds the state of one without a name" not in outcome.refusal:
+        return [f"state without a name is dropped by one with a name ({outcome.refusal or 'no refusal'})"]
+    twins = fit(ORDINARY, [subject.make(), subject.make()], refusable=subject.name)
+    return [] if twins.refusal else ["two without names are not refused"]
+
+
+def warns_of_a_plain_loader(subject: Subject, folder: Path) -> list[str]:
+    """Guarantee 4: under a loader that cannot resume, going on inside an epoch is warned about in a sentence."""
+    whole, _ = write(subject, folder)
+    seed(3)
+    trainer = trainer_for(ORDINARY, with_resume(subject))
+    data = loaders(ORDINARY) | {"train_dataloaders": plain_loader(27)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(ORDINARY.make_module(), ckpt_path=whole, weights_only=True, **data)
+    said = [str(it.message) for it in caught]
+    return [] if any("cannot continue inside an epoch" in it for it in said) else ["no warning of a plain DataLoader"]
