@@ -1,9 +1,10 @@
 """Labels of a mixed batch: to every reader the images' own, to a loss both those and their partners'.
 
 Two worlds go through a training step side by side. In one the labels are y_a, the own ones, in the other y_b, those of
-the partners. Each torch function of a `MixedTensor` is computed in both, so a loss L that was written for integer labels
-arrives as the pair L(y_a), L(y_b), and is read as `lam L(y_a) + (1 - lam) L(y_b)`. Whatever else is read (metrics,
-numbers, what is left after the step) is that of the own labels. Letters: B samples, lam share of the own label.
+the partners. Each torch function of a `MixedTensor` is computed in both, so a loss L that was written for integer
+labels arrives as the pair L(y_a), L(y_b), and is read as `lam L(y_a) + (1 - lam) L(y_b)`. Whatever else is read
+(metrics, numbers, what is left after the step) is that of the own labels. Letters: B samples, lam share of the own
+label.
 """
 
 import weakref
@@ -188,10 +189,11 @@ class _Call:
 
     def _is_plain(self, own: Any) -> bool:
         if self.name == "__get__":
-            return getattr(self.func, "__self__").__name__ not in _VIEWS
+            descriptor: Any = self.func
+            return descriptor.__self__.__name__ not in _VIEWS
         if "out" in self.kwargs or self.name.endswith("_like") or self.name in _FRESH:
             return True
-        return not isinstance(own, (Tensor, tuple, list)) or isinstance(own, torch.Size)
+        return not any(isinstance(it, Tensor) for it in (own if isinstance(own, (tuple, list)) else (own,)))
 
     def paired(self, own: Any) -> Any:
         """The result in both worlds, `own` being known."""
@@ -245,12 +247,11 @@ class _Call:
                 return total.sum()
             if self.kwargs["reduction"] == "batchmean":
                 return total.sum() / len(lam)
-            weights = [
-                weight_of_labels(self.func, *_swap((self.args, self.kwargs), pick)) for pick in (_as_own, _as_twin)
-            ]
-            if weights[0] is None or weights[1] is None:
+            own_weight = weight_of_labels(self.func, *self.own_args)
+            twin_weight = weight_of_labels(self.func, *_swap((self.args, self.kwargs), _as_twin))
+            if own_weight is None or twin_weight is None:
                 return total.mean()
-            return total.sum() / blend(weights[0], weights[1], lam).sum()
+            return total.sum() / blend(own_weight, twin_weight, lam).sum()
         if self.name not in ("sum", "mean") or not reduces_samples(self.args, self.kwargs):
             return None
         mixed = self.args[0]
@@ -261,9 +262,7 @@ class _Call:
         args, kwargs = self.own_args
         gradient = torch.is_grad_enabled() and (target.requires_grad or any(it.own.requires_grad for it in self.found))
         if gradient and (self.name not in _SUMS or any(it.own.ndim for it in self.found)):
-            raise mixture.refusal(
-                f"{self.name} writes mixed labels into a tensor with a gradient, which cannot be mixed"
-            )
+            raise mixture.refusal(f"{self.name} writes labels into a tensor with a gradient, so it cannot be mixed")
         if gradient:
             return self.run(_as_loss)
         if type(target) is not Tensor:

@@ -141,7 +141,8 @@ class Targets(Batch):
     def _mixed(self, labels: Tensor, mix: Mix, random: np.random.Generator) -> Tensor:
         twin = labels[mix.partner]
         if self.targets == "loss":
-            return MixedTensor.of(labels, twin, Mixture(type(self).__name__, mix.lam, len(labels)))
+            lam = mix.lam if isinstance(mix.lam, Tensor) else float(mix.lam)
+            return MixedTensor.of(labels, twin, Mixture(type(self).__name__, lam, len(labels)), lam)
         share = torch.as_tensor(mix.lam, dtype=torch.float32, device=labels.device).expand(len(labels))
         share = share.view(-1, *[1] * (labels.ndim - 1))
         if self.targets == "sampled":
