@@ -1,7 +1,6 @@
 """EMA against timm's ModelEmaV3 and torch's AveragedModel on the same trajectory: difference 0.0."""
 
 import pytest
-import torch
 from lightning.pytorch import Callback, Trainer
 from timm.utils import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -45,4 +44,4 @@ def test_the_average_is_theirs(rival):
 
     assert theirs.keys() == ours.keys()
     floating = [name for name, value in ours.items() if value.is_floating_point()]
-    assert 0.0 == max((ours[name] - theirs[name]).abs().max().item() for name in floating)
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in floating) == 0.0

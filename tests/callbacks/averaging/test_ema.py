@@ -117,7 +117,7 @@ def test_the_average_and_the_weights_equal_a_loop_by_hand(case):
 
     assert (12 if case == "accumulate" else 30) == ema.updates == trainer.global_step
     assert case != "fp16" or scaler.get_scale() < 2.0**40
-    assert 0.0 == largest_difference(module.state_dict(), average)
+    assert largest_difference(module.state_dict(), average) == 0.0
     assert all(torch.equal(value, raw[name]) for name, value in ema.state_dict()["raw"].items())
 
 
@@ -136,15 +136,15 @@ def test_an_update_every_four_steps_equals_a_loop_by_hand():
     # Integers are the module's own, two steps after the last update.
     average["network.1.num_batches_tracked"] = raw["network.1.num_batches_tracked"]
 
-    assert 0.0 == largest_difference(module.state_dict(), average)
+    assert largest_difference(module.state_dict(), average) == 0.0
 
 
 def test_two_optimizers_that_step_in_one_batch_bring_one_update():
     ema = EMA(decay=0.8)
     _, trainer = trained(ema, TwoOptimizers, max_epochs=1)
 
-    assert 20 == trainer.global_step
-    assert 10 == ema.updates
+    assert trainer.global_step == 20
+    assert ema.updates == 10
 
 
 class Line(LightningModule):
@@ -165,14 +165,14 @@ def test_a_straight_line_is_followed_at_its_known_distance():
     """m_t = t - d (1 - d^t) / (1 - d): for w_t = t the lag e_t = t - m_t obeys e_t = d (e_(t-1) + 1)."""
     module, _ = trained(EMA(decay=0.5, warmup=1.0), Line, max_steps=10, max_epochs=1)
 
-    assert 10 - 0.5 * (1 - 0.5**10) / 0.5 == module.weight.item()
+    assert module.weight.item() == 10 - 0.5 * (1 - 0.5**10) / 0.5
 
 
 def test_the_average_starts_with_the_weights_after_the_given_step():
     """From w_4 = 4 by halves: (4 + 5) / 2 = 4.5, 5.25, 6.125, 7.0625."""
     module, _ = trained(EMA(decay=0.5, warmup=1.0, start_step=4), Line, max_steps=8, max_epochs=1)
 
-    assert 7.0625 == module.weight.item()
+    assert module.weight.item() == 7.0625
 
 
 def weight_of_the_start(updates, **settings):
@@ -199,9 +199,9 @@ def test_warm_up_bounds_the_decay_of_each_step():
 
 
 def test_settings_at_their_ends():
-    assert 0.5 == half_life_to_decay(1.0)
-    assert 1.0 == ema_share(0, decay=0.0)
-    assert 1.0 - 0.5**3 == ema_share(0, decay=0.5, every_n_steps=3)
+    assert half_life_to_decay(1.0) == 0.5
+    assert ema_share(0, decay=0.0) == 1.0
+    assert ema_share(0, decay=0.5, every_n_steps=3) == 1.0 - 0.5**3
 
 
 @pytest.mark.parametrize(
