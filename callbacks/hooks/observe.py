@@ -26,7 +26,7 @@ class Observe(Method):
     """Looks at the first batches of a validation or test and writes what it saw to the loggers.
 
     `look` runs after `validation_step` or `test_step`, with gradients enabled even where Lightning uses inference mode,
-    under the run's precision and, if the module is compiled, in eager mode, so that hooks are called. It may call the
+    under the run's precision and, if the module is compiled, in eager mode, so that nothing is compiled anew. It may call the
     module in train mode, run backward, draw random numbers, register hooks and log: random streams, buffers, metrics,
     gradients, `requires_grad`, train flags and hooks are put back. Only weights are not; it must not write to them.
 
@@ -122,8 +122,8 @@ def _as_if_nobody_looked(trainer: Trainer, pl_module: LightningModule) -> Iterat
     parameters = [(it, it.requires_grad, it.grad) for it in pl_module.parameters()]
     with ExitStack() as stack:
         stack.enter_context(Replay(pl_module, trainer.strategy.root_device).without_trace())
+        # It enables gradients too, under Lightning's `no_grad` while fitting.
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
         stack.enter_context(trainer.precision_plugin.val_step_context())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -8,12 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from torch._dynamo.mutation_guard import install_generation_tagging_init
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_vision.callbacks.hooks.observe import Observe, _hooks_of
 from support.data import plain_loader
 from support.modules import Plain
 from support.resuming import Recorder, record
+
+# The first compilation patches `Module` for good, which is no leak of the test that happens to come first.
+install_generation_tagging_init()
 
 
 class Rude(Observe):
@@ -58,6 +62,11 @@ class Scored(Plain):
         self.accuracy(logits, batch[1])
         self.log("val/accuracy", self.accuracy, on_step=True, on_epoch=True)
         return {"logits": logits}
+
+
+class Unscored(Plain):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        return None
 
 
 class Unguarded(Observe):
@@ -143,6 +152,57 @@ def test_inference_mode_is_left_for_the_look(how):
 
     assert len(values) == 1
     assert values[0] > 0
+
+
+class Types(Observe):
+    """Notes types of logits and how often a hook was called."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.types, self.calls = [], 0
+
+    def look(self, pl_module, batch, outputs, batch_index):
+        def count(*_):
+            self.calls += 1
+
+        pl_module.network[5].register_forward_hook(count)
+        self.types.append(pl_module(batch[0]).dtype)
+        return {}
+
+
+def test_it_computes_in_the_precision_of_the_run():
+    callback = Types()
+    run(callback, precision="bf16-mixed", max_epochs=1, val_check_interval=1.0)
+
+    assert callback.types == [torch.bfloat16]
+
+
+def test_only_the_first_of_several_loaders_is_looked_at():
+    callback = Types()
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[callback])
+    trainer.validate(Unscored(), [plain_loader(12), plain_loader(12)], verbose=False)
+
+    assert callback.types == [torch.float32]
+
+
+def test_a_compiled_module_is_looked_at_in_eager_mode():
+    def compilations(*callbacks):
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return graph.forward
+
+        torch._dynamo.reset()
+        module = Plain()
+        module.network.compile(backend=backend)
+        record(module, loaders, callbacks, max_epochs=1)
+        return len(graphs)
+
+    callback = Types()
+
+    assert compilations() == compilations(callback) > 0
+    assert callback.calls == 1
 
 
 def test_an_exception_in_the_look_puts_everything_back():
