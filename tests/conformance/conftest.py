@@ -1,6 +1,7 @@
 """Every test here that takes a `subject` runs once for each public callback."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -23,9 +24,11 @@ def named(request: pytest.FixtureRequest, record_property) -> None:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Lightning announces devices and limits at each of hundreds of fits."""
+    """Lightning announces devices and gives advice at each of hundreds of fits."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
     logger.setLevel(level)

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from support.conformance.checks import with_resume
 from support.conformance.conditions import Condition
-from support.conformance.runs import fit, loaders, seed, trainer_for
+from support.conformance.runs import fit
 from support.conformance.subjects import Subject
 from support.data import plain_loader
 
@@ -35,9 +35,8 @@ def loads_elsewhere(subject: Subject, folder: Path) -> list[str]:
     read = {path: torch.load(path, weights_only=True) for path in (whole, weights)}
     for path, content in read.items():
         if list(content["state_dict"]) != plain and not subject.kind.changes_architecture:
-            found.append(
-                f"the file in {path.parent.name}/ has the keys {sorted(set(content['state_dict']) ^ set(plain))} more or less"
-            )
+            wrong = sorted(set(content["state_dict"]) ^ set(plain))
+            found.append(f"the file in {path.parent.name}/ has the keys {wrong} more or less")
             continue
         ORDINARY.make_module().load_state_dict(content["state_dict"], strict=True)
     for name in plain if not found else ():
@@ -73,18 +72,19 @@ def claims_its_state(subject: Subject, folder: Path) -> list[str]:
     kept = subject.kind.__qualname__ in torch.load(whole, weights_only=True)["callbacks"]
     if kept and "holds the state of one without a name" not in outcome.refusal:
         return [f"state without a name is dropped by one with a name ({outcome.refusal or 'no refusal'})"]
-    twins = fit(ORDINARY, [subject.make(), subject.make()], refusable=subject.name)
-    return [] if twins.refusal else ["two without names are not refused"]
+    try:
+        refusal = fit(ORDINARY, [subject.make(), subject.make()], refusable=subject.name).refusal
+    except RuntimeError as error:  # Lightning's own, where the callback has a state
+        refusal = str(error)
+    return [] if refusal else ["two without names are not refused"]
 
 
 def warns_of_a_plain_loader(subject: Subject, folder: Path) -> list[str]:
     """Guarantee 4: under a loader that cannot resume, going on inside an epoch is warned about in a sentence."""
-    whole, _ = write(subject, folder)
-    seed(3)
-    trainer = trainer_for(ORDINARY, with_resume(subject))
-    data = loaders(ORDINARY) | {"train_dataloaders": plain_loader(27)}
+    writer = ModelCheckpoint(folder, "{step}", every_n_train_steps=2, save_top_k=-1)
+    fit(ORDINARY, [*with_resume(subject), writer], train_dataloaders=plain_loader(27))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(ORDINARY.make_module(), ckpt_path=whole, weights_only=True, **data)
-    said = [str(it.message) for it in caught]
-    return [] if any("cannot continue inside an epoch" in it for it in said) else ["no warning of a plain DataLoader"]
+        fit(ORDINARY, with_resume(subject), ckpt_path=folder / "step=8.ckpt", train_dataloaders=plain_loader(27))
+    said = any("cannot continue inside an epoch" in str(it.message) for it in caught)
+    return [] if said else ["no warning of a plain DataLoader"]

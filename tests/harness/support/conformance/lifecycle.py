@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import warnings
 from typing import Any
 
 import torch
@@ -63,9 +62,7 @@ def evaluates(subject: Subject) -> list[str]:
     stream = torch.get_rng_state()
     found = []
     for call in ("validate", "test", "predict"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            first, second = (getattr(trainer, call)(module, data) for _ in range(2))
+        first, second = (getattr(trainer, call)(module, data) for _ in range(2))
         if not first:
             found.append(f"{call} returned nothing")
         if compare(Outcome(rows=[first]), Outcome(rows=[second]), ["rows"]):

@@ -5,7 +5,6 @@ An epoch has 27 images a process in batches of six, so its fifth batch is short;
 
 import pickle
 import random
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -127,6 +126,7 @@ def fit(
     refusable: str = "",
     ckpt_path: Path | None = None,
     module: LightningModule | None = None,
+    train_dataloaders: Any = None,
     **options: Any,
 ) -> Outcome:
     """Train under `condition` from the same first weights; a refusal by the class `refusable` is an outcome, too."""
@@ -137,9 +137,8 @@ def fit(
     counter = _Count()
     trainer = trainer_for(condition, [*callbacks, counter], **options)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **loaders(condition))
+        given = loaders(condition) | ({} if train_dataloaders is None else {"train_dataloaders": train_dataloaders})
+        trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **given)
     except ValueError as error:
         if not refusable or not str(error).startswith(f"{refusable}:"):
             raise

@@ -1,0 +1,26 @@
+"""Each public callback's arguments, and what it does not accept; the exceptions that classes declare."""
+
+import pytest
+
+from support.conformance.settings import refuses_what_shards, round_trips, takes_a_twin_with_a_name
+from support.conformance.subjects import subjects
+
+# Frozen: a new exception is a decision, made here in sight of everybody.
+DECLARED: dict[str, tuple[str, str]] = {}
+
+
+@pytest.mark.parametrize("check", [round_trips, refuses_what_shards, takes_a_twin_with_a_name])
+def test_settings(subject, check):
+    assert "\n".join(check(subject)) == ""
+
+
+def test_exceptions_from_a_plain_runs_state_are_the_declared_ones(record_property):
+    exceptions = {it.name: (it.kind.adds_parameters, it.kind.changes_architecture) for it in subjects()}
+    exceptions = {name: reasons for name, reasons in exceptions.items() if any(reasons)}
+    for name, (adds, changes) in exceptions.items():
+        record_property(
+            "declared exceptions", f"{name}: adds parameters: {adds or 'no'}; architecture: {changes or 'no'}"
+        )
+    record_property("declared exceptions", f"{len(exceptions)} of {len(subjects())} callbacks declare one")
+
+    assert exceptions == DECLARED

@@ -1,0 +1,58 @@
+"""Two callbacks together: which pairs the default run tries, and that the order of the list means nothing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+
+from support.conformance.checks import EVERYTHING
+from support.conformance.conditions import Condition
+from support.conformance.runs import Outcome, compare, fit
+from support.conformance.subjects import Subject
+
+__all__ = ["FEW", "chosen", "either_order"]
+
+# Up to so many pairs (12 callbacks) all are tried by default.
+FEW = 66
+# Two micro-batches a step and a short last window: what a pair can get wrong that one of them alone cannot.
+TOGETHER = Condition(accumulate=2)
+
+
+def chosen(subjects: Sequence[Subject], few: int = FEW) -> list[tuple[Subject, Subject]]:
+    """All pairs if they are few, else so many that each callback meets at least one other of each place.
+
+    The choice is a function of the list: of a place's callbacks the one that has met fewest comes next.
+    """
+    every = list(combinations(subjects, 2))
+    if len(every) <= few:
+        return every
+    met, pairs = Counter[str](), set[frozenset[str]]()
+    for own in subjects:
+        for place in sorted({it.kind.place for it in subjects}):
+            others = [it for it in subjects if it.kind.place == place and it.name != own.name]
+            if others and not any(frozenset((own.name, it.name)) in pairs for it in others):
+                other = min(others, key=lambda it: (met[it.name], it.name))
+                pairs.add(frozenset((own.name, other.name)))
+                met.update((own.name, other.name))
+    return [(left, right) for left, right in every if frozenset((left.name, right.name)) in pairs]
+
+
+def either_order(left: Subject, right: Subject) -> tuple[list[str], str]:
+    """What differs between the two list orders, and the sentence if the pair is refused."""
+    first, second = (_together(*order) for order in ((left, right), (right, left)))
+    refusals = [it.refusal for it in (first, second)]
+    if any(refusals):
+        # Each order may name the one that comes first as the subject of its sentence.
+        proper = [it for it in refusals if it.endswith(".") and len(it.split()) >= 8]
+        return ([] if len(proper) == 2 else [f"not refused in a sentence in both orders: {refusals}"]), refusals[0]
+    return [f"the order matters: {line}" for line in compare(first, second, EVERYTHING)], ""
+
+
+def _together(one: Subject, other: Subject) -> Outcome:
+    callbacks = [one.make(), other.make()]
+    try:
+        outcome = fit(TOGETHER, callbacks, refusable=one.name, max_epochs=1)
+    except ValueError as error:
+        if not str(error).startswith(f"{other.name}:"):
+            raise
+        outcome = Outcome(refusal=str(error))
+    return outcome
