@@ -139,8 +139,8 @@ def resolved(output: Any) -> Any:
 def _settle(mixed: MixedTensor) -> None:
     with torch._C.DisableTorchFunctionSubclass():
         # A loss that was stored keeps the mixed value, for logs.
-        if mixed.own.requires_grad and mixed.share is not None:
-            mixed.data = mixed_value(mixed).detach()
+        is_loss = mixed.own.requires_grad and mixed.share is not None
+        mixed.data = (mixed_value(mixed) if is_loss else mixed.own).detach()
         mixed.__class__ = Tensor  # type: ignore[assignment]  # the same object, wherever it is held
         mixed.__dict__.clear()
 
@@ -177,6 +177,11 @@ class _Call:
         if self._is_in_place() and isinstance(self.args[0], Tensor) and not isinstance(self.args[0], MixedTensor):
             return self._into_plain(self.args[0], mixture)
         own = self.func(*own_args, **own_kwargs)
+        if self.name == "__setitem__":
+            self.run(_as_twin)
+            if any(mixed.share is None for mixed in self.found):
+                self.args[0].share = None
+            return own
         if self._is_plain(own):
             return self.run(_as_loss) if losses else own
         if isinstance(own, Tensor) and losses and not own.requires_grad:
@@ -217,11 +222,11 @@ class _Call:
             raise mixture.refusal(f"{self.name} compares the labels of different samples, whose shares differ")
         if own.requires_grad != twin.requires_grad:
             raise mixture.refusal(f"{self.name} has a gradient for some labels only, so it cannot be mixed")
-        for mixed in self.found:
-            # An in-place function, or one that had nothing to do.
-            if own is mixed.own and twin is mixed.twin:
-                mixed.__dict__.pop("value", None)
-                return mixed
+        if self._is_in_place():
+            changed: MixedTensor = self.args[0]
+            changed.share = share
+            vars(changed).pop("value", None)
+            return changed
         return MixedTensor.of(own, twin, mixture, share)
 
     def _share(self, own: Any, twin: Any, run: Callable[[Callable[[Any], Any]], Any]) -> float | Tensor | None:
@@ -233,8 +238,9 @@ class _Call:
             return 0.0
         if not all(isinstance(share, Tensor) for share in shares):
             return None
-        in_place = self._is_in_place() and any(own is mixed.own for mixed in self.found)
-        return mixture.lam if in_place or keeps_samples_apart(run, own, twin, mixture.size) else None
+        # What is written in place over mixed labels cannot be tried again.
+        done = self._is_in_place() and isinstance(self.args[0], MixedTensor)
+        return mixture.lam if done or keeps_samples_apart(run, own, twin, mixture.size) else None
 
     def _reduced(self, lam: Tensor) -> Tensor | None:
         """The mixed value of a loss or a sum over samples; None for other functions."""

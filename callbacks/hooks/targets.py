@@ -162,6 +162,13 @@ class Targets(Batch):
                 return proceed(*args, **kwargs)
             mixture = labels.mixture
             with mixture.live():
+                # Of its own for each step, also of a replay: it becomes plain when the step ends, wherever it was put.
+                fresh = MixedTensor.of(labels.own, labels.twin, mixture, mixture.lam)
+                batch = self.fields.replaced(batch, self.fields.image(batch), fresh)
+                if args:
+                    args = (batch, *args[1:])
+                else:
+                    kwargs |= {next(iter(kwargs)): batch}
                 # Inside DDP's forward, which may copy what comes out of the module.
                 around = Around(pl_module, "training_step", lambda own, *a, **k: resolved(own(*a, **k)))
                 try:
