@@ -26,9 +26,10 @@ class Observe(Method):
     """Looks at the first batches of a validation or test and writes what it saw to the loggers.
 
     `look` runs after `validation_step` or `test_step`, with gradients enabled even where Lightning uses inference mode,
-    under the run's precision and, if the module is compiled, in eager mode, so that nothing is compiled anew. It may call the
-    module in train mode, run backward, draw random numbers, register hooks and log: random streams, buffers, metrics,
-    gradients, `requires_grad`, train flags and hooks are put back. Only weights are not; it must not write to them.
+    under the run's precision and, if the module is compiled, in eager mode, so that nothing is compiled anew. It may
+    call the module in train mode, run backward, draw random numbers, register hooks and log: random streams, buffers,
+    metrics, gradients, `requires_grad`, train flags and hooks are put back. Only weights are not; it must not write to
+    them.
 
     Args:
         every_n_epochs: While fitting it looks in validations of every n-th epoch, from the first on; `validate` and
