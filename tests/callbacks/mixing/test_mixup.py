@@ -115,6 +115,13 @@ def test_lambda_has_the_moments_of_its_distribution(alpha: float) -> None:
     assert abs(float((lam - 0.5).square().mean()) - variance) < 4 * 1 / 8 / math.sqrt(10_000)
 
 
+def test_with_the_default_alpha_most_draws_mix_less_than_a_tenth() -> None:
+    lam = MixUp(per_sample=True).draw(torch.Size((10_000, 1, 1, 1)), np.random.default_rng(0)).lam
+    little = float((torch.minimum(lam, 1 - lam) < 0.1).double().mean())
+
+    assert little > 0.5 + 4 * 0.5 / math.sqrt(10_000)
+
+
 def test_a_batch_of_one_is_left_alone() -> None:
     image = torch.rand(1, 3, 8, 8)
     mixup = MixUp()
