@@ -6,7 +6,7 @@ that of all of them together.
 """
 
 from collections.abc import Generator
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -16,13 +16,10 @@ from ..hooks.ascent import Ascent
 
 __all__ = ["SAM", "asam_perturbation", "orthogonal_part", "sam_perturbation", "with_direction"]
 
-# Below this norm the perturbation is shorter than rho, so that a zero gradient gives none; a float16 holds no less.
-SMALLEST: Final = 1e-7
-
 
 def sam_perturbation(gradients: list[Tensor], rho: float) -> list[Tensor]:
     """e = rho g / ||g||, Foret et al. Eq. 2 with p = 2; written into `gradients`, which is returned."""
-    torch._foreach_mul_(gradients, rho / get_total_norm(gradients).clamp_min(SMALLEST))
+    torch._foreach_mul_(gradients, _over(rho, get_total_norm(gradients)))
     return gradients
 
 
@@ -33,13 +30,13 @@ def asam_perturbation(weights: list[Tensor], gradients: list[Tensor], rho: float
     torch._foreach_mul_(gradients, scale)
     norm = get_total_norm(gradients)
     torch._foreach_mul_(gradients, scale)
-    torch._foreach_mul_(gradients, rho / norm.clamp_min(SMALLEST))
+    torch._foreach_mul_(gradients, _over(rho, norm))
     return gradients
 
 
 def orthogonal_part(sharp: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
     """g_v = g_s - (g_s . u) u with u = g / ||g||, Liu et al. Algorithm 1; `gradients` is overwritten."""
-    torch._foreach_div_(gradients, get_total_norm(gradients).clamp_min(SMALLEST))
+    torch._foreach_mul_(gradients, _over(1.0, get_total_norm(gradients)))
     along = torch.stack([part.sum() for part in torch._foreach_mul(sharp, gradients)]).sum()
     torch._foreach_mul_(gradients, along)
     return list(torch._foreach_sub(sharp, gradients))
@@ -47,9 +44,14 @@ def orthogonal_part(sharp: list[Tensor], gradients: list[Tensor]) -> list[Tensor
 
 def with_direction(gradients: list[Tensor], direction: list[Tensor], alpha: float) -> list[Tensor]:
     """g + alpha ||g|| / ||g_v|| g_v, Liu et al. Algorithm 1; written into `gradients`, which is returned."""
-    scale = alpha * get_total_norm(gradients) / get_total_norm(direction).clamp_min(SMALLEST)
+    scale = get_total_norm(gradients) * _over(alpha, get_total_norm(direction))
     torch._foreach_add_(gradients, torch._foreach_mul(direction, scale))
     return gradients
+
+
+def _over(length: float, norm: Tensor) -> Tensor:
+    """`length / norm`; 0 for a zero gradient, which has no direction, and for one that is not finite."""
+    return (length / norm).nan_to_num(0.0, 0.0, 0.0)
 
 
 @final
@@ -101,7 +103,7 @@ class SAM(Ascent):
     Differs from the paper:
         The default perturbs along the gradient of all processes; the paper's accelerators each use their own. ASAM's
         elementwise scale applies to all parameters as its equations have it, where its authors' code leaves biases
-        out. A gradient of norm below 1e-7 perturbs by less than `rho`, a zero gradient by nothing.
+        out. A zero gradient, which has no direction, perturbs nothing.
 
     See also:
         `lightning_vision.callbacks.hooks.ascent.replaying`, for modules that count or collect in `training_step`.
