@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 import torch
-import torch._dynamo  # patches torch.nn.Module once, when it is first imported
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.mutation_guard import install_generation_tagging_init
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -21,6 +21,9 @@ from lightning_vision.callbacks.hooks import mixed_labels
 from lightning_vision.callbacks.hooks.mixed_labels import MixedTensor, Mixture, resolved
 
 B, K = 8, 5
+
+# The first compilation patches `Module` for good, which is no leak of the test that happens to come first.
+install_generation_tagging_init()
 Y = torch.tensor([3, 0, 4, 1, 2, 2, 0, 1])
 PARTNER = torch.tensor([5, 2, 0, 7, 3, 1, 6, 4])
 SHARES = [pytest.param(0.3, id="batch"), pytest.param(torch.linspace(0.1, 0.9, B), id="sample")]

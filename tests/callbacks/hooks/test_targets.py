@@ -1,0 +1,332 @@
+"""The targets seam in a Trainer: what is mixed, for whom, what is refused, and that nothing is left behind."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch._dynamo.mutation_guard import install_generation_tagging_init
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
+
+from lightning_vision.callbacks.hooks.targets import Mix, Targets
+from support.data import ResumableLoader, labelled_images
+from support.modules import DictBatches, Plain, TwoOptimizers
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in the `DataLoader` will be")
+
+# The first compilation patches `Module` for good, which is no leak of the test that happens to come first.
+install_generation_tagging_init()
+
+
+@dataclass(frozen=True)
+class Draw:
+    partner: np.ndarray
+    lam: float | np.ndarray
+
+
+class Fading(Targets):
+    """Fades each image into its partner."""
+
+    neutral = ({"prob": 0.0},)
+
+    def __init__(self, prob=1.0, targets="loss", num_classes=None, per_sample=False, seed=0, name=None):
+        super().__init__(prob, targets, num_classes, seed, "image", "target", name)
+        self.per_sample = per_sample
+
+    def draw(self, shape, random):
+        return Draw(random.permutation(shape[0]), random.random(shape[0]) if self.per_sample else random.random())
+
+    def mix(self, images, draw):
+        partner = torch.from_numpy(draw.partner)
+        lam = torch.as_tensor(draw.lam, dtype=torch.float32)
+        shown = lam.view(-1, 1, 1, 1)
+        return Mix(shown * images + (1 - shown) * images[partner], partner, lam if self.per_sample else float(draw.lam))
+
+
+class Measured(Plain):
+    """With metrics in its training step, one of them with lists, and what it was given."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+        self.accuracy, self.auroc, self.seen = MulticlassAccuracy(10), MulticlassAUROC(10), []
+
+    def training_step(self, batch, batch_idx):
+        image, target = batch
+        logits = self(image)
+        self.accuracy(logits, target)
+        self.auroc.update(logits, target)
+        self.seen.append((logits.detach(), target))
+        self.log("train/accuracy", (logits.argmax(1) == target).float().mean())
+        return F.cross_entropy(logits, target)
+
+
+def trainer_of(folder, callbacks, **options):
+    return Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"max_epochs": 1, "num_sanity_val_steps": 1} | options,
+    )
+
+
+def fit(folder, callbacks, module, compiled=False, collate=None, **options):
+    trainer = trainer_of(folder, callbacks, **options)
+    loaders = [ResumableLoader(labelled_images(n), 6, collate_fn=collate) for n in (33, 12)]
+    trainer.fit(torch.compile(module, backend="eager") if compiled else module, *loaders)
+    return trainer
+
+
+def made(kind=Plain):
+    torch.manual_seed(1)
+    return kind(dropout=0.0)
+
+
+def weights(module):
+    return torch.cat([it.detach().flatten() for it in module.state_dict().values()])
+
+
+def parameters(module):
+    return torch.cat([it.detach().flatten() for it in module.parameters()])
+
+
+def by_hand(mix_labels, method, accumulate=1, ranks=(0,)):
+    """`Plain` trained by a loop: the formula for its loss in the place of labels that know it."""
+    module = made()
+    setting = module.configure_optimizers()
+    optimizer, scheduler = setting["optimizer"], setting["lr_scheduler"]["scheduler"]
+    batches = list(ResumableLoader(labelled_images(33), 6))
+    for n, (image, target) in enumerate(batches):
+        for rank in ranks:
+            random = np.random.default_rng((0, rank, n))
+            random.random()
+            mix = method.mix(image, method.draw(image.shape, random))
+            loss = mix_labels(module(mix.images), target, target[mix.partner], mix.lam) / accumulate
+            (loss / len(ranks)).backward()
+        if (n + 1) % accumulate == 0 or n + 1 == len(batches):
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+    return weights(module) if len(ranks) == 1 else parameters(module)
+
+
+def formula(z, own, twin, lam):
+    if isinstance(lam, float):
+        return lam * F.cross_entropy(z, own) + (1 - lam) * F.cross_entropy(z, twin)
+    left, right = (F.cross_entropy(z, it, reduction="none") for it in (own, twin))
+    return (lam * left + (1 - lam) * right).sum() / float(len(z))
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["batch", "sample"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_training_equals_a_loop_with_the_formula(tmp_path, per_sample, accumulate, compiled):
+    method, module = Fading(per_sample=per_sample), made()
+    fit(tmp_path, [method], module, compiled, accumulate_grad_batches=accumulate)
+
+    assert torch.equal(by_hand(formula, method, accumulate), weights(module))
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        lambda z, own, twin, lam: formula(z, own, twin, 1 - lam),
+        lambda z, own, twin, lam: formula(z, own, own, lam),
+        lambda z, own, twin, lam: formula(z, own, twin.roll(1), lam),
+    ],
+    ids=["share swapped", "own labels twice", "partner off by one"],
+)
+def test_a_wrong_mixture_is_noticed(tmp_path, mutant):
+    module = made()
+    fit(tmp_path, [Fading()], module)
+
+    assert (by_hand(mutant, Fading()) - weights(module)).abs().max() > 1e-3
+
+
+def test_dict_batches_and_two_optimizers_train_as_the_plain_module(tmp_path):
+    def as_mapping(samples):
+        return dict(zip(("image", "target"), torch.utils.data.default_collate(samples), strict=True))
+
+    module = made(DictBatches)
+    fit(tmp_path, [Fading()], module, collate=as_mapping)
+    assert torch.equal(by_hand(formula, Fading()), weights(module))
+
+    mixed, plain = made(TwoOptimizers), made(TwoOptimizers)
+    fit(tmp_path, [Fading()], mixed)
+    fit(tmp_path, [], plain)
+    assert (weights(mixed) - weights(plain)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["batch", "sample"])
+def test_metrics_of_the_step_are_those_of_own_labels_and_plain(tmp_path, per_sample):
+    module = Measured()
+    trainer = fit(tmp_path, [Fading(per_sample=per_sample)], module)
+    own = [target for _, target in ResumableLoader(labelled_images(33), 6)]
+    accuracy, auroc = MulticlassAccuracy(10), MulticlassAUROC(10)
+    for (logits, _), target in zip(module.seen, own, strict=True):
+        accuracy.update(logits, target)
+        auroc.update(logits, target)
+
+    assert {Tensor} == {type(given) for _, given in module.seen}
+    assert all(torch.equal(given, it) for (_, given), it in zip(module.seen, own, strict=True))
+    assert torch.equal(accuracy.compute(), module.accuracy.compute())
+    assert torch.equal(auroc.compute(), module.auroc.compute())
+    assert {Tensor} == {type(it) for it in [module.accuracy.tp, *module.auroc.target, *module.auroc.preds]}
+    last = (module.seen[-1][0].argmax(1) == own[-1]).float().mean()
+    assert last == trainer.logged_metrics["train/accuracy"]
+
+
+def test_soft_and_sampled_labels_are_plain_tensors(tmp_path):
+    class Keeping(Plain):
+        def training_step(self, batch, batch_idx):
+            seen.append(batch[1])
+            return super().training_step(batch, batch_idx)
+
+    for targets in ("soft", "sampled"):
+        seen, method = [], Fading(targets=targets, num_classes=10)
+        fit(tmp_path, [method], made(Keeping))
+        for n, (_, own) in enumerate(ResumableLoader(labelled_images(33), 6)):
+            random = np.random.default_rng((0, 0, n))
+            random.random()
+            draw = method.draw((len(own), 1, 8, 8), random)
+            twin, found = own[torch.from_numpy(draw.partner)], seen[n]
+            if targets == "soft":
+                lam = torch.tensor(draw.lam, dtype=torch.float32)
+                expected = lam * F.one_hot(own, 10).float() + (1 - lam) * F.one_hot(twin, 10).float()
+            else:
+                expected = torch.where(torch.from_numpy(random.random(len(own))) < draw.lam, own, twin)
+            assert torch.equal(expected, found)
+            assert Tensor is type(found)
+            assert expected.dtype is found.dtype
+
+
+def test_soft_labels_of_one_are_mixed_by_the_loss_of_another(tmp_path):
+    module = made()
+    fit(tmp_path, [Fading(name="a"), Fading(targets="soft", num_classes=10, name="b")], module)
+    other = made()
+    fit(tmp_path, [Fading(targets="soft", num_classes=10, name="b"), Fading(name="a")], other)
+
+    assert torch.equal(weights(module), weights(other))
+
+
+def test_probability_zero_installs_nothing(tmp_path):
+    off, none = made(), made()
+    method = Fading(prob=0.0)
+    trainer = fit(tmp_path, [method], off)
+    fit(tmp_path, [], none)
+
+    assert torch.equal(weights(none), weights(off))
+    assert method.state_dict() == {"batches": 0}
+    assert not {"batch_to_device", "training_step"} & vars(trainer.strategy).keys()
+
+
+def test_two_processes_mix_their_own_batches(two_ranks, tmp_path):
+    def run(folder):
+        results = []
+        for strategy in ("ddp", "ddp_find_unused_parameters_true"):
+            module = made()
+            fit(folder, [Fading()], module, strategy=strategy, devices=2, use_distributed_sampler=False)
+            results.append(parameters(module))
+        return results
+
+    expected = by_hand(formula, Fading(), ranks=(0, 1))
+    for of_rank in two_ranks(run, tmp_path):
+        for found in of_rank:
+            assert torch.equal(expected, found)
+
+
+class Bare(Plain):
+    """Its loss leaves torch."""
+
+    def training_step(self, batch, batch_idx):
+        rows = zip(self(batch[0]).log_softmax(1), batch[1].tolist(), strict=True)
+        return -torch.stack([row[label] for row, label in rows]).mean()
+
+
+class Pairs(Plain):
+    def training_step(self, batch, batch_idx):
+        z, y = self(batch[0]), batch[1]
+        return ((z @ z.T).sigmoid() - (y[:, None] == y[None, :]).float()).square().mean()
+
+
+@pytest.mark.parametrize(
+    "callbacks, module, message",
+    [
+        (
+            [Fading(name="a"), Fading(name="b")],
+            Plain,
+            "Fading: Fading mixes the loss too; keep one of them, or give one targets='soft' or targets='sampled', "
+            "which is applied first.",
+        ),
+        (
+            [Fading(targets="soft")],
+            Plain,
+            "Fading: targets='soft' needs the number of classes, and neither the module nor the datamodule has a "
+            "num_classes; pass num_classes.",
+        ),
+        (
+            [Fading()],
+            Bare,
+            "Fading: no loss of this step was computed by torch functions from the batch's labels (B = 6), so it "
+            "cannot be mixed; pass targets='soft' or targets='sampled'.",
+        ),
+        (
+            [Fading(per_sample=True)],
+            Pairs,
+            "Fading: sub compares the labels of different samples, whose shares differ; pass targets='soft' or "
+            "targets='sampled'.",
+        ),
+    ],
+    ids=["two mixers", "no K", "unseen", "pairs"],
+)
+def test_what_cannot_be_mixed_is_refused_before_training(tmp_path, callbacks, module, message):
+    module = made(module)
+    before = weights(module)
+    with pytest.raises(ValueError) as raised:
+        fit(tmp_path, callbacks, module)
+
+    assert message == str(raised.value)
+    assert torch.equal(before[:40], weights(module)[:40])
+    assert not {"batch_to_device", "training_step"} & vars(module.trainer.strategy).keys()
+    assert "training_step" not in vars(module)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x, y: [x[0], y], "images must be a .* float32 \\(1, 8, 8\\); say with image_key="),
+        (lambda x, y: [x.long(), y], "images must be a .* int64"),
+        (lambda x, y: [x, y[:-1]], "labels must be a tensor of as many as there are images, 6, got int64 \\(5,\\)"),
+        (lambda x, y: [x, y.tolist()], "labels must be a tensor .* a list; say with target_key="),
+        (lambda x, y: [x], "the batch is a list of 1 without labels"),
+        (lambda x, y: {"image": x, "label": y}, "no labels under 'target', its keys are 'image', 'label'"),
+    ],
+    ids=["image", "integers", "fewer", "list", "none", "key"],
+)
+def test_a_batch_of_something_else_is_refused_at_the_first_step(tmp_path, change, message):
+    with pytest.raises(ValueError, match=f"Fading: .*{message}"):
+        fit(tmp_path, [Fading()], made(), collate=lambda it: change(*torch.utils.data.default_collate(it)),
+            num_sanity_val_steps=0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"prob": -0.1}, "Fading: prob must lie in 0..1, got -0.1."),
+        ({"prob": 1.5}, "Fading: prob must lie in 0..1, got 1.5."),
+        ({"targets": "hard"}, "Fading: targets must be 'loss', 'soft' or 'sampled', got 'hard'."),
+        ({"num_classes": 0}, "Fading: num_classes must be positive, got 0."),
+    ],
+    ids=["below", "above", "targets", "classes"],
+)
+def test_a_setting_out_of_range_is_refused(settings, message):
+    with pytest.raises(ValueError) as raised:
+        Fading(**settings)
+
+    assert message == str(raised.value)
