@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-__all__ = ["LiveTensors"]
+__all__ = ["LiveTensors", "plain_name"]
 
 
 class LiveTensors:
@@ -18,10 +18,10 @@ class LiveTensors:
     """
 
     def __init__(self, module: LightningModule) -> None:
-        parameters = {_plain(name): it for name, it in module.named_parameters() if _has_average(it)}
+        parameters = {plain_name(name): it for name, it in module.named_parameters() if _has_average(it)}
         saved = {id(value) for value in module.state_dict(keep_vars=True).values()}
         buffers = {
-            _plain(f"{prefix}.{key}" if prefix else key): (owner, key, value)
+            plain_name(f"{prefix}.{key}" if prefix else key): (owner, key, value)
             for prefix, owner in module.named_modules()
             for key, value in owner.named_buffers(recurse=False)
             if id(value) in saved and _has_average(value)
@@ -55,7 +55,8 @@ class LiveTensors:
         )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name that a tensor has when no part is compiled."""
     return name.replace("_orig_mod.", "")
 
 

@@ -16,8 +16,9 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor
 
 from ._around import Around, last_word
-from ._live_tensors import LiveTensors
+from ._live_tensors import LiveTensors, plain_name
 from .method import Method, Place, callbacks_of
+from .weights import Weights
 
 __all__ = ["Averages"]
 
@@ -25,10 +26,10 @@ __all__ = ["Averages"]
 class Averages(Method):
     """Keeps an average of the weights beside those that are trained, scores it in validation and writes it to files.
 
-    Averaged are floating parameters and saved floating buffers, by name; half precision is averaged in float32.
-    Integer buffers are always the module's own. The average is updated once in each training batch in which
-    `trainer.global_step` advanced, after the batch's step: never per micro-batch, once if several optimizers stepped.
-    A step that the gradient scaler skipped counts, as it does for `trainer.global_step`.
+    Averaged are floating parameters and saved floating buffers, by name; half precision is averaged in float32, masked
+    weights stay zero, integer buffers are the module's own. The average is updated once in each training batch in which
+    `trainer.global_step` advanced: never per micro-batch, once if several optimizers stepped. A step that the gradient
+    scaler skipped counts, as it does for `trainer.global_step`.
 
     Files hold the average as `state_dict`; the callback's state holds the training weights, which a resumed fit goes
     on with. Before the first update scores and files are those of the training weights. After a fit the module holds
@@ -62,6 +63,7 @@ class Averages(Method):
         self._widened = False  # whether the average has a wider type than some of the weights
         self._live: LiveTensors | None = None  # the module's tensors, during a fit
         self._files: Around | None = None
+        self._masks: list[Weights] = []
 
     @property
     @abstractmethod
@@ -107,6 +109,7 @@ class Averages(Method):
         super().on_fit_start(trainer, pl_module)
         if not self.off:
             self._live = LiveTensors(pl_module)
+            self._masks = [other for other in callbacks_of(trainer) if isinstance(other, Weights)]
             if self.average:
                 self._place(self._live, self.average)
 
@@ -127,6 +130,10 @@ class Averages(Method):
             self._steps += 1
             if self._steps % self.every_n_steps == 0:
                 self._update(self._live, self.share(self.updates))
+            # An average of what a weight was before it was masked would not be sparse.
+            for other in self._masks:
+                for name, kept in other.kept.items():
+                    self.average[plain_name(name)].mul_(kept)
         elif self._global_step >= self.start_step:
             self._place(self._live, {})
 
@@ -189,7 +196,7 @@ class Averages(Method):
         self.average, self._raw = {}, {}
 
     def _leave(self) -> None:
-        self._live = None
+        self._live, self._masks = None, []
         if self._files is not None:
             self._files.undo()
             self._files = None

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Sto
 from torch.utils.data import DataLoader, Subset
 
 from lightning_vision.callbacks import EMA, ExactResume, GracefulInterrupt
+from lightning_vision.callbacks.hooks.weights import Weights
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain
 from support.resuming import KilledError, Recorder
@@ -224,6 +225,33 @@ def test_the_best_file_scores_what_was_scored_on_the_same_and_on_another_trainer
     assert expected == scores(trainer, module)
     assert expected == scores(trainer_with(EMA(decay=0.5)), Plain(), **options)
     assert expected == scores(trainer_with(), Plain(), **options)
+
+
+class Half(Weights):
+    """After step 5 every second weight of the head is zero."""
+
+    neutral = "for tests"
+
+    def due(self, step):
+        return step == 5
+
+    def masks(self, step, weights):
+        kept = torch.ones_like(weights["network.5.weight"], dtype=torch.bool)
+        kept[:, ::2] = False
+        return {"network.5.weight": kept}
+
+
+@pytest.mark.parametrize("every_n_steps", [1, 7])
+def test_the_average_of_masked_weights_is_masked_from_the_step_on_that_masks_them(every_n_steps):
+    module, ema = seeded(), EMA(decay=0.9, every_n_steps=every_n_steps)
+    spy = Spy(ema)
+    trainer_with(ema, Half(), spy).fit(module, *loaders())
+    heads = [it["network.5.weight"] for it in spy.average]
+
+    assert all(head[:, ::2].count_nonzero() == 180 for head in heads[:4])
+    assert all(head[:, ::2].count_nonzero() == 0 for head in heads[4:])
+    assert all(head[:, 1::2].count_nonzero() == 180 for head in heads)
+    assert module.network[5].weight[:, ::2].count_nonzero() == 0
 
 
 class FilesHoldRaw(EMA):
