@@ -1,10 +1,15 @@
 """Each public callback under every condition of the covering array, on one process and on two."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
+from lightning.pytorch import Callback
 
-from support.conformance.checks import Verdict, refused_without_reason, under
-from support.conformance.conditions import conditions
+from support.conformance.checks import Verdict, different_ranks, refused_without_reason, under
+from support.conformance.conditions import Condition, conditions
+from support.conformance.runs import fit, plain_run
 from support.conformance.subjects import missing_parts
 
 ONE = [(row, it) for row, it in enumerate(conditions()) if it.processes == 1]
@@ -42,23 +47,28 @@ def test_two_processes(subject, tmp_path, two_ranks, record_property):
 
     assert "\n".join(found) == ""
     assert refused_without_reason({condition: verdict.refusal for condition, verdict in verdicts.items()}) == []
-    assert different_ranks(ranks) == []
-
-
-def different_ranks(ranks):
-    """Guarantee 7: parameters that the two ranks do not share bit for bit; batch norm's buffers are each rank's own."""
-    found = []
-    for (_, condition), left, right in zip(TWO, *ranks, strict=True):
-        names = [name for name in left.weights if "running" not in name]
-        if not all(torch.equal(left.weights[name], right.weights[name]) for name in names):
-            found.append(f"{condition}: the ranks have different parameters")
-        if left.refusal != right.refusal:
-            found.append(f"{condition}: one rank refuses ({left.refusal or right.refusal}) and the other does not")
-    return found
+    assert [line for both in zip(*ranks, strict=True) for line in different_ranks(*both)] == []
 
 
 @pytest.mark.parametrize("condition", conditions(), ids=str)
-def test_the_conditions_that_were_tried(condition, record_property):
+def test_under_each_condition_something_is_trained(condition, record_property):
+    """Also in fp16, where a scale too high would skip all steps and every comparison would hold."""
     record_property("conditions (every two levels meet)", str(condition))
+    torch.manual_seed(1)
+    before = condition.make_module().state_dict()
+    after = plain_run(replace(condition, processes=1)).module
+    moved = [name for name, value in before.items() if not torch.equal(value, after[name])]
 
-    assert condition.precision
+    assert len(moved) >= len(before) - 1  # a bias before batch norm has no gradient
+
+
+def test_in_fp16_some_steps_are_skipped_and_some_are_taken():
+    scales = []
+
+    class Scales(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            scales.append(trainer.precision_plugin.scaler.get_scale())
+
+    fit(Condition("fp16"), [Scales()])
+
+    assert {after / before for before, after in pairwise(scales)} == {0.5, 1.0, 2.0}

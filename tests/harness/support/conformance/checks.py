@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -21,6 +22,7 @@ __all__ = [
     "EVERYTHING",
     "Verdict",
     "counts_as_plain",
+    "different_ranks",
     "improper",
     "keys_differ",
     "neutral_is_nothing",
@@ -141,6 +143,15 @@ def _writer(condition: Condition, folder: Path) -> ModelCheckpoint:
 
 def _step(file: Path) -> int:
     return int(file.stem.rpartition("-")[2])
+
+
+def different_ranks(left: Verdict, right: Verdict) -> list[str]:
+    """Guarantee 7: both ranks refuse alike or hold equal parameters; batch norm's statistics are each rank's own."""
+    if left.refusal != right.refusal:
+        return [f"one rank says {left.refusal!r} and the other {right.refusal!r}"]
+    names = [name for name in left.weights if "running" not in name]
+    equal = all(torch.equal(left.weights[name], right.weights[name]) for name in names)
+    return [] if equal else ["the ranks have different parameters"]
 
 
 def improper(subject: Subject, refusal: str) -> list[str]:

@@ -67,8 +67,8 @@ class Condition:
         if self.precision == "bf16":
             options["precision"] = "bf16-mixed"
         if self.precision == "fp16":
-            # So high that the first steps overflow and are skipped; so short a patience that the scale grows again.
-            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22, growth_interval=3)
+            # So high that the first step overflows and is skipped; so short a patience that later ones do again.
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)
             options["plugins"] = [MixedPrecision("16-mixed", "cpu", scaler)]
         if self.processes == 2:
             options |= {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
