@@ -28,17 +28,17 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.names) - {*timings, *studies}:
         parser.error(f"no benchmark called {', '.join(sorted(unknown))}")
-    write = options.page is not None or not options.quick
+    pages = [options.page] if options.page else sorted(DOCS.rglob("*.md"))
     for name in options.names or timings:
         benchmark = importlib.import_module(f"benchmarks.{name}")
         blocks = benchmark.blocks(options.quick) if name in studies else {name: table(benchmark.rows(options.quick))}
-        for block, content in blocks.items():
-            figures = f"{content}\n\n{circumstances(name, options.quick)}"
-            print(f"\n{block}\n\n{figures}", flush=True)
-            for page in (
-                pages_with(block, [options.page] if options.page else sorted(DOCS.rglob("*.md"))) if write else ()
-            ):
-                page.write_text(rewrite(page.read_text(encoding="utf-8"), block, figures), encoding="utf-8")
+        figures = {block: f"{content}\n\n{circumstances(name, options.quick)}" for block, content in blocks.items()}
+        for block, content in figures.items():
+            print(f"\n{block}\n\n{content}", flush=True)
+        if options.page or not options.quick:
+            for block, content in figures.items():
+                for page in pages_with(block, pages):
+                    page.write_text(rewrite(page.read_text(encoding="utf-8"), block, content), encoding="utf-8")
 
 
 def _names(function: str) -> list[str]:

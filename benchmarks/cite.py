@@ -44,7 +44,7 @@ def citation(thing: Any) -> str:
 def _block(found: re.Match[str]) -> str:
     entry = find(found[1])
     if entry is None:
-        raise ValueError(f"{found[0].splitlines()[0]}: the catalogue has no {found[1]}")
+        raise ValueError(f"<!-- cite:{found[1]} -->: the catalogue has no {found[1]}")
     return f"<!-- cite:{entry.name} -->\n\n{citation(entry.load())}\n\n<!-- /cite:{entry.name} -->"
 
 

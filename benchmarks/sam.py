@@ -28,14 +28,15 @@ def rows(quick: bool) -> list[Row]:
     """Train a ResNet-20, whose arithmetic outweighs any loop, and a small network, where the loop shows.
 
     Args:
-        quick: One repetition of one step.
+        quick: One repetition of one or two steps on small batches.
     """
     resnet = partial(create, "resnet20_cifar", num_classes=10, in_channels=3)
     turns = (1, 0) if quick else (9, 1)
+    images, few = batches_of(*(4, 2) if quick else (64, 6)), batches_of(32, 1 if quick else 100)
     return [
-        *_rows("`resnet20_cifar`, batch 64", resnet, batches_of(64, 1 if quick else 6), *turns, ("<= 1.05", "<= 1.00")),
-        *_rows("CNN-16, batch 32", cnn, batches_of(32, 1 if quick else 100), *turns, ("", "")),
-        _memory(resnet, batches_of(64, 2)),
+        *_rows("`resnet20_cifar`, batch 64", resnet, images, *turns, ("<= 1.05", "<= 1.00")),
+        *_rows("CNN-16, batch 32", cnn, few, *turns, ("", "")),
+        _memory(resnet, images[:2]),
     ]
 
 

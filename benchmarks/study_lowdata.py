@@ -39,7 +39,7 @@ from lightning_vision.datamodules.common._sets import ArrayImages
 
 from .shipped_callbacks import callback_and_settings
 
-__all__ = ["blocks"]
+__all__ = ["FewDigits", "blocks", "paired_difference", "train"]
 
 SEEDS = range(5)
 SHOTS, BATCH, STEPS = 10, 25, 1020
@@ -146,6 +146,19 @@ def train(arm: Arm, seed: int, steps: int) -> Outcome:
     return Outcome(100 * scores["test/acc"], seconds)
 
 
+def paired_difference(scores: list[float], plain: list[float]) -> tuple[str, str]:
+    """Mean of the paired differences with its standard error, points, and whether it is larger than two of these.
+
+    >>> paired_difference([91.0, 93.0], [90.0, 90.0])
+    ('+2.0 ± 1.0', 'no')
+    """
+    gains = [score - base for score, base in zip(scores, plain, strict=True)]
+    if len(gains) < 2:
+        return f"{mean(gains):+.1f}", ""
+    error = stdev(gains) / sqrt(len(gains))
+    return f"{mean(gains):+.1f} ± {error:.1f}", "yes" if abs(mean(gains)) > 2 * error else "no"
+
+
 def _callback(name: str, seed: int) -> Callback:
     """The callback in its shipped setting, its draws by `seed`."""
     kind, settings = callback_and_settings(name)
@@ -167,7 +180,7 @@ def _table(runs: dict[Arm, list[Outcome]], arms: list[Arm], steps: int) -> str:
     ]
     for arm in arms:
         scores = [run.accuracy for run in runs[arm]]
-        gain, verdict = ("", "") if arm is ARMS[0] else _difference(scores, plain)
+        gain, verdict = ("", "") if arm is ARMS[0] else paired_difference(scores, plain)
         seconds = mean(run.seconds for run in runs[arm])
         each = " | ".join(f"{score:.1f}" for score in scores)
         cells = [arm.name, f"{steps * arm.length:,}", each, f"{mean(scores):.1f}", gain, verdict, f"{seconds:.1f} s"]
@@ -178,12 +191,3 @@ def _table(runs: dict[Arm, list[Outcome]], arms: list[Arm], steps: int) -> str:
         "the standard error of the paired difference over the seeds; CPU is the processor time of one training."
     )
     return "\n".join([*lines, "", protocol])
-
-
-def _difference(scores: list[float], plain: list[float]) -> tuple[str, str]:
-    """Mean paired difference to plain with its standard error, points, and whether it is larger than two of these."""
-    gains = [score - base for score, base in zip(scores, plain, strict=True)]
-    if len(gains) < 2:
-        return f"{mean(gains):+.1f}", ""
-    error = stdev(gains) / sqrt(len(gains))
-    return f"{mean(gains):+.1f} ± {error:.1f}", "yes" if abs(mean(gains)) > 2 * error else "no"

@@ -37,6 +37,49 @@ def test_every_benchmark_runs_and_writes_its_rows_into_the_page(tmp_path: Path) 
         assert f"`python -m benchmarks {file.stem} --quick`_" in block[1]
 
 
+def test_the_study_writes_a_table_of_all_arms_and_one_for_each_callback(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    names = ["study_lowdata", *(f"lowdata_{name}" for name in ("cutmix", "ema", "mixup", "sam", "warm_restarts"))]
+    page.write_text("\n".join(f"<!-- figures:{name} --><!-- /figures:{name} -->" for name in names))
+    command = [sys.executable, "-m", "benchmarks", "study_lowdata", "--quick", "--page", str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    arms = [
+        re.findall(r"^\| (\w.*?) \| [48] \|", block, re.MULTILINE)
+        for block in page.read_text().split("<!-- figures:")[1:]
+    ]
+    assert [len(block) for block in arms] == [8, 3, 3, 4, 4, 3]
+    assert all(block[:2] == ["plain", "plain, twice the steps"] for block in arms)
+
+
+def test_few_digits_are_ten_of_each_class_from_the_training_split_and_others_with_another_seed() -> None:
+    from benchmarks.study_lowdata import FewDigits
+    from lightning_vision.datamodules import Digits
+
+    few, others, all_of_them = FewDigits(seed=0), FewDigits(seed=1), Digits()
+    for datamodule in (few, others, all_of_them):
+        datamodule.setup()
+    trained = {image.numpy().tobytes() for image in all_of_them.train_set.images}
+    drawn, redrawn = ({image.numpy().tobytes() for image in it.train_set.images} for it in (few, others))
+
+    assert few.class_counts["train"] == dict.fromkeys(few.class_names, 10)
+    assert drawn <= trained
+    assert len(drawn & redrawn) < 50
+    assert few.class_counts["test"] == all_of_them.class_counts["test"]
+    assert few.statistics != all_of_them.statistics
+
+
+def test_a_difference_is_paired_and_held_against_two_standard_errors() -> None:
+    from benchmarks.study_lowdata import paired_difference
+
+    plain = [80.0, 90.0, 70.0]
+
+    assert paired_difference([81.0, 91.2, 71.4], plain) == ("+1.2 ± 0.1", "yes")
+    assert paired_difference([83.0, 89.0, 71.0], plain) == ("+1.0 ± 1.2", "no")
+    assert paired_difference([79.0, 88.8, 68.6], plain) == ("-1.2 ± 0.1", "yes")
+
+
 def test_a_slowdown_is_our_time_over_the_peers_turn_by_turn() -> None:
     from benchmarks.side_by_side import Row
 
@@ -79,9 +122,12 @@ def test_the_table_gives_median_range_and_number_of_turns() -> None:
     ratio = Row("ours", "peer", [1.5, 28.57, 1.0], "wall", (0.0421, 0.00123))
     absolute = Row("ours", "", [0.5, 0.02, 0.03], "cpu")
 
-    assert table([ratio, absolute]).splitlines()[2:] == [
+    memory = Row("ours", "peer", [1.5], "memory", (2e6, 3e6))
+
+    assert table([ratio, absolute, memory]).splitlines()[2:] == [
         "| ours | peer | 42.1 ms | 1.23 ms | 1.5x | 1x .. 28.6x (3) | wall |  |  |",
         "| ours |  |  |  | 30 ms | 20 ms .. 500 ms (3) | cpu |  |  |",
+        "| ours | peer | 2 MB | 3 MB | 1.5x | 1.5x .. 1.5x (1) | memory |  |  |",
     ]
 
 
@@ -118,3 +164,15 @@ def test_a_page_without_room_for_the_figures_is_refused() -> None:
 
     with pytest.raises(ValueError, match="the page has 0 blocks from <!-- figures:a --> to <!-- /figures:a -->"):
         rewrite("<!-- figures:b --><!-- /figures:b -->", "a", "3x")
+
+
+def test_figures_go_to_every_page_that_asks_and_must_be_asked_for(tmp_path: Path) -> None:
+    from benchmarks.page import pages_with
+
+    pages = [tmp_path / name for name in ("speed.md", "card.md", "other.md")]
+    for page, block in zip(pages, ("a", "a", "b"), strict=True):
+        page.write_text(f"<!-- figures:{block} --><!-- /figures:{block} -->")
+
+    assert pages_with("a", pages) == pages[:2]
+    with pytest.raises(ValueError, match="no page has the marker <!-- figures:c -->"):
+        pages_with("c", pages)
