@@ -284,7 +284,7 @@ class _Call:
         own = self.func(*args, **kwargs)
         value, twin = target.detach(), run(_as_twin)
         share = self._share(value, twin, run)
-        target.__class__ = MixedTensor  # type: ignore[assignment]  # others may hold the object
+        target.__class__ = MixedTensor  # others may hold the object
         vars(target).update(own=value, twin=twin, mixture=mixture, share=share)
         mixture.keep(target)  # type: ignore[arg-type]  # it is one now
         return own

@@ -364,6 +364,13 @@ def test_the_gradient_of_a_cross_entropy_is_that_of_the_formula_bit_for_bit(lam)
     assert distance(value, formula, z) == 0
 
 
+def test_an_unseen_part_of_a_loss_is_refused_where_torch_shows_it():
+    z, y, partner, _ = inputs()
+
+    with pytest.raises(ValueError, match="Function of the labels, which cannot be mixed"):
+        seen(lambda z, y: F.cross_entropy(z, y) + Detour.apply(z, y), z, y, partner, 0.3)
+
+
 def test_labels_of_several_classes_are_mixed_as_integer_ones_are():
     z, y, partner, lam = inputs()
     hot = F.one_hot(y, K).float()

@@ -182,6 +182,29 @@ def test_metrics_of_the_step_are_those_of_own_labels_and_plain(tmp_path, per_sam
     assert last == trainer.logged_metrics["train/accuracy"]
 
 
+@pytest.mark.parametrize("per_sample", [False, True], ids=["batch", "sample"])
+def test_the_logged_loss_is_the_mixed_one(tmp_path, per_sample):
+    class Reading(Plain):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            read.append((self(batch[0]).detach(), loss.item()))
+            return loss
+
+    read, method = [], Fading(per_sample=per_sample)
+    trainer = fit(tmp_path, [method], made(Reading))
+    expected, sizes = [], []
+    for n, (image, own) in enumerate(ResumableLoader(labelled_images(33), 6)):
+        random = np.random.default_rng((0, 0, n))
+        random.random()
+        mix = method.mix(image, method.draw(image.shape, random))
+        expected.append(formula(read[n][0], own, own[mix.partner], mix.lam).item())
+        sizes.append(len(own))
+
+    assert expected == [loss for _, loss in read]
+    assert expected[-1] == trainer.logged_metrics["train/loss_step"]
+    assert abs(np.average(expected, weights=sizes) - trainer.logged_metrics["train/loss_epoch"]) < 1e-6
+
+
 def test_soft_and_sampled_labels_are_plain_tensors(tmp_path):
     class Keeping(Plain):
         def training_step(self, batch, batch_idx):
