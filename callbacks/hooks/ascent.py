@@ -2,9 +2,9 @@
 
 Lightning hands over the gradient of a whole accumulation window, synchronised, still scaled and not yet clipped, in
 `on_after_backward` of its last micro-batch; there the window is computed again. Unscaling, clipping, the step, its
-counters and schedules remain Lightning's. Public hooks used: `setup`, `on_fit_start`, `on_before_zero_grad`,
-`on_after_backward`, `state_dict`, `load_state_dict`; wrapped are the strategy's public `training_step`, `backward` and
-`optimizer_step`. Nothing private of Lightning's is touched.
+counters and schedules remain Lightning's. Public hooks used: `setup`, `on_fit_start`, `on_train_start`,
+`on_before_zero_grad`, `on_after_backward`, `state_dict`, `load_state_dict`; wrapped are the strategy's public
+`training_step`, `backward` and `optimizer_step`. Nothing private of Lightning's is touched.
 """
 
 from abc import abstractmethod
@@ -141,11 +141,15 @@ class Ascent(Method):
             )
         self.undo_later(self._forget)
         for name, action in (
-            ("training_step", self._training_step),
             ("backward", self._backward),
             ("optimizer_step", self._optimizer_step),
         ):
             self.undo_later(Around(trainer.strategy, name, partial(action, trainer)).undo)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Outside of what mixes labels for the length of a step, so that the batch that is kept still can be mixed.
+        if not self.off:
+            self.undo_later(Around(trainer.strategy, "training_step", partial(self._training_step, trainer)).undo)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Parts of the module may have been exchanged between epochs.
