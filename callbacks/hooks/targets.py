@@ -83,7 +83,7 @@ class Targets(Batch):
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"{own}: num_classes must be positive, got {num_classes}.")
         self.prob, self.targets, self.num_classes = prob, targets, num_classes
-        self._classes: int | None = None
+        self._classes = num_classes
 
     @property
     def off(self) -> bool:
