@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from numpy.random.mtrand import get_bit_generator
 from torchmetrics import Metric
 
 from ._around import Around
@@ -33,7 +34,7 @@ class _NumpyStream:
         self._memory, self._state = b"", np.random.get_state(legacy=False)
 
     def _read_memory(self) -> bytes:
-        generator = np.random.get_bit_generator()
+        generator = get_bit_generator()
         if not isinstance(generator, np.random.MT19937):
             return b""
         # 624 words and the position among them.
@@ -95,7 +96,7 @@ class Replay:
         # An expanded buffer can only be replaced, never written in place, so it needs no copy.
         written = [buffer for buffer in buffers if buffer is not None and 0 not in buffer.stride()]
         # torch's foreach functions refuse an empty list.
-        copies = torch._foreach_clone(written) if written else []
+        copies = list(torch._foreach_clone(written)) if written else []
         metrics = read_metrics(self.module, ()) if self._has_metrics else {}
         muted = [Around(self.module, name, _say_nothing) for name in ("log", "log_dict")]
         try:

@@ -170,7 +170,7 @@ class Ascent(Method):
 
     def _names_of(self, weights: list[Tensor]) -> list[str]:
         assert self._replay is not None
-        names = {parameter: name for name, parameter in self._replay.module.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._replay.module.named_parameters()}
         return [names[weight] for weight in weights]
 
     def _training_step(self, trainer: Trainer, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
