@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from support.conformance.subjects import Subject, subjects
 
@@ -20,6 +21,12 @@ def named(request: pytest.FixtureRequest, record_property) -> None:
     subject = getattr(getattr(request.node, "callspec", None), "params", {}).get("subject")
     if isinstance(subject, Subject):
         record_property("callback", subject.name)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """The first compilation of a process patches torch for good, which is no leak of a callback."""
+    torch.compile(torch.nn.Identity(), backend="eager")(torch.zeros(1))
 
 
 @pytest.fixture(autouse=True)

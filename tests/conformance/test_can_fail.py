@@ -237,12 +237,6 @@ def subject_of(kind):
     return Subject(kind, {"factor": 0.5}, Healthy.neutral)
 
 
-@pytest.fixture(scope="session")
-def compiler():
-    """The first compilation of a process patches torch for good."""
-    torch.compile(torch.nn.Identity(), backend="eager")(torch.zeros(1))
-
-
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_healthy_toy_passes(check, tmp_path, compiler):
     assert CHECKS[check](subject_of(Healthy), tmp_path) == []

@@ -1,7 +1,6 @@
 """Each public callback around a fit: exceptions, a second fit, evaluation, copies, a compiled module."""
 
 import pytest
-import torch
 
 from support.conformance.conditions import Condition
 from support.conformance.lifecycle import (
@@ -23,12 +22,6 @@ MOMENTS = [("training_step", 3), ("training_step", 4), ("validation_step", 1), (
 @pytest.mark.parametrize("check", [acts, leaves_nothing, fits_again, evaluates, copies_work, own_stream_only])
 def test_around_a_fit(subject, check):
     assert "\n".join(check(subject)) == ""
-
-
-@pytest.fixture(scope="session")
-def compiler():
-    """The first compilation of a process patches torch for good, which is no leak of a callback."""
-    torch.compile(torch.nn.Identity(), backend="eager")(torch.zeros(1))
 
 
 def test_a_compiled_module_trains_as_one_that_is_not(subject, compiler):

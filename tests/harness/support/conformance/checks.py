@@ -56,6 +56,8 @@ def under(subject: Subject, condition: Condition, row: int, folder: Path) -> Ver
     straight = fit(condition, [*with_resume(subject), _writer(condition, folder)], refusable=subject.name)
     neutral = neutral_is_nothing(subject, condition, row)
     if straight.refusal:
+        # Switched off it may be refused alike, but nowhere else.
+        neutral = [line for line in neutral if not line.endswith(straight.refusal)]
         return Verdict(neutral + improper(subject, straight.refusal), straight.refusal)
     found = neutral + counts_as_plain(subject, straight, condition) + keys_differ(subject, straight, condition)
     found += resumed_is_straight(subject, condition, straight, folder)
@@ -70,9 +72,9 @@ def neutral_is_nothing(subject: Subject, condition: Condition, row: int) -> list
     found = []
     for make in makers:
         outcome = fit(condition, [make()], refusable=subject.name)
-        if not outcome.refusal:
-            lines = compare(outcome.without_own(plain), plain, EVERYTHING)
-            found += [f"switched off, {line}" for line in lines]
+        refused = [f"it is refused: {outcome.refusal}"] if outcome.refusal else []
+        lines = refused or compare(outcome.without_own(plain), plain, EVERYTHING)
+        found += [f"switched off, {line}" for line in lines]
     return found
 
 
