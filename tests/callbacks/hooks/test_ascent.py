@@ -137,14 +137,6 @@ def test_an_exception_in_the_replay_restores_weights_and_log():
     pickle.loads(pickle.dumps(method))
 
 
-@pytest.fixture(scope="module")
-def compiler():
-    """torch's compiler patches `Module` for good when it is first used; that is not a leak of ours."""
-    torch.compile(nn.Identity(), backend="eager")(torch.zeros(1))
-    yield
-    torch.compiler.reset()
-
-
 @pytest.mark.parametrize("whole", [False, True], ids=["network", "module"])
 def test_a_compiled_module_equals_the_loop(compiler, whole):
     module = seeded(Plain)

@@ -322,12 +322,6 @@ def test_a_resumed_run_equals_the_straight_one(saved_every, resume_at, tmp_path)
     assert same(straight, resumed)
 
 
-@pytest.fixture(scope="session")
-def compiler():
-    """With its first compilation torch patches `nn.Module` for good, which no test leaves behind then."""
-    torch.compile(torch.nn.Identity(), backend="eager")(torch.zeros(1))
-
-
 class CompiledPart(Plain):
     def __init__(self):
         super().__init__()

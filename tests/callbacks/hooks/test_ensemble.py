@@ -235,17 +235,13 @@ def test_a_test_leaves_the_module_as_it_was(ending):
     assert torch.equal(model(torch.ones(2, 1, 8, 8)), model.network(torch.ones(2, 1, 8, 8)))
 
 
-def test_a_compiled_module_is_tested_as_the_ensemble_too(monkeypatch):
-    for name in ("__init__", "__setstate__"):
-        # The compiler patches them for good.
-        monkeypatch.setattr(torch.nn.Module, name, getattr(torch.nn.Module, name))
+def test_a_compiled_module_is_tested_as_the_ensemble_too(compiler):
     callback = Every()
     model = trained(callback)
     compiled = torch.compile(model, backend="eager")
     trainer = Trainer(callbacks=[callback], **QUIET)
 
     assert loss_of(trainer, compiled, batches()) == pytest.approx(loss_by_hand(callback.members), rel=1e-6)
-    torch.compiler.reset()
 
 
 class Silent(Plain):

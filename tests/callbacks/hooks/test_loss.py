@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.plugins import MixedPrecision
-from torch._dynamo.mutation_guard import install_generation_tagging_init
 
 from lightning_vision.callbacks.hooks.loss import Loss
 from support.data import labelled_images, plain_loader
@@ -12,9 +11,6 @@ from support.modules import DictBatches, Plain, TwoOptimizers
 from support.resuming import record
 
 WEIGHT = 0.25
-
-# The first compilation patches `Module` for good, which is no leak of the test that happens to come first.
-install_generation_tagging_init()
 
 
 def squares(module):
@@ -239,7 +235,7 @@ def test_a_validation_that_calls_training_step_is_left_alone():
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["network", "module"])
-def test_outputs_of_compiled_modules_are_seen(whole):
+def test_outputs_of_compiled_modules_are_seen(whole, compiler):
     def compiled(module):
         if whole:
             return torch.compile(module, backend="eager")

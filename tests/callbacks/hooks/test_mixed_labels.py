@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.mutation_guard import install_generation_tagging_init
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
@@ -22,8 +21,6 @@ from lightning_vision.callbacks.hooks.mixed_labels import MixedTensor, Mixture, 
 
 B, K = 8, 5
 
-# The first compilation patches `Module` for good, which is no leak of the test that happens to come first.
-install_generation_tagging_init()
 Y = torch.tensor([3, 0, 4, 1, 2, 2, 0, 1])
 PARTNER = torch.tensor([5, 2, 0, 7, 3, 1, 6, 4])
 SHARES = [pytest.param(0.3, id="batch"), pytest.param(torch.linspace(0.1, 0.9, B), id="sample")]
@@ -221,7 +218,7 @@ def test_shares_of_samples_do_not_move_to_other_samples(change):
 
 
 @pytest.mark.parametrize("lam", SHARES)
-def test_a_compiled_step_gives_the_same_loss(lam):
+def test_a_compiled_step_gives_the_same_loss(lam, compiler):
     network = nn.Linear(6, K)
 
     def step(network, x, y):

@@ -8,16 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
-from torch._dynamo.mutation_guard import install_generation_tagging_init
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_vision.callbacks.hooks.observe import Observe, _hooks_of
 from support.data import plain_loader
 from support.modules import Plain
 from support.resuming import Recorder, record
-
-# The first compilation patches `Module` for good, which is no leak of the test that happens to come first.
-install_generation_tagging_init()
 
 
 class Rude(Observe):
@@ -185,7 +181,7 @@ def test_only_the_first_of_several_loaders_is_looked_at():
     assert callback.types == [torch.float32]
 
 
-def test_a_compiled_module_is_looked_at_in_eager_mode():
+def test_a_compiled_module_is_looked_at_in_eager_mode(compiler):
     def compilations(*callbacks):
         graphs = []
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch._dynamo.mutation_guard import install_generation_tagging_init
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from lightning_vision.callbacks.hooks.targets import Mix, Targets
@@ -16,9 +15,6 @@ from support.data import ResumableLoader, labelled_images
 from support.modules import DictBatches, Plain, TwoOptimizers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in the `DataLoader` will be")
-
-# The first compilation patches `Module` for good, which is no leak of the test that happens to come first.
-install_generation_tagging_init()
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ def formula(z, own, twin, lam):
 @pytest.mark.parametrize("per_sample", [False, True], ids=["batch", "sample"])
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
-def test_training_equals_a_loop_with_the_formula(tmp_path, per_sample, accumulate, compiled):
+def test_training_equals_a_loop_with_the_formula(tmp_path, per_sample, accumulate, compiled, compiler):
     method, module = Fading(per_sample=per_sample), made()
     fit(tmp_path, [method], module, compiled, accumulate_grad_batches=accumulate)
 

@@ -89,11 +89,8 @@ def test_dict_batches_train_as_lists_do(method: type[MixUp | CutMix], fit: Calla
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("whole", [False, True], ids=["network", "module"])
 def test_a_compiled_module_trains_as_the_plain_one(
-    method: type[MixUp | CutMix], whole: bool, fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    method: type[MixUp | CutMix], whole: bool, fit: Callable[..., Any], compiler: None
 ) -> None:
-    for name in ("__init__", "__setstate__"):
-        # The compiler patches them for good.
-        monkeypatch.setattr(torch.nn.Module, name, getattr(torch.nn.Module, name))
     plain = Plain(dropout=0.0)
     compiled = deepcopy(plain)
     short = {"max_epochs": 1, "limit_train_batches": 4}  # of one shape: each further one is traced anew
@@ -102,7 +99,6 @@ def test_a_compiled_module_trains_as_the_plain_one(
     else:
         compiled.network = torch.compile(compiled.network, backend="eager")
         fit(compiled, [method(alpha=1.0)], plain_loader(29), **short)
-    torch.compiler.reset()
     fit(plain, [method(alpha=1.0)], plain_loader(29), **short)
 
     assert distance(weights(compiled), weights(plain)) == 0.0

@@ -109,6 +109,19 @@ def no_leaks(own_folder: None, request: pytest.FixtureRequest) -> Iterator[None]
         pytest.fail("left behind: " + "; ".join(found), pytrace=False)
 
 
+@pytest.fixture(scope="session")
+def _first_compilation() -> None:
+    """The first compilation of a process patches `torch.nn.Module` for good, which is no leak of a test."""
+    torch.compile(torch.nn.Identity(), backend="eager")(torch.zeros(1))
+
+
+@pytest.fixture
+def compiler(_first_compilation: None) -> Iterator[None]:
+    """For tests that call `torch.compile`: what they compiled is forgotten afterwards."""
+    yield
+    torch.compiler.reset()
+
+
 @pytest.fixture
 def two_ranks(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
     """`two_ranks(fn, *args, timeout=120)` runs `fn(*args)` on two gloo ranks: `[result of rank 0, of rank 1]`."""
