@@ -28,7 +28,7 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of few steps and updates.
     """
-    networks = {
+    networks: dict[str, Callable[[], nn.Module]] = {
         "ResNet-18": partial(timm.create_model, "resnet18"),
         "ViT-Ti": partial(timm.create_model, "vit_tiny_patch16_224"),
         "80 small tensors": _small_tensors,

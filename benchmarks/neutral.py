@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from lightning.pytorch import Callback
 
+from lightning_vision.callbacks.hooks.method import callbacks_of
 from lightning_vision.catalogue import entries
 from lightning_vision.cli import VisionCLI
 from lightning_vision.commands import fit
@@ -38,7 +39,7 @@ def rows(quick: bool) -> list[Row]:
 
 def _switched_off() -> dict[str, Callable[[], Callback]]:
     """By class name, all public callbacks that can be switched off, in their shipped setting but for the switch."""
-    made = {}
+    made: dict[str, Callable[[], Callback]] = {}
     for entry in entries():
         neutral = entry.load().neutral if entry.kind == "callback" else ""
         if not isinstance(neutral, str):
@@ -50,7 +51,7 @@ def _switched_off() -> dict[str, Callable[[], Callback]]:
 def _side(given: list[str], *callbacks: Callable[[], Callback]) -> Side:
     def prepare() -> Callable[[], None]:
         cli = VisionCLI(fit.run, given)
-        cli.trainer.callbacks.extend(make() for make in callbacks)
+        callbacks_of(cli.trainer).extend(make() for make in callbacks)
         return lambda: cli.trainer.fit(cli.model, datamodule=cli.datamodule)
 
     return prepare

@@ -12,6 +12,7 @@ from typing import Any, Literal
 __all__ = ["Clock", "Row", "Side", "table", "take_turns"]
 
 Clock = Literal["wall", "cpu"]
+Measure = Clock | Literal["memory"]
 # Prepares one repetition, untimed, and returns the function to time.
 Side = Callable[[], Callable[[], Any]]
 
@@ -35,13 +36,13 @@ class Row:
     what: str
     against: str
     values: list[float]
-    clock: Clock | Literal["memory"]
+    clock: Measure
     seconds: tuple[float, float] | None = None
     bar: str = ""
 
     @classmethod
     def slowdown(
-        cls, what: str, against: str, ours: list[float], peer: list[float], clock: Clock, bar: str = ""
+        cls, what: str, against: str, ours: list[float], peer: list[float], clock: Measure, bar: str = ""
     ) -> "Row":
         """Time of ours over time of the peer, repetition by repetition; small is good."""
         ratios = [a / b for a, b in zip(ours, peer, strict=True)]
