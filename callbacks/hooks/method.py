@@ -60,6 +60,17 @@ class Method(Callback, ABC):
         kind = type(self).__qualname__
         return kind if self.name is None else f"{kind}[{self.name}]"
 
+    @property
+    def off(self) -> bool:
+        """Whether a neutral setting holds; then nothing is installed."""
+        settings = () if isinstance(self.neutral, str) else self.neutral
+        return any(all(getattr(self, key) == value for key, value in it.items()) for it in settings)
+
+    def rivals(self, trainer: Trainer, kind: type[Callback]) -> list[Callback]:
+        """The Trainer's other callbacks of `kind` that are not switched off."""
+        others = [it for it in callbacks_of(trainer) if isinstance(it, kind) and it is not self]
+        return [it for it in others if not (isinstance(it, Method) and it.off)]
+
     def undo_later(self, undo: Callable[[], Any]) -> None:
         """Call `undo` at teardown or after an exception; the last one registered is called first."""
         self._undo.callback(undo)

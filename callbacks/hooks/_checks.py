@@ -1,0 +1,31 @@
+"""Checks of arguments and modules that several callbacks make, in one wording."""
+
+from math import inf
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+__all__ = ["number", "takes_batches", "whole"]
+
+
+def whole(owner: str, argument: str, value: object, least: int) -> None:
+    """Refuse what is no integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{owner}: {argument} is {value!r}; give a whole number of at least {least}.")
+
+
+def number(owner: str, argument: str, value: object, low: float, high: float = inf) -> None:
+    """Refuse what is no finite number from `low` to `high`."""
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high and value != inf
+    if not fits:
+        wanted = f"a finite number of at least {low:g}" if high == inf else f"a number from {low:g} to {high:g}"
+        raise ValueError(f"{owner}: {argument} is {value!r}; give {wanted}.")
+
+
+def takes_batches(owner: str, pl_module: LightningModule) -> None:
+    """Refuse a `training_step` that fetches its batches itself, out of a callback's reach."""
+    if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+        raise ValueError(
+            f"{owner}: training_step of {type(pl_module).__name__} takes `dataloader_iter`, so its batches cannot be "
+            "reached; let it take `batch`."
+        )
