@@ -5,13 +5,18 @@ stochastic gradient descent is Polyak and Juditsky's; the exponential form with 
 Tarvainen and Valpola 2017, arXiv:1703.01780, section 2; giving the decay as a half-life is common for diffusion models.
 """
 
+from typing import final
+
+from ..hooks._checks import number
 from ..hooks.averages import Averages
 
 __all__ = ["EMA", "ema_share", "half_life_to_decay"]
 
 
 def half_life_to_decay(half_life: float) -> float:
-    """The decay per step after which `half_life` steps leave half of a weight: 2 ** (-1 / half_life).
+    """The decay per step with which half of a weight is left after `half_life` steps.
+
+    It is 2 ** (-1 / half_life).
 
     >>> half_life_to_decay(1.0)
     0.5
@@ -20,10 +25,12 @@ def half_life_to_decay(half_life: float) -> float:
 
 
 def ema_share(updates: int, decay: float, warmup: float = 1.0, every_n_steps: int = 1) -> float:
-    """The share of the current weights in the average, 1 - d ** n, where d = min(decay, (1 + t) / (warmup + t)).
+    """The share of the current weights in an exponential moving average, after so many earlier updates.
+
+    It is 1 - d ** n, where d = min(decay, (1 + t) / (warmup + t)).
 
     Args:
-        updates: Earlier updates u; t = u * n is the number of steps that the average has seen.
+        updates: Earlier updates u; t = u * n is the number of earlier steps.
         decay: d of one step, in [0, 1).
         warmup: 1 gives d = decay from the first step on.
         every_n_steps: Steps n from one update to the next.
@@ -35,6 +42,7 @@ def ema_share(updates: int, decay: float, warmup: float = 1.0, every_n_steps: in
     return 1.0 - min(decay, (1.0 + steps) / (warmup + steps)) ** every_n_steps
 
 
+@final
 class EMA(Averages):
     """Scores and saves an exponential moving average of the weights, which mostly generalises better than the last.
 
@@ -47,14 +55,14 @@ class EMA(Averages):
         decay: What remains of the average after one optimizer step, in [0, 1); 0.999 if no half-life is given (as
             Tarvainen and Valpola). 0 is neutral.
         half_life: Instead of `decay`: optimizer steps after which half of a weight's contribution remains, above 0.
-        warmup: The decay of step t is at most (1 + t) / (warmup + t), so that the first weights are soon forgotten;
-            1 or more, where 1 switches it off (10 as in TensorFlow's ExponentialMovingAverage).
+        warmup: After t earlier steps the decay is at most (1 + t) / (warmup + t), so that the first weights are soon
+            forgotten; 1 or more, where 1 switches it off (10 as in TensorFlow's ExponentialMovingAverage).
         every_n_steps: Optimizer steps from one update to the next, with the decay to this power; at least 1.
         start_step: The average starts with the weights as they are after this many optimizer steps.
         name: Part of the state key.
 
     Shape:
-        one more tensor for each floating parameter and saved floating buffer, of its shape, on its device; of its
+        One more tensor for each floating parameter and saved floating buffer, of its shape, on its device; of its
         type, but float32 for half precision.
 
     Raises:
@@ -80,7 +88,7 @@ class EMA(Averages):
         }
 
     Differs from the paper:
-        there the average is the teacher of a consistency loss, and the decay is min(1 - 1 / (t + 1), decay); here it
+        There the average is the teacher of a consistency loss, and the decay is min(1 - 1 / (t + 1), decay); here it
         is only scored and saved, and the warm-up is TensorFlow's.
 
     See also:
@@ -102,16 +110,11 @@ class EMA(Averages):
         if decay is not None and half_life is not None:
             raise ValueError(f"EMA: both decay={decay} and half_life={half_life} were given; leave one of them None.")
         if decay is not None and not 0.0 <= decay < 1.0:
-            raise ValueError(f"EMA: decay is {decay}; pass a number in [0, 1), where 0 switches the average off.")
+            raise ValueError(f"EMA: decay is {decay!r}; give a number from 0 (no average) to below 1.")
         if half_life is not None and not 0.0 < half_life < float("inf"):
-            raise ValueError(f"EMA: half_life is {half_life}; pass a finite number of optimizer steps above 0.")
-        if not 1.0 <= warmup < float("inf"):
-            raise ValueError(f"EMA: warmup is {warmup}; pass a finite number, 1 (no warm-up) or more.")
+            raise ValueError(f"EMA: half_life is {half_life!r}; give a finite number of optimizer steps above 0.")
+        number("EMA", "warmup", warmup, 1.0)
         self.decay, self.half_life, self.warmup = decay, half_life, warmup
-
-    @property
-    def off(self) -> bool:
-        return self.decay == 0.0
 
     def share(self, updates: int) -> float:
         decay = 0.999 if self.decay is None else self.decay

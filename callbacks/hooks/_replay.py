@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Trainer
 from numpy.random.mtrand import get_bit_generator
 from torchmetrics import Metric
 
@@ -76,12 +76,12 @@ class Replay:
     """What has to be put back after a module has computed a step again; made anew when its parts may have changed.
 
     Args:
-        pl_module: the module.
-        device: where it computes.
+        trainer: Of the module, and of the device where it computes.
     """
 
-    def __init__(self, pl_module: LightningModule, device: torch.device) -> None:
-        self.module, self.device = pl_module, device
+    def __init__(self, trainer: Trainer) -> None:
+        pl_module = trainer.lightning_module
+        self.module, self.device = pl_module, trainer.strategy.root_device
         self.parameters = list(pl_module.parameters())
         paths = [name.rpartition(".") for name, _ in pl_module.named_buffers()]
         self._buffers = [(pl_module.get_submodule(path), name) for path, _, name in paths]

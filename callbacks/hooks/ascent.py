@@ -3,38 +3,31 @@
 Lightning hands over the gradient of a whole accumulation window, synchronised, still scaled and not yet clipped, in
 `on_after_backward` of its last micro-batch; there the window is computed again. Unscaling, clipping, the step, its
 counters and schedules remain Lightning's. Public hooks used: `setup`, `on_fit_start`, `on_train_start`,
-`on_before_zero_grad`, `on_after_backward`, `state_dict`, `load_state_dict`; wrapped are the strategy's public
-`training_step`, `backward` and `optimizer_step`. Nothing private of Lightning's is touched.
+`on_train_epoch_start`, `on_before_zero_grad`, `on_after_backward`, `state_dict`, `load_state_dict`. While fitting the
+strategy's public `training_step` and `optimizer_step` are wrapped, while computing again its `backward` and the
+module's `log` and `log_dict`. Nothing private of Lightning's is touched.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import do_nothing_closure
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_warn
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from ._around import Around
-from ._replay import Replay, Streams, read_streams, rewind
+from ._checks import takes_batches
+from ._replay import Streams, read_streams, rewind
+from ._second_pass import MicroBatch, SecondPass, unsynchronised
 from .method import Method, Place, callbacks_of
 
 __all__ = ["Ascent", "replaying"]
-
-
-class _MicroBatch(NamedTuple):
-    """One call of `strategy.training_step`: its arguments and the random streams it began with."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    streams: Streams
 
 
 class Ascent(Method):
@@ -43,7 +36,7 @@ class Ascent(Method):
     Args:
         synchronise: Whether `ascend` gets the gradient of all processes, or each process its own. With its own, every
             step must yield, for the synchronisation happens in the computation at the perturbed weights.
-        name: Part of the state key.
+        others: Go to the next base class, among them `name`.
 
     Raises:
         ValueError: at set-up, for a second active method of this seam, a `training_step` that takes `dataloader_iter`
@@ -52,22 +45,16 @@ class Ascent(Method):
 
     place = Place.ASCENT
 
-    def __init__(self, synchronise: bool, name: str | None = None) -> None:
-        super().__init__(name)
+    def __init__(self, *, synchronise: bool, **others: Any) -> None:
+        super().__init__(**others)
         self.synchronise = synchronise
-        self._window: list[_MicroBatch] = []
+        self._window: list[MicroBatch] = []
         self._due: Callable[[], None] | None = None
         self._first_pass = ExitStack()
-        self._replaying = False
         self._incomplete = False
         self._steps: dict[int, int] = {}
         self._kept: dict[str, Tensor] = {}
-        self._replay: Replay | None = None
-
-    @property
-    def off(self) -> bool:
-        """Whether the settings are neutral ones; then nothing is installed."""
-        return False
+        self._second_pass: SecondPass | None = None
 
     @abstractmethod
     def ascend(
@@ -100,9 +87,11 @@ class Ascent(Method):
         return [self._kept[name] for name in names]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": dict(self._steps), "kept": dict(self._kept), "pending": len(self._window)}
+        own = {"steps": dict(self._steps), "kept": dict(self._kept), "pending": len(self._window)}
+        return super().state_dict() | own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self._steps, self._kept = dict(state_dict["steps"]), dict(state_dict["kept"])
         if state_dict["pending"] and not self.off:
             self._incomplete = True
@@ -117,21 +106,18 @@ class Ascent(Method):
         if stage != "fit" or self.off:
             return
         kind = type(self).__name__
-        active = [it for it in callbacks_of(trainer) if isinstance(it, Ascent) and not it.off]
-        if len(active) > 1:
+        rivals = self.rivals(trainer, Ascent)
+        if rivals:
             raise ValueError(
-                f"{kind}: the Trainer has {' and '.join(sorted(it.state_key for it in active))}, and each would take "
-                "the other's gradient for the plain one; keep one of them."
+                f"{kind}: the Trainer has {' and '.join(sorted(it.state_key for it in (self, *rivals)))}, and each "
+                "would take the other's gradient for the plain one; keep one of them."
             )
-        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-            raise ValueError(
-                f"{kind}: training_step takes `dataloader_iter`, so its batch cannot be computed again; let it take "
-                "`batch`."
-            )
+        takes_batches(kind, pl_module)
         if trainer.global_step == 0:
             self._steps, self._kept = {}, {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
         if self.off:
             return
         if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
@@ -140,57 +126,47 @@ class Ascent(Method):
                 "its gradients here; use another optimizer."
             )
         self.undo_later(self._forget)
-        for name, action in (
-            ("backward", self._backward),
-            ("optimizer_step", self._optimizer_step),
-        ):
-            self.undo_later(Around(trainer.strategy, name, partial(action, trainer)).undo)
+        self.undo_later(Around(trainer.strategy, "optimizer_step", partial(self._optimizer_step, trainer)).undo)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         # Outside of what mixes labels for the length of a step, so that the batch that is kept still can be mixed.
         if not self.off:
             self.undo_later(Around(trainer.strategy, "training_step", partial(self._training_step, trainer)).undo)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
         # Parts of the module may have been exchanged between epochs.
-        self._replay = None
+        self._second_pass = None
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        super().on_before_zero_grad(trainer, pl_module, optimizer)
         # Gradients of earlier micro-batches are gone, so only the present one is still part of the step.
         del self._window[:-1]
         self._incomplete = False
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_after_backward(trainer, pl_module)
         if self._due is not None and pl_module.automatic_optimization:
             self._due()
 
     def _forget(self) -> None:
         self._window.clear()
-        self._replay, self._due, self._replaying, self._incomplete = None, None, False, False
+        self._second_pass, self._due, self._incomplete = None, None, False
+
+    @property
+    def _replaying(self) -> bool:
+        return self._second_pass is not None and self._second_pass.running
 
     def _names_of(self, weights: list[Tensor]) -> list[str]:
-        assert self._replay is not None
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self._replay.module.named_parameters()}
+        assert self._second_pass is not None
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self._second_pass.module.named_parameters()}
         return [names[weight] for weight in weights]
 
     def _training_step(self, trainer: Trainer, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if trainer.lightning_module.automatic_optimization and not self._replaying:
-            self._window.append(_MicroBatch(args, kwargs, read_streams(trainer.strategy.root_device)))
+            self._window.append(MicroBatch(args, kwargs, read_streams(trainer.strategy.root_device)))
         return proceed(*args, **kwargs)
-
-    def _backward(
-        self, trainer: Trainer, proceed: Callable[..., Any], loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """In a replay, go backward without the hooks, which were called in the first pass."""
-        if not self._replaying:
-            return proceed(loss, optimizer, *args, **kwargs)
-        strategy, precision = trainer.strategy, trainer.precision_plugin
-        strategy.pre_backward(loss)
-        scaler = getattr(precision, "scaler", None)
-        scaled = loss if scaler is None else scaler.scale(loss)
-        precision.backward(scaled, trainer.lightning_module, optimizer, *args, **kwargs)
-        strategy.post_backward(scaled)
-        return scaled.detach()
 
     def _optimizer_step(
         self,
@@ -211,14 +187,14 @@ class Ascent(Method):
 
         def ascending_closure() -> Any:
             compute = (
-                partial(self._replay_window, trainer, optimizer)
+                partial(self._compute_window, optimizer)
                 if automatic
                 else partial(_call_again, closure, read_streams(trainer.strategy.root_device))
             )
             self._due = partial(self._ascend, trainer, optimizer, compute)
             with self._first_pass:
                 if not self.synchronise:
-                    self._first_pass.enter_context(_unsynchronised(trainer))
+                    self._first_pass.enter_context(unsynchronised(trainer))
                 result = closure()
             # Due still: manual optimisation, or a training_step that returned None for the last micro-batch.
             if self._due is not None:
@@ -237,62 +213,23 @@ class Ascent(Method):
         weights = [it for group in optimizer.param_groups for it in group["params"] if it.grad is not None]
         if not weights or self._incomplete:
             return
-        if self._replay is None:
-            self._replay = Replay(trainer.lightning_module, trainer.strategy.root_device)
+        if self._second_pass is None:
+            self._second_pass = SecondPass(trainer)
         number = next(index for index, it in enumerate(trainer.optimizers) if it is optimizer)
         step = self._steps.get(number, 0)
         with torch.no_grad():
             gradients = _drive(
                 self.ascend(weights, [it.grad for it in weights], step),
-                partial(self._gradients_at, trainer, self._replay, weights, compute),
+                partial(self._second_pass.gradients_at, weights, compute),
             )
         for weight, gradient in zip(weights, gradients, strict=True):
             if weight.grad is not gradient:
                 weight.grad = gradient
         self._steps[number] = step + 1
 
-    def _gradients_at(
-        self,
-        trainer: Trainer,
-        replay: Replay,
-        weights: list[Tensor],
-        compute: Callable[[], None],
-        perturbation: list[Tensor],
-    ) -> list[Tensor]:
-        own = set(map(id, weights))
-        others = [(it, it.grad) for it in replay.parameters if it.grad is not None and id(it) not in own]
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            # After an overflow nothing is perturbed: the replay overflows too, and the scaler skips the step.
-            for part in perturbation:
-                part.nan_to_num_(0.0, 0.0, 0.0)
-        before = torch._foreach_clone(weights)
-        self._replaying = True
-        try:
-            with replay.without_trace():
-                torch._foreach_add_(weights, perturbation)
-                perturbation.clear()
-                for weight in weights:
-                    weight.grad = None
-                for other, _ in others:
-                    other.grad = None
-                with torch.enable_grad():
-                    compute()
-        finally:
-            self._replaying = False
-            torch._foreach_copy_(weights, before)
-            for other, gradient in others:
-                other.grad = gradient
-        return [torch.zeros_like(it) if it.grad is None else it.grad for it in weights]
-
-    def _replay_window(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        for index, micro_batch in enumerate(self._window, start=1):
-            last = index == len(self._window)
-            rewind(micro_batch.streams)
-            with nullcontext() if last else _unsynchronised(trainer):
-                output = trainer.strategy.training_step(*micro_batch.args, **micro_batch.kwargs)
-                loss = output["loss"] if isinstance(output, Mapping) else output
-                if loss is not None:
-                    trainer.strategy.backward(loss / trainer.accumulate_grad_batches, optimizer)
+    def _compute_window(self, optimizer: Optimizer) -> None:
+        assert self._second_pass is not None
+        self._second_pass.compute(self._window, optimizer)
 
 
 def replaying(pl_module: LightningModule) -> bool:
@@ -304,11 +241,6 @@ def replaying(pl_module: LightningModule) -> bool:
 def _call_again(closure: Callable[[], Any], streams: Streams) -> None:
     rewind(streams)
     closure()
-
-
-def _unsynchronised(trainer: Trainer) -> AbstractContextManager[None]:
-    strategy = trainer.strategy
-    return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
 
 
 def _drive(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from ._around import Around
+from ._checks import whole
 from .method import Method, Place
 
 __all__ = ["Ensemble", "log_mean_probability"]
@@ -40,18 +41,20 @@ class Ensemble(Method):
     probabilities in place of logits. Files are as ever: members stand in the callback's state, not in the module's.
 
     Args:
-        capacity: Members kept, the latest ones; 0 keeps none and changes nothing.
+        snapshots: Members kept, the latest ones; 0 keeps none and changes nothing.
         others: Go to the next base class, among them `name`.
 
     Raises:
-        ValueError: in the first batch of a test, if forward does not return logits `(B, K)` or was not called.
+        ValueError: from the constructor, for a count below 0; in the first batch of a test, if forward does not return
+            logits `(B, K)` or was not called.
     """
 
     place = Place.SCHEDULE
 
-    def __init__(self, *, capacity: int, **others: Any) -> None:
+    def __init__(self, *, snapshots: int, **others: Any) -> None:
         super().__init__(**others)
-        self.capacity = capacity
+        whole(type(self).__name__, "snapshots", snapshots, 0)
+        self.snapshots = snapshots
         self.steps: list[int] = []
         self.members: list[dict[str, Tensor]] = []
         self._placed: list[dict[str, Tensor]] = []
@@ -62,9 +65,13 @@ class Ensemble(Method):
     def due(self, step: int) -> bool:
         """Whether the module is to be kept as it stands when `step` optimizer steps are done."""
 
+    @property
+    def _room(self) -> int:
+        return 0 if self.off else self.snapshots
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if self.capacity:
+        if self._room:
             # A file without members, as every weights-only file, reaches no hook of a callback.
             self.undo_later(Around(pl_module, "on_load_checkpoint", self._forget).undo)
 
@@ -81,7 +88,7 @@ class Ensemble(Method):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self.capacity and any(self.due(step) for step in range(self._before + 1, trainer.global_step + 1)):
+        if self._room and any(self.due(step) for step in range(self._before + 1, trainer.global_step + 1)):
             pairs = list(zip(self.steps, self.members, strict=True))
             self._keep([*pairs, (trainer.global_step, _member(trainer, pl_module))])
 
@@ -94,7 +101,7 @@ class Ensemble(Method):
             self.undo_later(Around(pl_module, "forward", partial(self._forward, pl_module)).undo)
             steps = ", ".join(map(str, self.steps))
             rank_zero_info(f"{type(self).__name__}: this tests the ensemble of the weights after steps {steps}.")
-        elif self.capacity:
+        elif self._room:
             rank_zero_warn(
                 f"{type(self).__name__}: no member was kept yet, so this tests the module alone; train to the end of a "
                 "cycle, or test from a checkpoint that holds members (not a weights-only file)."
@@ -123,7 +130,7 @@ class Ensemble(Method):
         self._keep(list(zip(state_dict["steps"], state_dict["members"], strict=True)))
 
     def _keep(self, pairs: list[tuple[int, dict[str, Tensor]]]) -> None:
-        latest = pairs[max(0, len(pairs) - self.capacity) :]
+        latest = pairs[max(0, len(pairs) - self._room) :]
         self.steps, self.members = [step for step, _ in latest], [member for _, member in latest]
 
     def _forget(self, proceed: Any, checkpoint: dict[str, Any]) -> Any:

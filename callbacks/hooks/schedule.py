@@ -34,7 +34,6 @@ class Schedule(Method):
     may have changed it already, it is the rate from which that one began (`initial_lr`).
 
     Args:
-        off: The rates, and a schedule of the module, are left alone.
         replace: Take the place of the module's own schedule for this fit.
         others: Go to the next base class, among them `name`.
 
@@ -45,9 +44,8 @@ class Schedule(Method):
 
     place = Place.SCHEDULE
 
-    def __init__(self, *, off: bool, replace: bool, **others: Any) -> None:
+    def __init__(self, *, replace: bool, **others: Any) -> None:
         super().__init__(**others)
-        self.off = off
         self.replace = replace
         self._rates: list[_Rate] = []
 
@@ -66,11 +64,12 @@ class Schedule(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        kinds = [type(it).__name__ for it in callbacks_of(trainer) if isinstance(it, Schedule) and not it.off]
-        if len(kinds) > 1:
-            raise ValueError(
-                f"{type(self).__name__}: {' and '.join(kinds)} would set the same learning rates; keep one of them."
-            )
+        if stage != "fit" or self.off:
+            return
+        rivals = self.rivals(trainer, Schedule)
+        if rivals:
+            kinds = " and ".join(type(it).__name__ for it in (self, *rivals))
+            raise ValueError(f"{type(self).__name__}: {kinds} would set the same learning rates; keep one of them.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""SGDR: a cosine that starts anew, Loshchilov & Hutter 2016, arXiv:1608.03983, Eq. 5.
+"""SGDR: a cosine that starts anew, Loshchilov and Hutter 2016, arXiv:1608.03983, Eq. 5.
 
     eta_t = eta_min + (eta_max - eta_min) (1 + cos(pi T_cur / T_i)) / 2,    T_{i+1} = T_mult T_i
 
@@ -8,21 +8,28 @@ grow by fractions of an epoch; counted in optimizer steps both are whole numbers
 """
 
 import math
-from typing import Literal
+from typing import Literal, final
 
+from ..hooks._checks import number, whole
 from ..hooks.ensemble import Ensemble
 from ..hooks.schedule import Schedule
 
-__all__ = ["WarmRestarts", "cosine", "cycle_position", "cycle_start"]
+__all__ = ["WarmRestarts", "cosine_annealing", "restart_position", "restart_start"]
 
 
-def cycle_start(cycle: int, t_0: int, t_mult: int) -> int:
-    """Steps before cycle `cycle`: 0, t_0, t_0 (1 + t_mult), t_0 (1 + t_mult + t_mult^2), ..."""
+def restart_start(cycle: int, t_0: int, t_mult: int) -> int:
+    """The optimizer steps before a cycle of warm restarts begins.
+
+    They are 0, t_0, t_0 (1 + t_mult), t_0 (1 + t_mult + t_mult^2) and so on, for `cycle` = 0, 1, 2, 3.
+    """
     return t_0 * cycle if t_mult == 1 else t_0 * (t_mult**cycle - 1) // (t_mult - 1)
 
 
-def cycle_position(t: int, t_0: int, t_mult: int) -> tuple[int, int, int]:
-    """Where step `t` stands: its cycle, the steps since the cycle began (T_cur), the cycle's length (T_i)."""
+def restart_position(t: int, t_0: int, t_mult: int) -> tuple[int, int, int]:
+    """Where an optimizer step stands among warm restarts.
+
+    Returns the cycle of step `t`, the steps since the cycle began (T_cur) and the cycle's length (T_i).
+    """
     if t_mult == 1:
         return t // t_0, t % t_0, t_0
     # The cycle is the largest i with t_mult**i <= grown; the logarithm may miss it by one, the powers are exact.
@@ -30,14 +37,18 @@ def cycle_position(t: int, t_0: int, t_mult: int) -> tuple[int, int, int]:
     cycle = round(math.log(grown, t_mult))
     if t_mult**cycle > grown:
         cycle -= 1
-    return cycle, t - cycle_start(cycle, t_0, t_mult), t_0 * t_mult**cycle
+    return cycle, t - restart_start(cycle, t_0, t_mult), t_0 * t_mult**cycle
 
 
-def cosine(t_cur: float, t_i: float, peak: float = 1.0, floor: float = 0.0) -> float:
-    """Eq. 5: `peak` at `t_cur = 0`, half-way at `t_i / 2`, `floor` at `t_i`."""
+def cosine_annealing(t_cur: float, t_i: float, peak: float = 1.0, floor: float = 0.0) -> float:
+    """A learning rate that falls along half a cosine, from its peak to its floor.
+
+    Eq. 5: `peak` at `t_cur = 0`, half-way at `t_i / 2`, `floor` at `t_i`.
+    """
     return floor + (peak - floor) * (1 + math.cos(math.pi * t_cur / t_i)) / 2
 
 
+@final
 class WarmRestarts(Schedule, Ensemble):
     """Lets the learning rate fall along a cosine and start anew, each cycle `t_mult` times as long as the last.
 
@@ -70,21 +81,25 @@ class WarmRestarts(Schedule, Ensemble):
         >>> [schedule.factor(step) for step in (0, 5, 10, 20, 30)]
         [1.0, 0.5, 1.0, 0.5, 1.0]
 
-    Reference: Loshchilov & Hutter 2016, arXiv:1608.03983
+    Reference: Loshchilov and Hutter 2016, arXiv:1608.03983
 
     BibTeX:
         @inproceedings{loshchilov2017sgdr,
           title = {{SGDR}: Stochastic Gradient Descent with Warm Restarts},
           author = {Loshchilov, Ilya and Hutter, Frank},
           booktitle = {International Conference on Learning Representations},
-          year = {2017}
+          year = {2017},
+          eprint = {1608.03983},
+          archivePrefix = {arXiv},
         }
 
-    Differs from the paper: the floor is relative to each group's rate; `restart_decay` is timm's. The ensemble follows
-    Huang et al. 2017, arXiv:1704.00109, with this schedule in place of theirs, whose cycles are all of one length.
+    Differs from the paper:
+        The floor is relative to each group's rate; `restart_decay` is timm's. The ensemble follows Huang et al. 2017,
+        arXiv:1704.00109, with this schedule in place of theirs, whose cycles are all of one length.
 
-    See also: `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`, which has one floor for all groups and counts its
-    own calls.
+    See also:
+        `torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`, which has one floor for all groups and counts its own
+        calls.
     """
 
     neutral = ({"eta_min": 1.0},)
@@ -100,30 +115,24 @@ class WarmRestarts(Schedule, Ensemble):
         replace: bool = False,
         name: str | None = None,
     ) -> None:
-        for argument, value, least in (("t_0", t_0, 1), ("t_mult", t_mult, 1), ("snapshots", snapshots, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"WarmRestarts: {argument} is {value!r}; give a whole number of at least {least}.")
-        if not 0 <= eta_min <= 1:
-            raise ValueError(
-                f"WarmRestarts: eta_min is {eta_min!r}; give the floor as a fraction of the learning rate, 0 to 1 "
-                "(torch's eta_min divided by lr)."
-            )
+        super().__init__(replace=replace, snapshots=snapshots, name=name)
+        whole("WarmRestarts", "t_0", t_0, 1)
+        whole("WarmRestarts", "t_mult", t_mult, 1)
+        number("WarmRestarts", "eta_min", eta_min, 0, 1)
         if not 0 < restart_decay <= 1:
             raise ValueError(f"WarmRestarts: restart_decay is {restart_decay!r}; give a factor above 0 and at most 1.")
         if interval not in ("step", "epoch"):
             raise ValueError(f"WarmRestarts: interval is {interval!r}; give 'step' or 'epoch'.")
-        off = eta_min == 1
-        super().__init__(off=off, replace=replace, capacity=0 if off else snapshots, name=name)
         self.t_0, self.t_mult, self.eta_min = t_0, t_mult, eta_min
         self.interval, self.restart_decay = interval, restart_decay
         self._unit = 1
 
     def factor(self, step: int) -> float:
-        cycle, t_cur, t_i = cycle_position(step, self.t_0 * self._unit, self.t_mult)
-        return cosine(t_cur, t_i, max(self.restart_decay**cycle, self.eta_min), self.eta_min)
+        cycle, t_cur, t_i = restart_position(step, self.t_0 * self._unit, self.t_mult)
+        return cosine_annealing(t_cur, t_i, max(self.restart_decay**cycle, self.eta_min), self.eta_min)
 
     def due(self, step: int) -> bool:
-        return cycle_position(step, self.t_0 * self._unit, self.t_mult)[1] == 0
+        return restart_position(step, self.t_0 * self._unit, self.t_mult)[1] == 0
 
     def plan(self, epoch: int | None, training: int | None) -> str | None:
         if self.interval == "epoch":
@@ -140,10 +149,10 @@ class WarmRestarts(Schedule, Ensemble):
                 f"WarmRestarts: the first cycle takes {self.t_0 * self._unit} optimizer steps and training ends after "
                 f"{training}; lower t_0={self.t_0} ({self.interval}s), or train longer."
             )
-        cycle, t_cur, _ = cycle_position(training, self.t_0 * self._unit, self.t_mult)
+        cycle, t_cur, _ = restart_position(training, self.t_0 * self._unit, self.t_mult)
         if t_cur == 0:
             return None
-        before, after = (cycle_start(it, self.t_0, self.t_mult) for it in (cycle, cycle + 1))
+        before, after = (restart_start(it, self.t_0, self.t_mult) for it in (cycle, cycle + 1))
         return (
             f"WarmRestarts: training ends after {training} optimizer steps, in the middle of a cycle, while the "
             f"solution to use is the one at a cycle's end; train for {before} or {after} {self.interval}s to end there."

@@ -12,19 +12,27 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from ..hooks._checks import number, whole
 from ..hooks.ascent import Ascent
 
-__all__ = ["SAM", "asam_perturbation", "orthogonal_part", "sam_perturbation", "with_direction"]
+__all__ = ["SAM", "asam_perturbation", "looksam_direction", "looksam_gradient", "sam_perturbation"]
 
 
 def sam_perturbation(gradients: list[Tensor], rho: float) -> list[Tensor]:
-    """e = rho g / ||g||, Foret et al. Eq. 2 with p = 2; written into `gradients`, which is returned."""
+    """The perturbation of SAM: a step of length `rho` along the gradient.
+
+    e = rho g / ||g||, Foret et al. Eq. 2 with p = 2; written into `gradients`, which is returned.
+    """
     torch._foreach_mul_(gradients, _over(rho, get_total_norm(gradients)))
     return gradients
 
 
 def asam_perturbation(weights: list[Tensor], gradients: list[Tensor], rho: float, eta: float) -> list[Tensor]:
-    """e = rho T^2 g / ||T g|| with T = |w| + eta elementwise, Kwon et al. Algorithm 1; written into `gradients`."""
+    """The perturbation of ASAM: SAM's, with lengths measured relative to each weight's size.
+
+    e = rho T^2 g / ||T g|| with T = |w| + eta elementwise, Kwon et al. Algorithm 1; written into `gradients`, which is
+    returned.
+    """
     scale = torch._foreach_abs(weights)
     torch._foreach_add_(scale, eta)
     torch._foreach_mul_(gradients, scale)
@@ -34,16 +42,22 @@ def asam_perturbation(weights: list[Tensor], gradients: list[Tensor], rho: float
     return gradients
 
 
-def orthogonal_part(sharp: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-    """g_v = g_s - (g_s . u) u with u = g / ||g||, Liu et al. Algorithm 1; `gradients` is overwritten."""
+def looksam_direction(sharp: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """The direction that LookSAM keeps: what of SAM's gradient is orthogonal to the plain one.
+
+    g_v = g_s - (g_s . u) u with u = g / ||g||, Liu et al. Algorithm 1; `gradients` is overwritten.
+    """
     torch._foreach_mul_(gradients, _over(1.0, get_total_norm(gradients)))
     along = torch.stack([part.sum() for part in torch._foreach_mul(sharp, gradients)]).sum()
     torch._foreach_mul_(gradients, along)
     return list(torch._foreach_sub(sharp, gradients))
 
 
-def with_direction(gradients: list[Tensor], direction: list[Tensor], alpha: float) -> list[Tensor]:
-    """g + alpha ||g|| / ||g_v|| g_v, Liu et al. Algorithm 1; written into `gradients`, which is returned."""
+def looksam_gradient(gradients: list[Tensor], direction: list[Tensor], alpha: float) -> list[Tensor]:
+    """The gradient of LookSAM between its ascents: the plain one and a share of the kept direction.
+
+    g + alpha ||g|| / ||g_v|| g_v, Liu et al. Algorithm 1; written into `gradients`, which is returned.
+    """
     scale = get_total_norm(gradients) * _over(alpha, get_total_norm(direction))
     torch._foreach_add_(gradients, torch._foreach_mul(direction, scale))
     return gradients
@@ -98,6 +112,8 @@ class SAM(Ascent):
           author = {Foret, Pierre and Kleiner, Ariel and Mobahi, Hossein and Neyshabur, Behnam},
           booktitle = {International Conference on Learning Representations},
           year = {2021},
+          eprint = {2010.01412},
+          archivePrefix = {arXiv},
         }
 
     Differs from the paper:
@@ -122,30 +138,25 @@ class SAM(Ascent):
         synchronise: bool = True,
         name: str | None = None,
     ) -> None:
-        super().__init__(synchronise, name)
-        for argument, value in (("rho", rho), ("alpha", alpha), ("eta", eta)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"SAM: {argument}={value} is not a number from 0 up; 0.05, 0.7 and 0.01 are usual.")
-        if every_n_steps < 1:
-            raise ValueError(f"SAM: every_n_steps={every_n_steps} is below 1; 1 ascends at every step.")
+        super().__init__(synchronise=synchronise, name=name)
+        number("SAM", "rho", rho, 0)
+        whole("SAM", "every_n_steps", every_n_steps, 1)
+        number("SAM", "alpha", alpha, 0)
+        number("SAM", "eta", eta, 0)
         if every_n_steps > 1 and not synchronise:
             raise ValueError(
-                f"SAM: every_n_steps={every_n_steps} reuses a direction that all processes must share; leave "
-                "synchronise=True, or set every_n_steps=1."
+                f"SAM: every_n_steps is {every_n_steps}, which reuses a direction that all processes must share; leave "
+                "synchronise=True, or give every_n_steps=1."
             )
         self.rho, self.adaptive, self.every_n_steps = rho, adaptive, every_n_steps
         self.alpha, self.eta, self.skip_bn_bias = alpha, eta, skip_bn_bias
-
-    @property
-    def off(self) -> bool:
-        return self.rho == 0
 
     def ascend(
         self, weights: list[Tensor], gradients: list[Tensor], step: int
     ) -> Generator[list[Tensor], list[Tensor], list[Tensor]]:
         direction = self.recall(weights) if step % self.every_n_steps else None
         if direction is not None:
-            return with_direction(gradients, direction, self.alpha)
+            return looksam_gradient(gradients, direction, self.alpha)
         at_weights = list(torch._foreach_clone(gradients)) if self.every_n_steps > 1 else []
         if self.skip_bn_bias and (skipped := [it for it in gradients if it.ndim < 2]):
             torch._foreach_zero_(skipped)
@@ -155,7 +166,7 @@ class SAM(Ascent):
             else sam_perturbation(gradients, self.rho)
         )
         if at_weights:
-            direction = orthogonal_part(sharp, at_weights)
+            direction = looksam_direction(sharp, at_weights)
             # Gradients are those of all processes, so all decide alike; an overflow must not outlive its step.
             if torch.isfinite(get_total_norm(direction)):
                 self.keep(weights, direction)

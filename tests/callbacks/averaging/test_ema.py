@@ -207,17 +207,17 @@ def test_settings_at_their_ends():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decay": 1.0}, "EMA: decay is 1.0; pass a number in [0, 1), where 0 switches the average off."),
-        ({"decay": -0.1}, "EMA: decay is -0.1; pass a number in [0, 1), where 0 switches the average off."),
+        ({"decay": 1.0}, "EMA: decay is 1.0; give a number from 0 (no average) to below 1."),
+        ({"decay": -0.1}, "EMA: decay is -0.1; give a number from 0 (no average) to below 1."),
         (
             {"decay": 0.9, "half_life": 5.0},
             "EMA: both decay=0.9 and half_life=5.0 were given; leave one of them None.",
         ),
-        ({"half_life": 0.0}, "EMA: half_life is 0.0; pass a finite number of optimizer steps above 0."),
-        ({"warmup": 0.5}, "EMA: warmup is 0.5; pass a finite number, 1 (no warm-up) or more."),
-        ({"every_n_steps": 0}, "EMA: every_n_steps is 0; pass a whole number of steps, 1 or more."),
-        ({"every_n_steps": 1.5}, "EMA: every_n_steps is 1.5; pass a whole number of steps, 1 or more."),
-        ({"start_step": -1}, "EMA: start_step is -1; pass a whole number of steps, 0 or more."),
+        ({"half_life": 0.0}, "EMA: half_life is 0.0; give a finite number of optimizer steps above 0."),
+        ({"warmup": 0.5}, "EMA: warmup is 0.5; give a finite number of at least 1."),
+        ({"every_n_steps": 0}, "EMA: every_n_steps is 0; give a whole number of at least 1."),
+        ({"every_n_steps": 1.5}, "EMA: every_n_steps is 1.5; give a whole number of at least 1."),
+        ({"start_step": -1}, "EMA: start_step is -1; give a whole number of at least 0."),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

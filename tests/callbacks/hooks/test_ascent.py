@@ -7,15 +7,17 @@ import random
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
 
-from lightning_vision.callbacks import SAM
+from lightning_vision.callbacks import SAM, ExactResume
 from lightning_vision.callbacks.hooks._replay import _NumpyStream, read_streams, rewind
 from lightning_vision.callbacks.hooks.ascent import Ascent, replaying
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain
-from support.resuming import KilledError
+from support.resuming import KilledError, differences, newest, record
 from support.sam_by_hand import distance, fit, sam, seeded, train
 
 HOOKS = (
@@ -194,12 +196,50 @@ def test_steps_and_what_is_kept_travel_in_the_state():
     assert all(torch.equal(it, torch.full_like(it, 9)) for it in second.state_dict()["kept"].values())
 
 
-def test_a_checkpoint_from_inside_a_window_warns_and_steps_plainly():
-    method = SAM(0.1)
-    with pytest.warns(
-        UserWarning, match="SAM: the checkpoint was written inside an accumulation window, whose first 2"
-    ):
-        method.load_state_dict({"steps": {0: 4}, "kept": {}, "pending": 2})
+class Forgetful(SAM):
+    """Wrong: it computes again what it has of the window."""
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._incomplete = False
+
+
+class SavesInsideAWindow(Callback):
+    """Writes a checkpoint after the first micro-batch of the second window."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 3:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+@pytest.mark.parametrize("kind", [SAM, Forgetful])
+def test_after_a_checkpoint_from_inside_a_window_the_first_step_is_plain_and_the_second_sams(kind, steps, tmp_path):
+    def loader():
+        return ResumableLoader(labelled_images(60), 6)
+
+    def ascends_but_for_the_second_window(weights, gradients):
+        windows.append(len(windows))
+        return [torch.zeros_like(it) for it in weights] if windows[-1] == 1 else sam(weights, gradients)
+
+    options = {"batches": loader, "accumulate_grad_batches": 3, "max_steps": steps}
+    fit(seeded(Plain), kind(0.1, name="a"), ExactResume(), SavesInsideAWindow(tmp_path / "inside.ckpt"), **options)
+    with pytest.warns(UserWarning) as warned:
+        resumed = fit(Plain(), kind(0.1, name="a"), ExactResume(), ckpt_path=tmp_path / "inside.ckpt", **options)
+    windows, batches = [], list(loader())[: 3 * steps]
+    expected = train(seeded(Plain), ascends_but_for_the_second_window, accumulate=3, batches=batches)
+    found = distance(resumed.state["weights"], expected)
+
+    assert found == 0.0 if kind is SAM else found > 1e-4
+    assert distance(expected, train(seeded(Plain), accumulate=3, batches=batches)) > 1e-4
+    assert (
+        f"{kind.__name__}: the checkpoint was written inside an accumulation window, whose first 1 micro-batches "
+        "cannot be computed again, so the first step is a plain one; resume from a checkpoint written after an optimizer "
+        "step to continue exactly."
+    ) in [str(it.message) for it in warned]
 
 
 class Lbfgs(Plain):
@@ -218,16 +258,29 @@ class Iterating(Plain):
         (
             Plain,
             [SAM(0.1, name="a"), SAM(0.2, name="b")],
-            r"SAM: the Trainer has SAM\[a\] and SAM\[b\], and each would",
+            "SAM: the Trainer has SAM[a] and SAM[b], and each would take the other's gradient for the plain one; keep "
+            "one of them.",
         ),
-        (Lbfgs, [SAM(0.1)], "SAM: LBFGS compares losses at several points"),
-        (Iterating, [SAM(0.1)], "SAM: training_step takes `dataloader_iter`"),
+        (
+            Lbfgs,
+            [SAM(0.1)],
+            "SAM: LBFGS compares losses at several points, which belong to other weights than its gradients here; use "
+            "another optimizer.",
+        ),
+        (
+            Iterating,
+            [SAM(0.1)],
+            "SAM: training_step of Iterating takes `dataloader_iter`, so its batches cannot be reached; let it take "
+            "`batch`.",
+        ),
     ],
     ids=["two", "LBFGS", "iterator"],
 )
 def test_what_it_cannot_do_is_refused_at_set_up(kind, methods, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         fit(seeded(kind), *methods)
+
+    assert message == str(error.value)
 
 
 def test_streams_are_read_and_put_back_exactly():
@@ -259,11 +312,6 @@ def test_the_memory_that_numpy_publishes_is_its_state():
 
 
 def test_looksam_resumes_inside_a_cycle(tmp_path):
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    from lightning_vision.callbacks import ExactResume
-    from support.resuming import differences, newest, record
-
     def loaders():
         return ResumableLoader(labelled_images(60), 6)
 

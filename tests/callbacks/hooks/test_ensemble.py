@@ -22,8 +22,8 @@ class Every(Ensemble):
 
     neutral = "only a test's"
 
-    def __init__(self, n=5, capacity=3, name=None):
-        super().__init__(capacity=capacity, name=name)
+    def __init__(self, n=5, snapshots=3, name=None):
+        super().__init__(snapshots=snapshots, name=name)
         self.n = n
 
     def due(self, step):
@@ -98,7 +98,7 @@ def test_members_are_the_latest_ones_and_equal_the_weights_of_their_step(tmp_pat
 
 
 def test_a_member_is_taken_once_a_step_under_accumulation():
-    callback = Every(n=2, capacity=9)
+    callback = Every(n=2, snapshots=9)
     record(Plain(), loader, [callback], max_epochs=2, accumulate_grad_batches=3)
 
     assert callback.steps == [2, 4, 6, 8]
@@ -106,14 +106,14 @@ def test_a_member_is_taken_once_a_step_under_accumulation():
 
 def test_manual_optimisation_keeps_the_module_after_the_batch_in_which_the_step_fell():
     """Two optimizers a batch: steps 3, 9 and 15 fall into the middle of one."""
-    callback = Every(n=3, capacity=9)
+    callback = Every(n=3, snapshots=9)
     record(TwoOptimizers(), loader, [callback], max_epochs=1)
 
     assert callback.steps == [4, 6, 10, 12, 16, 18]
 
 
 def test_one_member_is_the_plain_model_of_its_step():
-    callback = Every(n=15, capacity=1)
+    callback = Every(n=15, snapshots=1)
     model = trained(callback)
     alone = Plain()
     alone.load_state_dict(callback.members[0])
@@ -159,10 +159,10 @@ def test_a_fresh_trainer_tests_the_members_of_the_file(tmp_path):
     assert loss == pytest.approx(loss_by_hand(callback.members), rel=1e-6)
 
 
-def test_a_smaller_capacity_keeps_the_latest_of_the_file_and_none_tests_the_module(tmp_path):
+def test_a_smaller_number_keeps_the_latest_of_the_file_and_none_tests_the_module(tmp_path):
     trained(Every(), tmp_path)
-    for capacity, steps in ((2, [15, 20]), (0, [])):
-        fresh = Every(capacity=capacity)
+    for snapshots, steps in ((2, [15, 20]), (0, [])):
+        fresh = Every(snapshots=snapshots)
         loss_of(Trainer(callbacks=[fresh], **QUIET), Plain(), batches(), ckpt_path=newest(tmp_path))
 
         assert fresh.steps == steps
@@ -192,12 +192,12 @@ def test_a_new_run_forgets_the_members_of_the_old_one():
 
 
 def test_a_resumed_run_keeps_the_same_members(tmp_path):
-    straight = Every(n=4, capacity=5)
+    straight = Every(n=4, snapshots=5)
     trained(straight, tmp_path / "straight")
     members = []
     for part, how in (("killed", {"kill_at": 11}), ("resumed", {})):
         torch.manual_seed(0)
-        members.append(Every(n=4, capacity=5))
+        members.append(Every(n=4, snapshots=5))
         module = Plain()
         if part == "resumed":
             how = {"ckpt_path": newest(tmp_path / "killed")}

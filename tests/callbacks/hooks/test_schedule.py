@@ -25,10 +25,11 @@ from support.resuming import KilledError, differences, newest, record
 class Halving(Schedule):
     """Halves the rates every four steps."""
 
-    neutral = "only a test's"
+    neutral = ({"flat": True},)
 
-    def __init__(self, replace=False, off=False, name=None):
-        super().__init__(replace=replace, off=off, name=name)
+    def __init__(self, replace=False, flat=False, name=None):
+        super().__init__(replace=replace, name=name)
+        self.flat = flat
         self.lengths = None
 
     def factor(self, step):
@@ -245,7 +246,7 @@ def test_two_ranks_resume_with_equal_weights_and_members(two_ranks, tmp_path):
 
 def test_off_leaves_the_run_and_the_modules_schedule_as_they_are():
     runs = []
-    for callbacks in ([], [Halving(off=True)], [WarmRestarts(4, eta_min=1.0, snapshots=2, replace=True)]):
+    for callbacks in ([], [Halving(flat=True)], [WarmRestarts(4, eta_min=1.0, snapshots=2, replace=True)]):
         torch.manual_seed(0)
         runs.append(record(Plain(), loader, callbacks, max_epochs=2))
 

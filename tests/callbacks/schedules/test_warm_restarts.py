@@ -16,7 +16,7 @@ from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from lightning_vision.callbacks import ExactResume, WarmRestarts
-from lightning_vision.callbacks.schedules.warm_restarts import cosine, cycle_position, cycle_start
+from lightning_vision.callbacks.schedules.warm_restarts import cosine_annealing, restart_position, restart_start
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain, small_network
 from support.resuming import newest, record
@@ -65,7 +65,7 @@ def batches(epochs, count=60, size=6):
 def test_positions_are_those_of_counting_step_by_step(t_0, t_mult):
     cycle, t_cur, t_i = 0, 0, t_0
     for step in range(2000):
-        assert cycle_position(step, t_0, t_mult) == (cycle, t_cur, t_i)
+        assert restart_position(step, t_0, t_mult) == (cycle, t_cur, t_i)
         t_cur += 1
         if t_cur == t_i:
             cycle, t_cur, t_i = cycle + 1, 0, t_i * t_mult
@@ -76,9 +76,9 @@ def test_positions_are_those_of_counting_step_by_step(t_0, t_mult):
 def test_restarts_are_exact_far_beyond_what_logarithms_can_tell(t_0, t_mult):
     start, length, cycle = 0, t_0, 0
     while start < 10**18:
-        assert cycle_start(cycle, t_0, t_mult) == start
-        assert cycle_position(start, t_0, t_mult) == (cycle, 0, length)
-        assert cycle_position(start + length - 1, t_0, t_mult) == (cycle, length - 1, length)
+        assert restart_start(cycle, t_0, t_mult) == start
+        assert restart_position(start, t_0, t_mult) == (cycle, 0, length)
+        assert restart_position(start + length - 1, t_0, t_mult) == (cycle, length - 1, length)
         start, length, cycle = start + length, length * t_mult, cycle + 1
 
 
@@ -92,7 +92,9 @@ def test_cosine_is_eq_5_where_it_can_be_done_by_hand(peak, floor):
         6: floor,
     }
 
-    assert [cosine(t, 6, peak, floor) for t in by_hand] == pytest.approx(list(by_hand.values()), rel=1e-15, abs=1e-16)
+    assert [cosine_annealing(t, 6, peak, floor) for t in by_hand] == pytest.approx(
+        list(by_hand.values()), rel=1e-15, abs=1e-16
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -271,13 +273,13 @@ def test_epochs_are_counted_in_their_optimizer_steps():
     ("settings", "sentence"),
     [
         ({"t_0": 0}, "WarmRestarts: t_0 is 0; give a whole number of at least 1."),
+        ({"t_0": True}, "WarmRestarts: t_0 is True; give a whole number of at least 1."),
         ({"t_0": 2.5}, "WarmRestarts: t_0 is 2.5; give a whole number of at least 1."),
         ({"t_0": 5, "t_mult": 0}, "WarmRestarts: t_mult is 0; give a whole number of at least 1."),
         ({"t_0": 5, "snapshots": -1}, "WarmRestarts: snapshots is -1; give a whole number of at least 0."),
         (
             {"t_0": 5, "eta_min": 1.5},
-            "WarmRestarts: eta_min is 1.5; give the floor as a fraction of the learning rate, 0 to 1 (torch's eta_min "
-            "divided by lr).",
+            "WarmRestarts: eta_min is 1.5; give a number from 0 to 1.",
         ),
         (
             {"t_0": 5, "restart_decay": 0.0},
