@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor
 
 from ._around import Around, last_word
+from ._checks import whole
 from ._live_tensors import LiveTensors, plain_name
+from .masks import Masks
 from .method import Method, Place, callbacks_of
-from .weights import Weights
 
 __all__ = ["Averages"]
 
@@ -48,11 +49,8 @@ class Averages(Method):
 
     def __init__(self, *, every_n_steps: int, start_step: int, **others: Any) -> None:
         super().__init__(**others)
-        for knob, value, least in (("every_n_steps", every_n_steps, 1), ("start_step", start_step, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{type(self).__name__}: {knob} is {value!r}; pass a whole number of steps, {least} or more."
-                )
+        whole(type(self).__name__, "every_n_steps", every_n_steps, 1)
+        whole(type(self).__name__, "start_step", start_step, 0)
         self.every_n_steps, self.start_step = every_n_steps, start_step
         self.updates = 0  # of the average
         self.average: dict[str, Tensor] = {}
@@ -63,12 +61,7 @@ class Averages(Method):
         self._widened = False  # whether the average has a wider type than some of the weights
         self._live: LiveTensors | None = None  # the module's tensors, during a fit
         self._files: Around | None = None
-        self._masks: list[Weights] = []
-
-    @property
-    @abstractmethod
-    def off(self) -> bool:
-        """Whether the settings make the average equal to the weights, so that nothing is to be done."""
+        self._masks: list[Masks] = []
 
     @abstractmethod
     def share(self, updates: int) -> float:
@@ -109,15 +102,15 @@ class Averages(Method):
         super().on_fit_start(trainer, pl_module)
         if not self.off:
             self._live = LiveTensors(pl_module)
-            self._masks = [other for other in callbacks_of(trainer) if isinstance(other, Weights)]
+            self._masks = [other for other in callbacks_of(trainer) if isinstance(other, Masks)]
             if self.average:
-                self._place(self._live, self.average)
+                self._start_from(self._live, self.average)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._global_step = trainer.global_step
         if self._live is not None and not self.average and self._global_step >= self.start_step:
-            self._place(self._live, {})
+            self._start_from(self._live, {})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -132,10 +125,10 @@ class Averages(Method):
                 self._update(self._live, self.share(self.updates))
             # An average of what a weight was before it was masked would not be sparse.
             for other in self._masks:
-                for name, kept in other.kept.items():
+                for name, kept in other.kept_masks.items():
                     self.average[plain_name(name)].mul_(kept)
         elif self._global_step >= self.start_step:
-            self._place(self._live, {})
+            self._start_from(self._live, {})
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
@@ -181,15 +174,12 @@ class Averages(Method):
         return {"updates": self.updates, "steps": self._steps, "average": dict(self.average), "raw": raw}
 
     def _refuse_rivals(self, trainer: Trainer) -> None:
-        kind = type(self).__name__
-        for other in callbacks_of(trainer):
-            ours = isinstance(other, Averages) and other is not self and not other.off
-            if ours or isinstance(other, (WeightAveraging, StochasticWeightAveraging)):
-                name = other.state_key if isinstance(other, Averages) else type(other).__name__
-                raise ValueError(
-                    f"{kind}: the Trainer also has {name}, and only one average can be scored and written to files; "
-                    "remove one of them."
-                )
+        kinds = (Averages, WeightAveraging, StochasticWeightAveraging)
+        for other in (it for kind in kinds for it in self.rivals(trainer, kind)):
+            raise ValueError(
+                f"{type(self).__name__}: the Trainer also has {other.state_key}, and only one average can be scored "
+                "and written to files; remove one of them."
+            )
 
     def _forget(self) -> None:
         self.updates, self._steps, self._shown = 0, 0, False
@@ -201,7 +191,7 @@ class Averages(Method):
             self._files.undo()
             self._files = None
 
-    def _place(self, live: LiveTensors, average: dict[str, Tensor]) -> None:
+    def _start_from(self, live: LiveTensors, average: dict[str, Tensor]) -> None:
         """Go on with `average` beside the module's tensors; what it lacks starts as it is in the module."""
         self.average, self._widened = {}, False
         for name, value in zip(live.names, live.read(), strict=True):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, Sto
 from torch.utils.data import DataLoader, Subset
 
 from lightning_vision.callbacks import EMA, ExactResume, GracefulInterrupt
-from lightning_vision.callbacks.hooks.weights import Weights
+from lightning_vision.callbacks.hooks.masks import Masks
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain
 from support.resuming import KilledError, Recorder
@@ -227,7 +227,7 @@ def test_the_best_file_scores_what_was_scored_on_the_same_and_on_another_trainer
     assert expected == scores(trainer_with(), Plain(), **options)
 
 
-class Half(Weights):
+class Half(Masks):
     """After step 5 every second weight of the head is zero."""
 
     neutral = "for tests"
