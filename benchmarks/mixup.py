@@ -1,6 +1,5 @@
 """MixUp of a batch of ImageNet's size against torchvision, timm and kornia."""
 
-import torch
 from kornia.augmentation import RandomMixUpV2
 from timm.data import Mixup
 from torchvision.transforms import v2
@@ -24,6 +23,4 @@ def rows(quick: bool) -> list[Row]:
         "timm": Mixup(mixup_alpha=1.0, label_smoothing=0.0, num_classes=CLASSES),
         "kornia": RandomMixUpV2(p=1.0, same_on_batch=True, data_keys=["input", "class"]),
     }
-    batch, sample = (MixUp(alpha=1.0, per_sample=per_sample) for per_sample in (False, True))
-    torch.manual_seed(0)
-    return mixing_rows("MixUp", batch, sample, peers, quick)
+    return mixing_rows(MixUp, peers, quick)

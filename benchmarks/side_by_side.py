@@ -26,35 +26,35 @@ class Row:
     Args:
         what: What is ours.
         against: What it is compared with, empty for an absolute figure.
-        values: The figure of every repetition: a ratio, or seconds where `against` is empty.
-        clock: `wall` for elapsed time, `cpu` for processor time of this process and its finished children, `memory` for
-            bytes in the place of seconds.
-        seconds: Median time of the peer and of ours, where both exist.
+        values: The figure of every repetition: a ratio, or an amount where `against` is empty.
+        measure: `wall` for elapsed time, `cpu` for processor time of this process and its finished children, both in
+            seconds, `memory` for bytes.
+        amounts: Median of the peer and of ours, in the unit of `measure`, where both exist.
         bar: What the median must keep, such as `<= 1.20`; empty for a figure that is only informative.
     """
 
     what: str
     against: str
     values: list[float]
-    clock: Measure
-    seconds: tuple[float, float] | None = None
+    measure: Measure
+    amounts: tuple[float, float] | None = None
     bar: str = ""
 
     @classmethod
     def slowdown(
-        cls, what: str, against: str, ours: list[float], peer: list[float], clock: Measure, bar: str = ""
+        cls, what: str, against: str, ours: list[float], peer: list[float], measure: Measure, bar: str = ""
     ) -> "Row":
-        """Time of ours over time of the peer, repetition by repetition; small is good."""
+        """Ours over the peer's, repetition by repetition; small is good."""
         ratios = [a / b for a, b in zip(ours, peer, strict=True)]
-        return cls(what, against, ratios, clock, (median(peer), median(ours)), bar)
+        return cls(what, against, ratios, measure, (median(peer), median(ours)), bar)
 
     @classmethod
     def speedup(
-        cls, what: str, against: str, ours: list[float], peer: list[float], clock: Clock, bar: str = ""
+        cls, what: str, against: str, ours: list[float], peer: list[float], measure: Clock, bar: str = ""
     ) -> "Row":
         """Time of the peer over time of ours, repetition by repetition; large is good."""
         ratios = [b / a for a, b in zip(ours, peer, strict=True)]
-        return cls(what, against, ratios, clock, (median(peer), median(ours)), bar)
+        return cls(what, against, ratios, measure, (median(peer), median(ours)), bar)
 
     @property
     def holds(self) -> bool | None:
@@ -97,12 +97,12 @@ def table(rows: list[Row]) -> str:
         "|---|---|--:|--:|--:|--:|---|--:|---|",
     ]
     for row in rows:
-        absolute = _bytes if row.clock == "memory" else _time
-        peer, ours = map(absolute, row.seconds) if row.seconds else ("", "")
+        absolute = _bytes if row.measure == "memory" else _time
+        peer, ours = map(absolute, row.amounts) if row.amounts else ("", "")
         show = _ratio if row.against else absolute
         spread = f"{show(min(row.values))} .. {show(max(row.values))} ({len(row.values)})"
         verdict = {None: "", True: "holds", False: "**missed**"}[row.holds]
-        cells = [row.what, row.against, peer, ours, show(median(row.values)), spread, row.clock, row.bar, verdict]
+        cells = [row.what, row.against, peer, ours, show(median(row.values)), spread, row.measure, row.bar, verdict]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

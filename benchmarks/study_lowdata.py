@@ -1,22 +1,6 @@
 """Do the callbacks help where data is scarce? Test accuracy on digits after training on ten images a class.
 
-The protocol was written and committed before the first run, and nothing in it was tuned:
-
-- Data: `SHOTS` images a class, drawn by the seed from the training split of `Digits`; training sees nothing else, the
-  mean and standard deviation that normalise pixels included. No augmentation but the method's own. Scored on all 359
-  images of the test split after the last step; the validation split is not used and no checkpoint is chosen.
-- Network and loss: `resnet8_cifar` in `ImageClassifier`, cross entropy without label smoothing.
-- Training: `STEPS` optimizer steps on batches of `BATCH`, AdamW at `LR` and `WEIGHT_DECAY` (those of
-  `classification/digits`), a cosine from `LR` to 0 over all steps. These are 255 epochs, the end of the eighth cycle of
-  WarmRestarts, which is made to be used at a cycle's end.
-- Arms: each callback in the setting of its file in `cli_configs/callbacks`, and SAM with MixUp. WarmRestarts takes the
-  place of the cosine. EMA and WarmRestarts are scored as they score by themselves, with the average and with the
-  ensemble of its last cycles. SAM's arms take as many optimizer steps as the others and so two passes a step; "plain,
-  twice the steps" (cosine over all of them) is the control that costs the same.
-- Seeds 0 to 4. A seed fixes the images, the initial weights, the order and the callback's draws, so that arms are
-  compared pairwise.
-- Reported: every seed, the mean, the mean difference to plain with its standard error over the seeds, and whether it is
-  larger than two of these. All arms, whatever comes out.
+The protocol stands in docs/study_lowdata.md; it and the constants below were committed before the first run.
 """
 
 import logging
@@ -33,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lightning_vision.catalogue import entries
 from lightning_vision.classification import ImageClassifier
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
@@ -69,17 +54,14 @@ class Outcome:
     seconds: float
 
 
+# Names of their files by class, of the callbacks that come from a paper.
+METHODS = {entry.name: entry.path.split(".")[-2] for entry in entries() if entry.kind == "callback" and entry.paper}
 ARMS = [
     Arm("plain"),
     Arm("plain, twice the steps", length=2),
-    Arm("SAM", ("sam",)),
-    Arm("MixUp", ("mixup",)),
-    Arm("CutMix", ("cutmix",)),
-    Arm("WarmRestarts", ("warm_restarts",)),
-    Arm("EMA", ("ema",)),
+    *(Arm(name, (file,)) for name, file in METHODS.items()),
     Arm("SAM + MixUp", ("sam", "mixup")),
 ]
-METHODS = sorted({name for arm in ARMS for name in arm.callbacks})
 
 
 class FewDigits(Digits):
@@ -109,7 +91,7 @@ def blocks(quick: bool) -> dict[str, str]:
     runs: dict[Arm, list[Outcome]] = {arm: [] for arm in ARMS}
     for (arm, _, _), outcome in zip(tasks, outcomes, strict=True):
         runs[arm].append(outcome)
-    concerned = {name: [arm for arm in ARMS if not arm.callbacks or name in arm.callbacks] for name in METHODS}
+    concerned = {name: [arm for arm in ARMS if not arm.callbacks or name in arm.callbacks] for name in METHODS.values()}
     return {"study_lowdata": _table(runs, ARMS, steps)} | {
         f"lowdata_{name}": _table(runs, arms, steps) for name, arms in concerned.items()
     }

@@ -1,7 +1,6 @@
 """The picture of EMA: noisy descent on a small quadratic, its average, and what the warm-up is for."""
 
 import torch
-from matplotlib import pyplot
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -23,7 +22,8 @@ def draw() -> Figure:
         f"average, decay {DECAY}, warm-up 10": (_averaged(raw, warmup=10.0), "C3", 2.0),
         f"average, decay {DECAY}, no warm-up": (_averaged(raw, warmup=1.0), "C0", 1.2),
     }
-    figure, (plane, losses) = pyplot.subplots(1, 2, figsize=(10, 3.4), width_ratios=(1, 1.25))
+    figure = Figure(figsize=(10, 3.4))
+    plane, losses = figure.subplots(1, 2, width_ratios=(1, 1.25))
     for label, (path, colour, width) in paths.items():
         plane.plot(path[:, 0], path[:, 1], colour, linewidth=width)
         losses.plot((path**2 * CURVATURE / 2).sum(dim=1), colour, linewidth=width, label=label)

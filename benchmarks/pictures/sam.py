@@ -1,6 +1,5 @@
 """Two valleys, a sharp one with the lower floor and a flat one: where gradient descent and SAM go from one start."""
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -33,8 +32,7 @@ def _path(rho: float) -> np.ndarray:
 
 
 def draw() -> Figure:
-    """Left: the paths on the landscape; right: the same paths against the step."""
-    matplotlib.use("Agg")
+    """Left: the paths on the landscape, with their start and ends; right: the same paths against the step."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     landscape, time = figure.subplots(1, 2, width_ratios=(3, 2))
     x = torch.linspace(-1.25, 2.2, 2000)
@@ -45,6 +43,9 @@ def draw() -> Figure:
         landscape.plot(path, heights, ".", color=colour, markersize=4, label=f"{name} ends at {path[-1]:.2f}")
         landscape.plot(path[-1], heights[-1], "o", color=colour, markersize=9)
         time.plot(path, color=colour, label=name)
+    height = _loss(torch.tensor(START))
+    landscape.plot(START, height, "kx", markersize=8)
+    landscape.annotate("start", (START, height), (8, -3), textcoords="offset points")
     landscape.set(xlabel="weight", ylabel="loss", ylim=(-0.2, 5.2), title="sharp valley at -1, flat valley at 1")
     landscape.legend(frameon=False, loc="upper right")
     time.set(xlabel="step", ylabel="weight", title=f"rho = {RHO}, learning rate {RATE}")

@@ -1,6 +1,5 @@
 """The picture of WarmRestarts: two groups' learning rates through five cycles, with their restarts and snapshots."""
 
-from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from lightning_vision.callbacks import WarmRestarts
@@ -17,7 +16,8 @@ def draw() -> Figure:
     schedule = WarmRestarts(EPOCH, t_mult=2, eta_min=0.01, snapshots=3)
     steps = range(EPOCH * EPOCHS)
     ends = [step for step in range(1, EPOCH * EPOCHS + 1) if schedule.due(step)]
-    figure, axes = pyplot.subplots(figsize=(9, 3.2))
+    figure = Figure(figsize=(9, 3.2))
+    axes = figure.subplots()
     for label, rate, colour in GROUPS:
         axes.plot(
             [step / EPOCH for step in steps], [rate * schedule.factor(step) for step in steps], colour, label=label

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lightning_vision.catalogue import entries
 from support import ROOT
 
 FILES = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "def rows(" in path.read_text()]
@@ -39,18 +40,20 @@ def test_every_benchmark_runs_and_writes_its_rows_into_the_page(tmp_path: Path) 
 
 def test_the_study_writes_a_table_of_all_arms_and_one_for_each_callback(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    names = ["study_lowdata", *(f"lowdata_{name}" for name in ("cutmix", "ema", "mixup", "sam", "warm_restarts"))]
+    files = {entry.name: entry.path.split(".")[-2] for entry in entries() if entry.kind == "callback" and entry.paper}
+    names = ["study_lowdata", *(f"lowdata_{file}" for file in files.values())]
     page.write_text("\n".join(f"<!-- figures:{name} --><!-- /figures:{name} -->" for name in names))
     command = [sys.executable, "-m", "benchmarks", "study_lowdata", "--quick", "--page", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
-    arms = [
+    every, *each = (
         re.findall(r"^\| (\w.*?) \| [48] \|", block, re.MULTILINE)
         for block in page.read_text().split("<!-- figures:")[1:]
-    ]
-    assert [len(block) for block in arms] == [8, 3, 3, 4, 4, 3]
-    assert all(block[:2] == ["plain", "plain, twice the steps"] for block in arms)
+    )
+    plain, both = ["plain", "plain, twice the steps"], "SAM + MixUp"
+    assert every == [*plain, *files, both]
+    assert each == [[*plain, name, *([both] if name in ("SAM", "MixUp") else [])] for name in files]
 
 
 def test_few_digits_are_ten_of_each_class_from_the_training_split_and_others_with_another_seed() -> None:
@@ -83,19 +86,19 @@ def test_a_difference_is_paired_and_held_against_two_standard_errors() -> None:
 def test_a_slowdown_is_our_time_over_the_peers_turn_by_turn() -> None:
     from benchmarks.side_by_side import Row
 
-    row = Row.slowdown("ours", "peer", ours=[3.0, 2.0, 8.0], peer=[2.0, 2.0, 2.0], clock="wall")
+    row = Row.slowdown("ours", "peer", ours=[3.0, 2.0, 8.0], peer=[2.0, 2.0, 2.0], measure="wall")
 
     assert row.values == [1.5, 1.0, 4.0]
-    assert row.seconds == (2.0, 3.0)
+    assert row.amounts == (2.0, 3.0)
 
 
 def test_a_speedup_is_the_peers_time_over_ours_turn_by_turn() -> None:
     from benchmarks.side_by_side import Row
 
-    row = Row.speedup("ours", "peer", ours=[2.0, 2.0, 2.0], peer=[3.0, 2.0, 8.0], clock="cpu")
+    row = Row.speedup("ours", "peer", ours=[2.0, 2.0, 2.0], peer=[3.0, 2.0, 8.0], measure="cpu")
 
     assert row.values == [1.5, 1.0, 4.0]
-    assert row.seconds == (3.0, 2.0)
+    assert row.amounts == (3.0, 2.0)
 
 
 @pytest.mark.parametrize(

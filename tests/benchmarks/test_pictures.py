@@ -1,13 +1,20 @@
-"""The cards' pictures can be drawn, always the same, and small files come of it."""
+"""The cards' pictures can be drawn, always the same, are those in the docs, and small files come of it."""
 
+import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from support import ROOT
 
 NAMES = sorted(file.stem for file in (ROOT / "benchmarks" / "pictures").glob("*.py") if not file.stem.startswith("_"))
+
+# Of 255. A thin line that moved is 0.5, a marker 0.1; letters of another matplotlib, which move all the rest, are 8.
+ALIKE, OTHER_LETTERS = 0.05, 15.0
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +22,18 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
 
 
+def apart(left: Path, right: Path) -> float:
+    """The mean difference of two pictures' pixels, of 255; the smaller one is filled up with white."""
+    pictures = [np.asarray(Image.open(path).convert("RGB"), dtype=float) for path in (left, right)]
+    size = np.max([picture.shape for picture in pictures], axis=0)
+    sheets = [np.full(size, 255.0) for _ in pictures]
+    for sheet, picture in zip(sheets, pictures, strict=True):
+        sheet[: picture.shape[0], : picture.shape[1]] = picture
+    return float(np.abs(sheets[0] - sheets[1]).mean())
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_is_drawn_and_stands_in_the_docs(name: str, tmp_path: Path) -> None:
+def test_a_picture_is_drawn_and_is_the_one_in_the_docs(name: str, tmp_path: Path) -> None:
     from benchmarks import pictures
 
     path = pictures.save(name, tmp_path)
@@ -24,20 +41,27 @@ def test_a_picture_is_drawn_and_stands_in_the_docs(name: str, tmp_path: Path) ->
 
     assert first.startswith(b"\x89PNG")
     assert pictures.save(name, tmp_path).read_bytes() == first
-    assert (ROOT / "docs" / "pictures" / path.name).is_file()
+    shown = ROOT / "docs" / "pictures" / path.name
+    one_library = Image.open(path).info["Software"] == Image.open(shown).info["Software"]
+    assert apart(path, shown) <= (ALIKE if one_library else OTHER_LETTERS)
+
+
+def test_a_line_that_has_moved_is_noticed(tmp_path: Path) -> None:
+    for name, height in (("before", 1.0), ("after", 2.0)):
+        figure = Figure(figsize=(9, 3.2))
+        figure.subplots().plot([0.0, 0.5, height], linewidth=1)
+        figure.savefig(tmp_path / f"{name}.png", dpi=100)
+
+    assert apart(tmp_path / "before.png", tmp_path / "before.png") == 0
+    assert apart(tmp_path / "before.png", tmp_path / "after.png") > ALIKE
 
 
 def test_a_picture_of_many_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    import matplotlib.pyplot
-    import numpy as np
-
     from benchmarks import pictures
 
-    def draw() -> matplotlib.pyplot.Figure:
-        figure, axes = matplotlib.pyplot.subplots()
-        axes.imshow(np.random.default_rng(0).random((300, 300)))
+    def draw() -> Figure:
+        figure = Figure()
+        figure.subplots().imshow(np.random.default_rng(0).random((300, 300)))
         return figure
 
     noise = ModuleType("benchmarks.pictures.noise")
