@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from ._checks import whole
 from ._replay import Replay
 from .method import Method, Place
 
@@ -38,20 +39,19 @@ class Observe(Method):
         name: Part of the state key.
 
     Raises:
-        ValueError: `every_n_epochs` is negative or `batches` is not positive.
+        ValueError: `every_n_epochs` is no integer >= 0 or `batches` none >= 1.
     """
 
     place = Place.OBSERVE
+    neutral = ({"every_n_epochs": 0},)
     # Whether all ranks look, each at its own batch; a must if `look` makes collective calls.
     every_rank: ClassVar[bool] = False
 
-    def __init__(self, every_n_epochs: int = 1, batches: int = 1, name: str | None = None) -> None:
-        super().__init__(name)
+    def __init__(self, *, every_n_epochs: int = 1, batches: int = 1, **others: Any) -> None:
+        super().__init__(**others)
         kind = type(self).__name__
-        if every_n_epochs < 0:
-            raise ValueError(f"{kind}: every_n_epochs is {every_n_epochs}; give 1 or more, or 0 to look at nothing.")
-        if batches < 1:
-            raise ValueError(f"{kind}: batches is {batches}; give 1 or more, or every_n_epochs=0 to look at nothing.")
+        whole(kind, "every_n_epochs", every_n_epochs, 0)
+        whole(kind, "batches", batches, 1)
         self.every_n_epochs, self.batches = every_n_epochs, batches
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Observe(Method):
         loader_index: int,
         stage: str,
     ) -> None:
-        if not self.every_n_epochs or trainer.sanity_checking or loader_index or batch_index >= self.batches:
+        if self.off or trainer.sanity_checking or loader_index or batch_index >= self.batches:
             return
         if trainer.state.fn == "fit" and trainer.current_epoch % self.every_n_epochs:
             return
@@ -122,7 +122,7 @@ def _as_if_nobody_looked(trainer: Trainer, pl_module: LightningModule) -> Iterat
     hooks = [(kind, dict(kind)) for part in parts for kind in _hooks_of(part)]
     parameters = [(it, it.requires_grad, it.grad) for it in pl_module.parameters()]
     with ExitStack() as stack:
-        stack.enter_context(Replay(pl_module, trainer.strategy.root_device).without_trace())
+        stack.enter_context(Replay(trainer).without_trace())
         # It enables gradients too, under Lightning's `no_grad` while fitting.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(trainer.precision_plugin.val_step_context())

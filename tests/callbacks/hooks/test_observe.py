@@ -264,8 +264,8 @@ def test_on_two_ranks_rank_zero_looks_unless_all_are_asked(two_ranks):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"every_n_epochs": -1}, "Rude: every_n_epochs is -1; give 1 or more, or 0 to look at nothing."),
-        ({"batches": 0}, "Rude: batches is 0; give 1 or more, or every_n_epochs=0 to look at nothing."),
+        ({"every_n_epochs": -1}, "Rude: every_n_epochs is -1; give a whole number of at least 0."),
+        ({"batches": 0}, "Rude: batches is 0; give a whole number of at least 1."),
     ],
 )
 def test_bad_settings_are_refused(settings, sentence):

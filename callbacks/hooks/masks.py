@@ -16,16 +16,16 @@ from torch import Tensor
 
 from .method import Method, Place
 
-__all__ = ["Weights"]
+__all__ = ["Masks"]
 
 
-class Weights(Method):
+class Masks(Method):
     """Holds weights at zero by masks that a method gives after optimizer steps it chooses.
 
     A masked weight is zeroed at once together with what optimizers have kept of it (momentum), gets a gradient of zero,
-    and is zeroed again after each optimizer step, against weight decay and momentum of other parts. `kept` has the
-    masks, boolean, by parameter name; they are saved with the step of the last question. A run that begins at step 0
-    begins without masks.
+    and is zeroed again after each optimizer step, against weight decay and momentum of other parts. `kept_masks` has
+    the masks, boolean, by parameter name; they are saved with the step of the last question. A run that begins at step
+    0 begins without masks.
 
     Args:
         name: Part of the state key.
@@ -36,9 +36,9 @@ class Weights(Method):
 
     place = Place.MASKS
 
-    def __init__(self, name: str | None = None) -> None:
-        super().__init__(name)
-        self.kept: dict[str, Tensor] = {}
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
+        self.kept_masks: dict[str, Tensor] = {}
         self._asked = -1
         self._parameters: dict[str, Tensor] = {}
         self._hooked = set[str]()
@@ -66,11 +66,11 @@ class Weights(Method):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.global_step == 0:
-            self.kept, self._asked = {}, -1
+            self.kept_masks, self._asked = {}, -1
         self._parameters = dict(pl_module.named_parameters())
         self._hooked = set()
         self.undo_later(self._parameters.clear)
-        self._install(trainer, self.kept)
+        self._install(trainer, self.kept_masks)
         self._ask_if_due(trainer)
 
     def on_train_batch_end(
@@ -82,13 +82,13 @@ class Weights(Method):
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
-            "masks": {name: it.cpu() for name, it in self.kept.items()},
+            "masks": {name: it.cpu() for name, it in self.kept_masks.items()},
             "step": self._asked,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.kept, self._asked = dict(state_dict["masks"]), state_dict["step"]
+        self.kept_masks, self._asked = dict(state_dict["masks"]), state_dict["step"]
 
     def _ask_if_due(self, trainer: Trainer) -> None:
         step = trainer.global_step
@@ -116,23 +116,23 @@ class Weights(Method):
                 self.undo_later(optimizer.register_step_post_hook(self._zero).remove)
         for name, mask in masks.items():
             parameter = self._parameters[name]
-            self.kept[name] = mask.to(parameter.device)
-            parameter[~self.kept[name]] = 0
+            self.kept_masks[name] = mask.to(parameter.device)
+            parameter[~self.kept_masks[name]] = 0
             for optimizer in trainer.optimizers:
                 # `get`, for asking a defaultdict would make a state.
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        value[~self.kept[name]] = 0
+                        value[~self.kept_masks[name]] = 0
             if name not in self._hooked and parameter.requires_grad:
                 self.undo_later(parameter.register_hook(partial(self._masked, name)).remove)
             self._hooked.add(name)
 
     def _masked(self, name: str, gradient: Tensor) -> Tensor:
-        return torch.where(self.kept[name], gradient, 0)
+        return torch.where(self.kept_masks[name], gradient, 0)
 
     @torch.no_grad()
     def _zero(self, *_: Any) -> None:
-        for name, mask in self.kept.items():
+        for name, mask in self.kept_masks.items():
             self._parameters[name].mul_(mask)
 
     def _check(self, name: str, mask: Tensor) -> None:

@@ -8,17 +8,17 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_vision.callbacks import ExactResume
-from lightning_vision.callbacks.hooks.weights import Weights
+from lightning_vision.callbacks.hooks.masks import Masks
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain, TwoOptimizers
 from support.resuming import differences, newest, record
 
 
-class Magnitude(Weights):
+class Magnitude(Masks):
     """At some steps the smaller half of the weights left in each matrix or kernel goes."""
 
     def __init__(self, steps=(3,), name=None):
-        super().__init__(name)
+        super().__init__(name=name)
         self.steps = list(steps)
 
     def due(self, step):
@@ -224,7 +224,7 @@ def test_on_two_ranks_rank_zero_decides(two_ranks):
         callback, watch = Random(), Watch()
         result = run(callback, watch, strategy="ddp", devices=2, use_distributed_sampler=False)
         shared = [value.flatten() for name, value in result.state["weights"].items() if "running" not in name]
-        return torch.cat(shared), callback.kept["network.5.weight"], len(set(watch.zeros))
+        return torch.cat(shared), callback.kept_masks["network.5.weight"], len(set(watch.zeros))
 
     (weights0, mask0, levels0), (weights1, mask1, levels1) = two_ranks(masked)
 
