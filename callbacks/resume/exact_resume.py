@@ -7,7 +7,7 @@ the last moment before the next batch.
 """
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..hooks._around import Around, last_word
+from ..hooks._around import last_word
 from ..hooks._metric_states import read_metrics, write_metrics
 from ..hooks._progress import Position, end_resume, mid_accumulation, position_of, rewrite, take_over
 from ..hooks._running_means import logged_metrics, read_means, write_means
@@ -26,6 +26,7 @@ from ._random_streams import read_streams, write_streams
 __all__ = ["ExactResume"]
 
 
+@final
 class ExactResume(Method):
     """Makes a resumed run equal the uninterrupted one, bit for bit.
 
@@ -59,10 +60,9 @@ class ExactResume(Method):
         super().__init__(name)
         self._pending: dict[str, Any] | None = None
         self._position: Position | None = None
-        self._last_word: Around | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if _count(trainer, ExactResume) > 1:
+        if stage == "fit" and self.rivals(trainer, ExactResume):
             raise ValueError("ExactResume: the Trainer has two of them, and the second has nothing to do; remove one.")
         super().setup(trainer, pl_module, stage)
 
@@ -104,10 +104,12 @@ class ExactResume(Method):
         rewrite(checkpoint["loops"], position, own["loaders"])
         self._pending = own | {"accumulate_grad_batches": saved["accumulate_grad_batches"]}
         self._position = position
+        self.undo_later(self._forget)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._pending is not None:
-            self._last_word = last_word(pl_module, "on_train_start", lambda: self._restore(trainer, pl_module))
+            word = last_word(pl_module, "on_train_start", lambda: self._restore(trainer, pl_module))
+            self.undo_later(word.undo)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._position is not None:
@@ -115,28 +117,16 @@ class ExactResume(Method):
             end_resume(trainer)
             self._position = None
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        super().on_exception(trainer, pl_module, exception)
-        self._forget()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        self._forget()
-
     def _forget(self) -> None:
         self._pending = self._position = None
-        if self._last_word is not None:
-            self._last_word.undo()
-            self._last_word = None
 
     def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state, position = self._pending, self._position
-        assert state is not None and position is not None and self._last_word is not None
-        self._last_word.undo()
+        assert state is not None and position is not None
         trainer.callback_metrics.update(_move(state["callback_metrics"], pl_module.device))
         if position.phase != "epoch":
             self._warn_of_plain_loaders(trainer, position)
-            if _count(trainer, GradientAccumulationScheduler):
+            if any(isinstance(it, GradientAccumulationScheduler) for it in callbacks_of(trainer)):
                 # It sets the factor when an epoch begins, and this one has begun.
                 trainer.accumulate_grad_batches = state["accumulate_grad_batches"]
             write_means(trainer, pl_module, state["means"])
@@ -207,10 +197,6 @@ def _of_all_ranks(own: dict[str, Any], trainer: Trainer) -> list[dict[str, Any]]
     everyone: list[dict[str, Any]] = [{}] * trainer.world_size
     dist.all_gather_object(everyone, own)
     return everyone
-
-
-def _count(trainer: Trainer, kind: type) -> int:
-    return sum(isinstance(callback, kind) for callback in callbacks_of(trainer))
 
 
 def _train_loaders(trainer: Trainer) -> list[Any]:

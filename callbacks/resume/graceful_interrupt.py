@@ -7,8 +7,9 @@ loader one batch ahead of both, and what `save_on_exception` then writes cannot 
 import os
 import signal
 import threading
+from functools import partial
 from types import FrameType
-from typing import Any, cast
+from typing import Any, cast, final
 
 import torch
 import torch.distributed as dist
@@ -17,13 +18,14 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from ..hooks._around import Around, last_word
+from ..hooks._around import last_word
 from ..hooks._progress import log_step, mid_accumulation
-from ..hooks.method import Method, Place, callbacks_of
+from ..hooks.method import Method, Place
 
 __all__ = ["GracefulInterrupt"]
 
 
+@final
 class GracefulInterrupt(Method):
     """Lets the first Ctrl-C finish the optimizer step, write a checkpoint and end the run; the second ends it at once.
 
@@ -36,7 +38,7 @@ class GracefulInterrupt(Method):
     stop after the same step, whichever got the signal: each step's flags are summed while the next step computes.
 
     Args:
-        filename: name of the checkpoint, without `.ckpt`; `ckpt_path="last"` finds names that contain "last".
+        filename: Name of the checkpoint, without `.ckpt`; `ckpt_path="last"` finds names that contain "last".
         name: Part of the state key.
 
     Example:
@@ -55,13 +57,11 @@ class GracefulInterrupt(Method):
         self.filename = filename
         self._requested = self._busy = False
         self._trainer: Trainer | None = None
-        self._earlier: dict[int, Any] = {}
         self._after_fit: Any = None
         self._flags: _SharedFlag | None = None
-        self._last_word: Around | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if sum(isinstance(callback, GracefulInterrupt) for callback in callbacks_of(trainer)) > 1:
+        if stage == "fit" and self.rivals(trainer, GracefulInterrupt):
             raise ValueError("GracefulInterrupt: the Trainer has two of them for the same signals; remove one.")
         super().setup(trainer, pl_module, stage)
 
@@ -72,17 +72,19 @@ class GracefulInterrupt(Method):
         self._requested = self._busy = False
         self._trainer = trainer
         self._flags = _SharedFlag() if trainer.world_size > 1 else None
+        self.undo_later(self._forget)
         # Last of all: what other callbacks do at the batch's end must be in the checkpoint.
-        self._last_word = last_word(pl_module, "on_train_batch_end", lambda: self._at_boundary(trainer))
+        self.undo_later(last_word(pl_module, "on_train_batch_end", lambda: self._at_boundary(trainer)).undo)
         # Lightning's own SIGTERM handler broadcasts from inside the handler, where the other ranks do not wait for it.
         for number in (signal.SIGINT,) if SLURMEnvironment.detect() else (signal.SIGINT, signal.SIGTERM):
-            self._earlier[number] = signal.signal(number, self._handle)
+            self.undo_later(partial(self._give_back, number, signal.signal(number, self._handle)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._flags is not None:
             self._flags.exchange(self._requested)
             self._requested = self._flags.finish()
-        self._forget()
+        # No step is left to wait for, so from here on a signal is again the caller's.
+        self._undo.close()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._requested:
@@ -93,15 +95,10 @@ class GracefulInterrupt(Method):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        self._forget()
         if self._after_fit is not None:
             # Lightning ignores Ctrl-C from here on, and after a fit it has forgotten what was there before.
             signal.signal(signal.SIGINT, self._after_fit)
             self._after_fit = None
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        self._forget()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._busy:
@@ -127,17 +124,15 @@ class GracefulInterrupt(Method):
         self._requested = False
         raise KeyboardInterrupt(f"interrupted after step {trainer.global_step}")
 
+    def _give_back(self, number: int, handler: Any) -> None:
+        # Lightning ignores Ctrl-C while it shuts down, and puts back what was there before the fit.
+        if signal.getsignal(number) == self._handle:
+            signal.signal(number, handler)
+
     def _forget(self) -> None:
-        for number, handler in self._earlier.items():
-            # Lightning ignores Ctrl-C while it shuts down, and puts back what was there before the fit.
-            if signal.getsignal(number) == self._handle:
-                signal.signal(number, handler)
-        self._earlier = {}
-        if self._last_word is not None:
-            self._last_word.undo()
         if self._flags is not None:
             self._flags.close()
-        self._trainer = self._flags = self._last_word = None
+        self._trainer = self._flags = None
 
 
 class _SharedFlag:
