@@ -1,14 +1,14 @@
 """The batch seam: a method that changes each training batch once, on the device, before anybody reads it."""
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 
 from ._around import Around
+from ._checks import takes_batches, whole
 from ._fields import Fields
 from .method import Method, Place
 
@@ -27,27 +27,22 @@ class Batch(Method):
         seed: Seed of the random draws, >= 0.
         image_key: Key of the images, if batches are mappings; in other batches they come first.
         target_key: Key of the labels, if batches are mappings; in other batches they come second.
-        name: See `Method`.
+        acts_last: Whether it acts after the callbacks of this seam that say no.
+        name: Part of the state key.
 
     Raises:
-        ValueError: seed is no integer >= 0; at set-up, if `training_step` fetches its batches itself; at the first
+        ValueError: `seed` is no integer >= 0; at set-up, if `training_step` fetches its batches itself; at the first
             batch, if images or labels are not where they should be.
     """
 
-    place: ClassVar[Place] = Place.BATCH
+    place = Place.BATCH
 
-    def __init__(self, seed: int, image_key: str, target_key: str, name: str | None = None) -> None:
-        super().__init__(name)
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"{type(self).__name__}: seed must be an integer >= 0, got {seed!r}.")
-        self.seed, self.image_key, self.target_key = seed, image_key, target_key
+    def __init__(self, *, seed: int, image_key: str, target_key: str, acts_last: bool = False, **others: Any) -> None:
+        super().__init__(**others)
+        whole(type(self).__name__, "seed", seed, 0)
+        self.seed, self.image_key, self.target_key, self.acts_last = seed, image_key, target_key, acts_last
         self.fields = Fields(type(self).__name__, image_key, target_key)
         self._batches = 0
-
-    @property
-    def off(self) -> bool:
-        """Whether the settings are neutral: nothing is installed."""
-        return False
 
     @abstractmethod
     def change(self, batch: Any, random: np.random.Generator) -> Any:
@@ -55,23 +50,25 @@ class Batch(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and trainer.global_step == 0:
+        if stage != "fit":
+            return
+        if trainer.global_step == 0:
             self._batches = 0
-        if not self.off and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            name = type(self).__name__
-            raise ValueError(
-                f"{name}: training_step(dataloader_iter) fetches its batches itself, so {name} cannot change them; "
-                "write training_step(batch, batch_idx)."
-            )
+        if not self.off:
+            takes_batches(type(self).__name__, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if not self.off:
-            self.install(trainer)
+        if not (self.off or self.acts_last):
+            self._install(trainer)
 
-    def install(self, trainer: Trainer) -> None:
-        """Act on the batches of this run; of several methods, the one that is installed first acts first."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.acts_last and not self.off:
+            self._install(trainer)
 
+    def _install(self, trainer: Trainer) -> None:
+        # Of several callbacks the one that is installed first acts first.
         def change(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             batch = proceed(*args, **kwargs)
             if not trainer.training or trainer.sanity_checking or batch is None:
@@ -83,7 +80,8 @@ class Batch(Method):
         self.undo_later(Around(trainer.strategy, "batch_to_device", change).undo)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self._batches}
+        return {**super().state_dict(), "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self._batches = state_dict["batches"]

@@ -7,14 +7,14 @@ of a DDP wrapper, which therefore knows every parameter that they use.
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 
 from ._around import Around
-from .method import Method, Place, callbacks_of
+from ._checks import takes_batches
+from .method import Method, Place
 
 __all__ = ["Loss"]
 
@@ -41,14 +41,19 @@ class Loss(Method):
 
     place = Place.LOSS
 
-    def __init__(self, weights: Mapping[str, float], outputs_of: Sequence[str] = (), name: str | None = None) -> None:
-        super().__init__(name)
+    def __init__(self, *, weights: Mapping[str, float], outputs_of: Sequence[str] = (), **others: Any) -> None:
+        super().__init__(**others)
         for key, weight in weights.items():
             if not math.isfinite(weight):
                 raise ValueError(f"{type(self).__name__}: the weight of {key!r} is {weight}; give a finite number.")
         self.weights, self.outputs_of = dict(weights), tuple(outputs_of)
         # None outside of `training_step`: what submodules put out then is not kept.
         self._outputs: dict[str, list[Any]] | None = None
+
+    @property
+    def off(self) -> bool:
+        """Whether all weights are 0; a method's setting need not be one of them."""
+        return not any(self.weights.values())
 
     @abstractmethod
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
@@ -62,7 +67,7 @@ class Loss(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit" or not any(self.weights.values()):
+        if stage != "fit" or self.off:
             return
         kind = type(self).__name__
         if not pl_module.automatic_optimization:
@@ -70,11 +75,7 @@ class Loss(Method):
                 f"{kind}: {type(pl_module).__name__} optimises manually, so its training_step returns no loss to add a "
                 "term to; use automatic optimization, or leave it out."
             )
-        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
-            raise ValueError(
-                f"{kind}: the training_step of {type(pl_module).__name__} takes a dataloader_iter, so its batch cannot "
-                "be seen; let it take a batch, or leave it out."
-            )
+        takes_batches(kind, pl_module)
         paths = dict(pl_module.named_modules())
         for path in self.outputs_of:
             if path not in paths:
@@ -87,10 +88,9 @@ class Loss(Method):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if not any(self.weights.values()):
+        if self.off:
             return
-        others = [it for it in callbacks_of(trainer) if isinstance(it, Loss) and it is not self]
-        twice = {key for other in others if any(other.weights.values()) for key in other.weights}
+        twice = {key for rival in cast(list[Loss], self.rivals(trainer, Loss)) for key in rival.weights}
         labels = {key: f"train/{key}/{self.state_key}" if key in twice else f"train/{key}" for key in self.weights}
 
         def step_and_add(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

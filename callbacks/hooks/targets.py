@@ -2,13 +2,12 @@
 
 A method overrides `draw`, which makes all random choices of a batch and returns them as a frozen record, and `mix`,
 which is mathematics: it gives a `Mix` of the changed images, the partner of each image and the share of its own label.
-Its neutral settings other than `prob=0` it declares by overriding `off` (`return super().off or self.alpha == 0`).
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ._around import Around
+from ._checks import number, whole
+from ._mixed_labels import MixedTensor, Mixture, resolved
 from .batch import Batch
-from .method import Place, callbacks_of
-from .mixed_labels import MixedTensor, Mixture, resolved
+from .method import Place
 
 __all__ = ["Mix", "Targets"]
 
@@ -45,49 +45,38 @@ class Targets(Batch):
     """Base of callbacks that mix images and labels.
 
     With `targets="loss"` the labels in the batch stay what they are for everybody who reads them, metrics too, and
-    each loss L that is computed from them in `training_step` becomes `lam L(own) + (1 - lam) L(partner's)`.
+    each loss L that is computed from them in `training_step` becomes `lam L(own) + (1 - lam) L(partner's)`. A batch
+    of one sample, which has no partner, is left alone.
 
     Args:
         prob: Probability that a batch is mixed, 0..1; neutral 0.
-        targets: `"loss"` mixes the loss. `"soft"` puts probabilities, float `(B, K)`, in the place of the labels.
-            `"sampled"` keeps the own label with probability lam and takes the partner's otherwise, for each sample.
+        targets: `"loss"` mixes the loss. `"soft"` puts probabilities, float `(B, K)`, in the place of the labels, also
+            in batches that are not mixed. `"sampled"` keeps the own label with probability lam and takes the partner's
+            otherwise, for each sample.
         num_classes: K of `"soft"`; None asks the module, then the datamodule, for its `num_classes`.
         seed: See `Batch`.
         image_key: See `Batch`.
         target_key: See `Batch`.
-        name: See `Method`.
+        name: Part of the state key.
 
     Raises:
         ValueError: a setting is out of its range; at set-up, if two callbacks mix the loss or K is unknown; at the
             first step, if the batch is none of images and labels or no loss was computed from the labels.
     """
 
-    place: ClassVar[Place] = Place.TARGETS
+    place = Place.TARGETS
 
-    def __init__(
-        self,
-        prob: float,
-        targets: How,
-        num_classes: int | None,
-        seed: int,
-        image_key: str,
-        target_key: str,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(seed, image_key, target_key, name)
+    def __init__(self, *, prob: float, targets: How, num_classes: int | None, **others: Any) -> None:
+        # The loss is mixed after labels are changed by others, so that it is the loss of changed labels.
+        super().__init__(acts_last=targets == "loss", **others)
         own = type(self).__name__
-        if not 0 <= prob <= 1:
-            raise ValueError(f"{own}: prob must lie in 0..1, got {prob}.")
+        number(own, "prob", prob, 0, 1)
         if targets not in get_args(How):
-            raise ValueError(f"{own}: targets must be 'loss', 'soft' or 'sampled', got {targets!r}.")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"{own}: num_classes must be positive, got {num_classes}.")
+            raise ValueError(f"{own}: targets is {targets!r}; give 'loss', 'soft' or 'sampled'.")
+        if num_classes is not None:
+            whole(own, "num_classes", num_classes, 1)
         self.prob, self.targets, self.num_classes = prob, targets, num_classes
         self._classes = num_classes
-
-    @property
-    def off(self) -> bool:
-        return self.prob == 0
 
     @abstractmethod
     def draw(self, shape: torch.Size, random: np.random.Generator) -> Any:
@@ -102,8 +91,8 @@ class Targets(Batch):
         if self.off or stage != "fit":
             return
         own = type(self).__name__
-        others = [it for it in callbacks_of(trainer) if isinstance(it, Targets) and it is not self and not it.off]
-        twin = next((it for it in others if self.targets == it.targets == "loss"), None)
+        rivals = cast(list[Targets], self.rivals(trainer, Targets))
+        twin = next((it for it in rivals if self.targets == it.targets == "loss"), None)
         if twin is not None:
             raise ValueError(
                 f"{own}: {type(twin).__name__} mixes the loss too; keep one of them, or give one targets='soft' or "
@@ -119,23 +108,21 @@ class Targets(Batch):
                     "a num_classes; pass num_classes."
                 )
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.targets != "loss":
-            super().on_fit_start(trainer, pl_module)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        # Later than the others, so that labels which they change are changed when their loss is mixed.
         if self.targets == "loss" and not self.off:
-            self.install(trainer)
             self.undo_later(Around(trainer.strategy, "training_step", self._mix_losses(pl_module)).undo)
 
     def change(self, batch: Any, random: np.random.Generator) -> Any:
         images, labels = self.fields.image(batch), self.fields.target(batch)
         self._check(images, labels)
-        if random.random() >= self.prob:
+        if random.random() < self.prob and len(images) > 1:
+            mix = self.mix(images, self.draw(images.shape, random))
+        elif self.targets == "soft":
+            # One kind of labels for the whole run, whatever is drawn.
+            mix = Mix(images, torch.arange(len(images), device=labels.device), 1.0)
+        else:
             return batch
-        mix = self.mix(images, self.draw(images.shape, random))
         return self.fields.replaced(batch, mix.images, self._mixed(labels, mix, random))
 
     def _mixed(self, labels: Tensor, mix: Mix, random: np.random.Generator) -> Tensor:

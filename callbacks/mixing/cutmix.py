@@ -5,27 +5,27 @@ alpha `alpha`; B `box` (top, bottom, left, right; pixels; half open); x_B `image
 micro-batch, C channels, H height, W width, N boxes (1 for all samples, or B).
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..hooks._checks import number
 from ..hooks.targets import Mix, Targets
 from ._memory import dense, fresh_like
 
-__all__ = ["CutMix", "CutMixDraw", "cutmix_box", "kept_fraction", "paste"]
+__all__ = ["CutMix", "CutMixDraw", "cutmix_box", "cutmix_images", "cutmix_lam"]
 
 # A copy needs no arithmetic, so numpy may take the elements, bfloat16 too, for integers of their size in bytes.
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def cutmix_box(lam: Tensor, centre: Tensor, size: tuple[int, int]) -> Tensor:
-    """Eq. 2: boxes whose sides are sqrt(1 - lam) of the image's, clipped at its borders.
+    """Boxes of CutMix, whose sides are sqrt(1 - lam) of the image's, clipped at its borders.
 
-    Half a side is floored, as in the authors' code, so a side is even before clipping.
+    Eq. 2. Half a side is floored, as in the authors' code, so a side is even before clipping.
 
     Args:
         lam: float64 `(N,)` in [0, 1]; 1 makes an empty box, 0 one as large as the image (of even sides).
@@ -41,8 +41,10 @@ def cutmix_box(lam: Tensor, centre: Tensor, size: tuple[int, int]) -> Tensor:
     return corners.clamp(min=0).minimum(limit[:, None]).flatten(1)
 
 
-def kept_fraction(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Lambda as realised, float64 `(N,)`: own pixels over all pixels.
+def cutmix_lam(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """CutMix's lambda as realised: the share of the own pixels.
+
+    lam = 1 - (bottom - top) (right - left) / (H W), float64 `(N,)`.
 
     Args:
         box: int64 `(N, 4)`: top, bottom, left, right in pixels, half open.
@@ -53,12 +55,14 @@ def kept_fraction(box: Tensor, size: tuple[int, int]) -> Tensor:
     return (pixels - (bottom - top) * (right - left)).double() / pixels
 
 
-def paste(images: Tensor, partner: Tensor, box: Tensor) -> Tensor:
-    """Eq. 1 for the images: inside the box the partner's pixels, outside the own.
+def cutmix_images(images: Tensor, partner: Tensor, box: Tensor) -> Tensor:
+    """CutMix images: inside the box the partner's pixels, outside the own.
+
+    Eq. 1 for the images: M x + (1 - M) x[partner] with M = 0 in the box.
 
     Args:
         images: `(B, C, H, W)`, any dtype; left unchanged.
-        partner: int64 `(B,)` on the CPU, whose pixels each sample is given.
+        partner: int64 `(B,)` on the CPU or on the images' device, whose pixels each sample is given.
         box: int64 `(N, 4)` on the CPU: top, bottom, left, right in pixels, half open; N is 1 or B.
 
     Returns:
@@ -96,6 +100,7 @@ class CutMixDraw:
     lam: Tensor
 
 
+@final
 class CutMix(Targets):
     """Pastes a box of another image into each image and shares the label by area.
 
@@ -109,8 +114,9 @@ class CutMix(Targets):
             Neutral: 0.
         prob: Probability that a batch is mixed, 0 to 1; the authors' 0.5 on CIFAR, 1 on ImageNet. Neutral: 0.
         per_sample: Draw a box for each sample; the authors' code draws one for the batch.
-        targets: "loss" mixes the loss; "soft" puts probabilities `(B, num_classes)` in the place of the labels;
-            "sampled" keeps a label with probability lambda and takes the partner's otherwise.
+        targets: "loss" mixes the loss; "soft" puts probabilities `(B, num_classes)` in the place of the labels,
+            also where a batch is not mixed; "sampled" keeps a label with probability lambda and takes the partner's
+            otherwise.
         num_classes: Classes of `targets="soft"`; None asks the module, then the datamodule.
         seed: Seed of the callback's own random stream, >= 0.
         image_key: Key of the images where batches are mappings; elsewhere they come first.
@@ -127,7 +133,7 @@ class CutMix(Targets):
     Example:
         >>> import torch
         >>> box = cutmix_box(torch.tensor([0.75]).double(), torch.tensor([[0, 0]]), (8, 8))
-        >>> box, kept_fraction(box, (8, 8))
+        >>> box, cutmix_lam(box, (8, 8))
         (tensor([[0, 2, 0, 2]]), tensor([0.9375], dtype=torch.float64))
 
     Reference: Yun et al. 2019, arXiv:1905.04899
@@ -138,13 +144,15 @@ class CutMix(Targets):
           author = {Yun, Sangdoo and Han, Dongyoon and Oh, Seong Joon and Chun, Sanghyuk and Choe, Junsuk and
             Yoo, Youngjoon},
           booktitle = {International Conference on Computer Vision},
-          year = {2019}
+          year = {2019},
         }
 
-    Differs from the paper: lambda is the share of own pixels in the clipped box, as in the authors' code since they
-    corrected it, and not the one that was drawn. `per_sample`, "soft" and "sampled" are additions.
+    Differs from the paper:
+        Lambda is the share of own pixels outside the clipped box, as in the authors' code since they corrected it, and
+        not the one that was drawn. `per_sample`, "soft" and "sampled" are additions.
 
-    See also: `MixUp`, which interpolates; `torchvision.transforms.v2.CutMix`; `timm.data.Mixup`.
+    See also:
+        `MixUp`, which interpolates; `torchvision.transforms.v2.CutMix`; `timm.data.Mixup`.
     """
 
     neutral = ({"alpha": 0.0}, {"prob": 0.0})
@@ -161,14 +169,17 @@ class CutMix(Targets):
         target_key: str = "target",
         name: str | None = None,
     ) -> None:
-        if not 0 <= alpha < math.inf:
-            raise ValueError(f"CutMix: alpha must be a finite number >= 0 (0 switches it off), got {alpha}.")
-        super().__init__(prob, targets, num_classes, seed, image_key, target_key, name)
+        super().__init__(
+            prob=prob,
+            targets=targets,
+            num_classes=num_classes,
+            seed=seed,
+            image_key=image_key,
+            target_key=target_key,
+            name=name,
+        )
+        number("CutMix", "alpha", alpha, 0)
         self.alpha, self.per_sample = alpha, per_sample
-
-    @property
-    def off(self) -> bool:
-        return super().off or self.alpha == 0
 
     def draw(self, shape: torch.Size, random: np.random.Generator) -> CutMixDraw:
         size = (shape[2], shape[3])
@@ -178,11 +189,9 @@ class CutMix(Targets):
         drawn = torch.from_numpy(random.beta(self.alpha, self.alpha, count))
         box = cutmix_box(drawn, torch.from_numpy(random.integers(size, size=(count, 2))), size)
         # As realised: a box is rounded to pixels and clipped, so it is smaller than the drawn lambda says.
-        return CutMixDraw(partner, box, kept_fraction(box, size))
+        return CutMixDraw(partner, box, cutmix_lam(box, size))
 
     def mix(self, images: Tensor, draw: CutMixDraw) -> Mix:
         partner = draw.partner.to(images.device, non_blocking=True)
-        if len(images) == 1:
-            return Mix(images, partner, 1.0)
         lam = float(draw.lam) if len(draw.lam) == 1 else draw.lam.float().to(images.device, non_blocking=True)
-        return Mix(paste(images, partner, draw.box), partner, lam)
+        return Mix(cutmix_images(images, partner, draw.box), partner, lam)

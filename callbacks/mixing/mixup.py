@@ -4,27 +4,28 @@ Zhang, Cisse, Dauphin and Lopez-Paz 2017, arXiv:1710.09412, Eq. 1 and the algori
 `lam`, the share of the own image; alpha `alpha`; x_j `images[partner]`; B samples of the micro-batch.
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..hooks._checks import number
 from ..hooks.targets import Mix, Targets
 from ._memory import dense, fresh_like
 
-__all__ = ["MixUp", "MixUpDraw", "blend"]
+__all__ = ["MixUp", "MixUpDraw", "mixup_images"]
 
 # Bytes mixed at a time on the CPU, so that the partners' pixels are still in the cache when they are mixed.
 _CHUNK = 2**21
 
 
-def blend(images: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor:
-    """`lam * images + (1 - lam) * images[partner]`, Eq. 1, as one linear interpolation.
+def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor:
+    """MixUp images: each interpolated with its partner.
 
-    So an image mixed with itself, and a share of 0 or 1, give the image itself, bit for bit.
+    `lam * images + (1 - lam) * images[partner]`, Eq. 1, as one linear interpolation. So an image mixed with
+    itself, and a share of 0 or 1, give the image itself, bit for bit.
 
     Args:
         images: `(B, ...)`, floating point; left unchanged.
@@ -75,6 +76,7 @@ class MixUpDraw:
     lam: Tensor
 
 
+@final
 class MixUp(Targets):
     """Trains on convex combinations of two images and of their labels.
 
@@ -88,8 +90,9 @@ class MixUp(Targets):
             default, for 90 epochs of ResNet-50) and 1 on CIFAR. Neutral: 0.
         prob: Probability that a batch is mixed, 0 to 1; the paper's is 1. Neutral: 0.
         per_sample: Draw a lambda for each sample; the paper's code draws one for the batch.
-        targets: "loss" mixes the loss; "soft" puts probabilities `(B, num_classes)` in the place of the labels;
-            "sampled" keeps a label with probability lambda and takes the partner's otherwise.
+        targets: "loss" mixes the loss; "soft" puts probabilities `(B, num_classes)` in the place of the labels,
+            also where a batch is not mixed; "sampled" keeps a label with probability lambda and takes the partner's
+            otherwise.
         num_classes: Classes of `targets="soft"`; None asks the module, then the datamodule.
         seed: Seed of the callback's own random stream, >= 0.
         image_key: Key of the images where batches are mappings; elsewhere they come first.
@@ -117,13 +120,15 @@ class MixUp(Targets):
           title = {mixup: Beyond Empirical Risk Minimization},
           author = {Zhang, Hongyi and Cisse, Moustapha and Dauphin, Yann N. and Lopez-Paz, David},
           booktitle = {International Conference on Learning Representations},
-          year = {2018}
+          year = {2018},
         }
 
-    Differs from the paper: nothing with the defaults. Where the loss is linear in the label, as cross entropy is, the
-    mixed loss is the loss on the mixed label of Eq. 1. `per_sample`, "soft" and "sampled" are additions.
+    Differs from the paper:
+        Nothing with the defaults. Where the loss is linear in the label, as cross entropy is, the mixed loss is the
+        loss on the mixed label of Eq. 1. `per_sample`, "soft" and "sampled" are additions.
 
-    See also: `CutMix`, which keeps pixels as they are; `torchvision.transforms.v2.MixUp`; `timm.data.Mixup`.
+    See also:
+        `CutMix`, which keeps pixels as they are; `torchvision.transforms.v2.MixUp`; `timm.data.Mixup`.
     """
 
     neutral = ({"alpha": 0.0}, {"prob": 0.0})
@@ -140,14 +145,17 @@ class MixUp(Targets):
         target_key: str = "target",
         name: str | None = None,
     ) -> None:
-        if not 0 <= alpha < math.inf:
-            raise ValueError(f"MixUp: alpha must be a finite number >= 0 (0 switches it off), got {alpha}.")
-        super().__init__(prob, targets, num_classes, seed, image_key, target_key, name)
+        super().__init__(
+            prob=prob,
+            targets=targets,
+            num_classes=num_classes,
+            seed=seed,
+            image_key=image_key,
+            target_key=target_key,
+            name=name,
+        )
+        number("MixUp", "alpha", alpha, 0)
         self.alpha, self.per_sample = alpha, per_sample
-
-    @property
-    def off(self) -> bool:
-        return super().off or self.alpha == 0
 
     def draw(self, shape: torch.Size, random: np.random.Generator) -> MixUpDraw:
         # A permutation: a flip or a roll pairs neighbours only, and a flip needs an even batch.
@@ -157,11 +165,9 @@ class MixUp(Targets):
 
     def mix(self, images: Tensor, draw: MixUpDraw) -> Mix:
         partner = draw.partner.to(images.device, non_blocking=True)
-        if len(images) == 1:
-            return Mix(images, partner, 1.0)
         if len(draw.lam) == 1:
             lam = float(draw.lam)
-            return Mix(blend(images, partner, lam), partner, lam)
+            return Mix(mixup_images(images, partner, lam), partner, lam)
         # Rounded to the images' dtype first, so that images and labels are mixed in the same shares.
         shares = draw.lam.to(images.dtype).to(images.device, non_blocking=True)
-        return Mix(blend(images, partner, shares), partner, shares.float())
+        return Mix(mixup_images(images, partner, shares), partner, shares.float())

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from lightning_vision.callbacks.mixing.cutmix import CutMix, CutMixDraw, cutmix_box, kept_fraction, paste
-from lightning_vision.callbacks.mixing.mixup import MixUp, MixUpDraw, blend
+from lightning_vision.callbacks.mixing.cutmix import CutMix, CutMixDraw, cutmix_box, cutmix_images, cutmix_lam
+from lightning_vision.callbacks.mixing.mixup import MixUp, MixUpDraw, mixup_images
 from support.modules import Plain
 
 SIZES = [(8, 8), (32, 32), (7, 10), (5, 12)]
@@ -35,7 +35,7 @@ def test_mixup_is_torchvisions(seed: int) -> None:
     torch.manual_seed(seed)
     lam = theirs.make_params([image])["lam"]
 
-    torch.testing.assert_close(blend(image, torch.arange(6).roll(1), lam), mixed, rtol=0, atol=2e-7)
+    torch.testing.assert_close(mixup_images(image, torch.arange(6).roll(1), lam), mixed, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -52,8 +52,8 @@ def test_cutmix_is_torchvisions(size: tuple[int, int]) -> None:
         box = cutmix_box(torch.tensor([lam]).double(), torch.stack([row, column], dim=1), size)
 
         assert box[0, [2, 0, 3, 1]].tolist() == list(params["box"])
-        assert float(kept_fraction(box, size)) == pytest.approx(params["lam_adjusted"], abs=1e-15)
-        assert torch.equal(paste(image, torch.arange(6).roll(1), box), mixed)
+        assert float(cutmix_lam(box, size)) == pytest.approx(params["lam_adjusted"], abs=1e-15)
+        assert torch.equal(cutmix_images(image, torch.arange(6).roll(1), box), mixed)
 
 
 @pytest.mark.parametrize("mode", ["batch", "elem"])
@@ -65,7 +65,7 @@ def test_mixup_is_timms(mode: str) -> None:
     np.random.seed(0)
     lam = theirs._params_per_batch()[0] if mode == "batch" else torch.from_numpy(theirs._params_per_elem(6)[0])
 
-    torch.testing.assert_close(blend(image, torch.arange(6).flip(0), lam), mixed, rtol=0, atol=2e-7)
+    torch.testing.assert_close(mixup_images(image, torch.arange(6).flip(0), lam), mixed, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("mode", ["batch", "elem"])
@@ -81,8 +81,8 @@ def test_cutmix_is_timms_but_for_the_rounding_of_sides(mode: str, size: tuple[in
     boxes, lams = zip(*(cutmix_bbox_and_lam(image.shape, lam) for lam in drawn), strict=True)
     box = torch.tensor(np.array(boxes)).long()
 
-    assert kept_fraction(box, size).tolist() == pytest.approx(list(lams), abs=1e-15)
-    assert torch.equal(paste(image, torch.arange(6).flip(0), box), mixed)
+    assert cutmix_lam(box, size).tolist() == pytest.approx(list(lams), abs=1e-15)
+    assert torch.equal(cutmix_images(image, torch.arange(6).flip(0), box), mixed)
     assert soft.shape == (6, 10)
 
 
@@ -92,7 +92,7 @@ def test_mixup_is_kornias_whose_lambda_is_the_partners_share() -> None:
     mixed, _ = theirs(image, label)
     lam = theirs._params["mixup_lambdas"]
 
-    torch.testing.assert_close(blend(image, theirs._params["mixup_pairs"], 1 - lam), mixed, rtol=0, atol=2e-7)
+    torch.testing.assert_close(mixup_images(image, theirs._params["mixup_pairs"], 1 - lam), mixed, rtol=0, atol=2e-7)
 
 
 @pytest.mark.parametrize("same_on_batch", [True, False])
@@ -105,7 +105,7 @@ def test_cutmix_is_kornias(same_on_batch: bool) -> None:
     # Corners clockwise from top left, each as column and row, the last of them inside the box.
     box = torch.stack([corners[:, 0, 1], corners[:, 2, 1] + 1, corners[:, 0, 0], corners[:, 2, 0] + 1], dim=1)
 
-    assert torch.equal(paste(image, theirs._params["mix_pairs"][0], box), mixed)
+    assert torch.equal(cutmix_images(image, theirs._params["mix_pairs"][0], box), mixed)
 
 
 class Given(MixUp):
@@ -166,7 +166,7 @@ def test_soft_targets_are_torchvisions(soft: Callable[..., Tensor]) -> None:
     left, top, right, bottom = cutmix.make_params([image])["box"]
     box = torch.tensor([[top, bottom, left, right]])
     blended = soft(Given(MixUpDraw(partner, torch.tensor([lam]).double())), image, label)
-    pasted = soft(GivenBox(CutMixDraw(partner, box, kept_fraction(box, (8, 8)))), image, label)
+    pasted = soft(GivenBox(CutMixDraw(partner, box, cutmix_lam(box, (8, 8)))), image, label)
 
     torch.testing.assert_close(blended, mixed, rtol=0, atol=1e-7)
     torch.testing.assert_close(pasted, cut, rtol=0, atol=1e-7)

@@ -21,12 +21,8 @@ class Brighter(Batch):
     neutral = ({"on": False},)
 
     def __init__(self, seed=0, on=True, name=None):
-        super().__init__(seed, "image", "target", name)
+        super().__init__(seed=seed, image_key="image", target_key="target", name=name)
         self.on, self.drawn = on, []
-
-    @property
-    def off(self):
-        return not self.on
 
     def change(self, batch, random):
         self.drawn.append(random.random())
@@ -46,11 +42,8 @@ class Seen(Callback):
         self.validated.append(batch)
 
 
-def fit(folder, callbacks, module=None, collate=None, ckpt_path=None, **options):
-    torch.manual_seed(1)
-    loader = ResumableLoader(labelled_images(18), 6, collate_fn=collate)
-    options = {"max_epochs": 1, "num_sanity_val_steps": 1} | options
-    trainer = Trainer(
+def quiet(folder, callbacks, **options):
+    return Trainer(
         accelerator="cpu",
         default_root_dir=folder,
         callbacks=callbacks,
@@ -60,6 +53,12 @@ def fit(folder, callbacks, module=None, collate=None, ckpt_path=None, **options)
         enable_model_summary=False,
         **options,
     )
+
+
+def fit(folder, callbacks, module=None, collate=None, ckpt_path=None, **options):
+    torch.manual_seed(1)
+    loader = ResumableLoader(labelled_images(18), 6, collate_fn=collate)
+    trainer = quiet(folder, callbacks, **{"max_epochs": 1, "num_sanity_val_steps": 1} | options)
     trainer.fit(
         module or Plain(), loader, ResumableLoader(labelled_images(12), 6, collate_fn=collate), ckpt_path=ckpt_path
     )
@@ -170,13 +169,26 @@ def test_a_step_that_fetches_its_batches_is_refused(tmp_path):
         fit(tmp_path, [Brighter()], Fetching())
 
     expected = (
-        "Brighter: training_step(dataloader_iter) fetches its batches itself, so Brighter cannot change them; write "
-        "training_step(batch, batch_idx)."
+        "Brighter: training_step of Fetching takes `dataloader_iter`, so its batches cannot be reached; let it take "
+        "`batch`."
     )
     assert expected == str(raised.value)
 
 
+def test_a_step_that_fetches_its_batches_is_left_alone_where_nothing_trains(tmp_path):
+    class Fetching(Plain):
+        def training_step(self, dataloader_iter):
+            raise AssertionError
+
+    for brighter, run in ((Brighter(), "validate"), (Brighter(), "test")):
+        trainer = quiet(tmp_path, [brighter])
+        getattr(trainer, run)(Fetching(), ResumableLoader(labelled_images(12), 6), verbose=False)
+        assert brighter.drawn == []
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5, True, None])
 def test_a_seed_that_is_none_is_refused(seed):
-    with pytest.raises(ValueError, match="Brighter: seed must be an integer >= 0, got"):
+    with pytest.raises(ValueError) as raised:
         Brighter(seed=seed)
+
+    assert f"Brighter: seed is {seed!r}; give a whole number of at least 0." == str(raised.value)

@@ -21,7 +21,7 @@ class Decay(Loss):
     """Squares of the weights, a draw from the global stream and the batch's brightness, which no parameter moves."""
 
     def __init__(self, weight=WEIGHT, name=None):
-        super().__init__({"decay": weight, "light": weight and 1.0}, name=name)
+        super().__init__(weights={"decay": weight, "light": weight and 1.0}, name=name)
 
     def term(self, pl_module, batch, outputs):
         image = batch["image"] if isinstance(batch, dict) else batch[0]
@@ -32,7 +32,7 @@ class Margin(Loss):
     """Features of the trunk in bf16 under autocast, logits of the head."""
 
     def __init__(self):
-        super().__init__({"margin": 0.1}, outputs_of=["network.4", "network"])
+        super().__init__(weights={"margin": 0.1}, outputs_of=["network.4", "network"])
 
     def term(self, pl_module, batch, outputs):
         (features,), (logits,) = outputs["network.4"], outputs["network"]
@@ -141,7 +141,7 @@ def test_on_two_ranks_the_gradients_are_averaged(two_ranks):
 
     class ThroughAdapter(Loss):
         def __init__(self):
-            super().__init__({"adapted": 0.5}, outputs_of=["network"])
+            super().__init__(weights={"adapted": 0.5}, outputs_of=["network"])
 
         def term(self, pl_module, batch, outputs):
             return {"adapted": pl_module.adapter(outputs["network"][0]).square().mean()}
@@ -262,7 +262,7 @@ def test_zero_weights_install_nothing():
 def test_a_term_of_weight_zero_is_logged_and_not_added():
     class Half(Decay):
         def __init__(self):
-            Loss.__init__(self, {"decay": WEIGHT, "light": 0.0})
+            Loss.__init__(self, weights={"decay": WEIGHT, "light": 0.0})
 
         def term(self, pl_module, batch, outputs):
             return super().term(pl_module, batch, outputs) | {"light": torch.tensor(float("inf"))}
@@ -342,8 +342,8 @@ REFUSALS = {
     "iterator": (
         Iterates,
         lambda: Decay(),
-        "Decay: the training_step of Iterates takes a dataloader_iter, so its batch cannot be seen; let it take a "
-        "batch, or leave it out.",
+        "Decay: training_step of Iterates takes `dataloader_iter`, so its batches cannot be reached; let it take "
+        "`batch`.",
     ),
     "path": (
         Plain,

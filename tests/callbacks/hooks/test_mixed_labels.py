@@ -16,8 +16,8 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-from lightning_vision.callbacks.hooks import mixed_labels
-from lightning_vision.callbacks.hooks.mixed_labels import MixedTensor, Mixture, resolved
+from lightning_vision.callbacks.hooks import _mixed_calls
+from lightning_vision.callbacks.hooks._mixed_labels import MixedTensor, Mixture, resolved
 
 B, K = 8, 5
 
@@ -88,7 +88,7 @@ def test_metrics_have_the_values_and_plain_states_of_own_labels(lam):
 
 
 def test_updating_states_in_both_worlds_is_noticed(monkeypatch):
-    monkeypatch.setattr(mixed_labels._Call, "_is_in_place", lambda call: False)
+    monkeypatch.setattr(_mixed_calls.Call, "_is_in_place", lambda call: False)
 
     assert not torch.equal(updated(0.3)["confusion"].confmat, updated()["confusion"].confmat)
 

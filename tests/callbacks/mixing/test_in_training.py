@@ -19,7 +19,7 @@ from support.data import labelled_images, plain_loader
 from support.modules import DictBatches, Plain
 
 METHODS = [MixUp, CutMix]
-TEN = {"max_epochs": 2}
+TWO_EPOCHS = {"max_epochs": 2}
 
 
 def weights(module: Plain) -> dict[str, Tensor]:
@@ -45,17 +45,16 @@ class Reading(Plain):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("prob", [0.0, 0.3, 1.0])
-def test_prob_is_the_fraction_of_batches_that_are_mixed(
+def test_a_batch_is_mixed_where_its_first_draw_is_below_prob(
     method: type[MixUp | CutMix], prob: float, fit: Callable[..., Any]
 ) -> None:
     module = Reading()
-    data = labelled_images(200)
-    fit(module, [method(alpha=1.0, prob=prob)], DataLoader(data, batch_size=2), max_epochs=1)
-    mixed = sum(not torch.equal(image, data.tensors[0][2 * n : 2 * n + 2]) for n, (image, _) in enumerate(module.seen))
-    # Of two samples half the permutations mix nobody, and so does an empty box.
-    most = 100 * prob / 2
+    data = labelled_images(800)
+    # Of 16 samples no permutation of these draws leaves all, and among 16 boxes one has pixels.
+    fit(module, [method(alpha=1.0, prob=prob, per_sample=True)], DataLoader(data, batch_size=16), max_epochs=1)
+    mixed = [not torch.equal(image, data.tensors[0][16 * n : 16 * n + 16]) for n, (image, _) in enumerate(module.seen)]
 
-    assert abs(mixed - most) <= 4 * math.sqrt(100 * prob / 4) + 10 * prob
+    assert mixed == [np.random.default_rng((0, 0, n)).random() < prob for n in range(50)]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,7 +64,7 @@ def test_labels_stay_integers_and_the_loaders_images_untouched(
     module, data = Reading(), labelled_images(30)
     image, target = (tensor.clone() for tensor in data.tensors)
     batches = [[image[:10], target[:10]], [image[10:], target[10:]]]  # the same tensors in every epoch
-    fit(module, [method(alpha=1.0, per_sample=True)], DataLoader(batches, batch_size=None), **TEN)
+    fit(module, [method(alpha=1.0, per_sample=True)], DataLoader(batches, batch_size=None), **TWO_EPOCHS)
 
     assert [label.tolist() for _, label in module.seen] == 2 * [target[:10].tolist(), target[10:].tolist()]
     assert torch.equal(image, data.tensors[0]) and torch.equal(target, data.tensors[1])
@@ -80,8 +79,8 @@ def test_dict_batches_train_as_lists_do(method: type[MixUp | CutMix], fit: Calla
 
     plain, dicts = Plain(dropout=0.0), DictBatches(dropout=0.0)
     dicts.load_state_dict(plain.state_dict())
-    fit(plain, [method(alpha=1.0)], plain_loader(29), **TEN)
-    fit(dicts, [method(alpha=1.0)], plain_loader(29, collate_fn=collate), **TEN)
+    fit(plain, [method(alpha=1.0)], plain_loader(29), **TWO_EPOCHS)
+    fit(dicts, [method(alpha=1.0)], plain_loader(29, collate_fn=collate), **TWO_EPOCHS)
 
     assert distance(weights(dicts), weights(plain)) == 0.0
 
@@ -113,8 +112,8 @@ def test_soft_targets_sum_to_one_and_train_as_the_mixed_loss_does(
     soft = Reading()
     mixed = deepcopy(soft)
     settings: dict[str, Any] = {"alpha": 1.0, "per_sample": per_sample}
-    fit(soft, [method(targets="soft", num_classes=10, **settings)], plain_loader(29), **TEN)
-    fit(mixed, [method(**settings)], plain_loader(29), **TEN)
+    fit(soft, [method(targets="soft", num_classes=10, **settings)], plain_loader(29), **TWO_EPOCHS)
+    fit(mixed, [method(**settings)], plain_loader(29), **TWO_EPOCHS)
 
     assert all(target.shape == (len(image), 10) and target.dtype == torch.float32 for image, target in soft.seen)
     assert all(torch.allclose(target.sum(1), torch.ones(len(target))) for _, target in soft.seen)
@@ -191,7 +190,7 @@ def test_sam_sees_the_same_mix_in_both_passes(per_sample: bool, fit: Callable[..
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_images_in_half_precision_train(
+def test_images_in_half_precision_are_mixed_in_it(
     method: type[MixUp | CutMix], dtype: torch.dtype, fit: Callable[..., Any]
 ) -> None:
     class Half(Reading):
@@ -200,15 +199,26 @@ def test_images_in_half_precision_train(
             return super().forward(image.float())
 
     image, target = labelled_images(12).tensors
-    module = Half()
-    fit(
-        module,
-        [method(alpha=1.0, per_sample=True)],
-        DataLoader([[image.to(dtype), target]], batch_size=None),
-        max_epochs=1,
-    )
+    image = image.to(dtype)
+    module, before = Half(), Half()
+    before.load_state_dict(module.state_dict())
+    fit(module, [method(alpha=1.0, per_sample=True)], DataLoader([[image, target]], batch_size=None), max_epochs=1)
+    random = np.random.default_rng((0, 0, 0))
+    random.random()  # whether the batch is mixed
+    partner, lam = torch.from_numpy(random.permutation(12)), torch.from_numpy(random.beta(1.0, 1.0, 12))
+    if method is MixUp:
+        expected = torch.stack([torch.lerp(image[j], image[i], lam[i].to(dtype)) for i, j in enumerate(partner)])
+    else:
+        half = (4 * (1 - lam).sqrt()).long()[:, None]
+        centre = torch.from_numpy(random.integers((8, 8), size=(12, 2)))
+        expected = image.clone()
+        for i, (start, end) in enumerate(zip((centre - half).clamp(min=0), (centre + half).clamp(max=8), strict=True)):
+            box = (slice(None), slice(start[0], end[0]), slice(start[1], end[1]))
+            expected[i][box] = image[partner[i]][box]
 
-    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    assert module.seen[0][0].dtype == dtype
+    assert torch.equal(module.seen[0][0], expected)
+    assert distance(weights(module), weights(before)) > 1e-3
 
 
 def test_cutmix_mixes_uint8_and_mixup_refuses_it(fit: Callable[..., Any]) -> None:
