@@ -237,8 +237,8 @@ def test_after_a_checkpoint_from_inside_a_window_the_first_step_is_plain_and_the
     assert distance(expected, train(seeded(Plain), accumulate=3, batches=batches)) > 1e-4
     assert (
         f"{kind.__name__}: the checkpoint was written inside an accumulation window, whose first 1 micro-batches "
-        "cannot be computed again, so the first step is a plain one; resume from a checkpoint written after an optimizer "
-        "step to continue exactly."
+        "cannot be computed again, so the first step is a plain one; resume from a checkpoint written after an "
+        "optimizer step to continue exactly."
     ) in [str(it.message) for it in warned]
 
 

@@ -114,35 +114,48 @@ def torch_rates(t_0, t_mult, floor, steps, per_epoch=None):
     return rates
 
 
+row_172 = pytest.mark.parametrize(("t_0", "t_mult", "floor"), [(10, 1, 0.0), (10, 2, 0.0), (7, 3, 0.1), (1, 2, 0.01)])
+
+
+@row_172
 @pytest.mark.filterwarnings("ignore:The epoch parameter:UserWarning")
-def test_row_172(tmp_path):
-    for t_0, t_mult, floor in ((10, 1, 0.0), (10, 2, 0.0), (7, 3, 0.1), (1, 2, 0.01)):
-        ours = WarmRestarts(t_0, t_mult, floor)
-        rates = [0.3 * factor for factor in rates_of(ours, 300)]
-        assert rates == pytest.approx(torch_rates(t_0, t_mult, floor, 300), rel=1e-12)
+def test_row_172_step_by_step_it_is_torchs_schedule(t_0, t_mult, floor):
+    rates = [0.3 * factor for factor in rates_of(WarmRestarts(t_0, t_mult, floor), 300)]
+    # By epochs of 16 steps, whose fractions floats hold exactly.
+    by_epoch = WarmRestarts(t_0, t_mult, floor, interval="epoch")
+    by_epoch.plan(16, None)
+    rates_by_epoch = [0.3 * factor for factor in rates_of(by_epoch, 800)]
 
-        # By epochs of 16 steps, whose fractions floats hold exactly.
-        by_epoch = WarmRestarts(t_0, t_mult, floor, interval="epoch")
-        by_epoch.plan(16, None)
-        rates = [0.3 * factor for factor in rates_of(by_epoch, 800)]
-        assert rates == pytest.approx(torch_rates(t_0, t_mult, floor, 800, per_epoch=16), rel=1e-12)
+    assert rates == pytest.approx(torch_rates(t_0, t_mult, floor, 300), rel=1e-12)
+    assert rates_by_epoch == pytest.approx(torch_rates(t_0, t_mult, floor, 800, per_epoch=16), rel=1e-12)
 
-        # The closed form, in fractions: T_cur is what remains of t once whole cycles are taken off.
-        for step in range(300):
-            t_cur, t_i = Fraction(step), t_0
-            while t_cur >= t_i:
-                t_cur, t_i = t_cur - t_i, t_i * t_mult
-            expected = floor + (1 - floor) * (1 + math.cos(math.pi * t_cur / t_i)) / 2
-            assert ours.factor(step) == pytest.approx(expected, rel=1e-12)
 
-        # Restarts are at t_0, t_0 (1 + t_mult), ... and nowhere else, and there the rate is eta_max, exactly.
-        restarts = [sum(t_0 * t_mult**i for i in range(cycles)) for cycles in range(1, 40)]
-        factors = rates_of(ours, 300)
-        rises = [step for step in range(1, 300) if factors[step] > factors[step - 1]]
-        if t_0 > 1:
-            assert rises == [step for step in restarts if step < 300]
-        assert {ours.factor(step) for step in [0, *restarts]} == {1.0}
+@row_172
+def test_row_172_step_by_step_it_is_the_closed_form(t_0, t_mult, floor):
+    """In fractions: T_cur is what remains of t once whole cycles are taken off."""
+    expected = []
+    for step in range(300):
+        t_cur, t_i = Fraction(step), t_0
+        while t_cur >= t_i:
+            t_cur, t_i = t_cur - t_i, t_i * t_mult
+        expected.append(floor + (1 - floor) * (1 + math.cos(math.pi * t_cur / t_i)) / 2)
 
+    assert rates_of(WarmRestarts(t_0, t_mult, floor), 300) == pytest.approx(expected, rel=1e-12)
+
+
+@row_172
+def test_row_172_restarts_are_on_their_step_and_nowhere_else(t_0, t_mult, floor):
+    """At t_0, t_0 (1 + t_mult), ..., and there the rate is eta_max, exactly; a cycle of one step has no fall."""
+    schedule = WarmRestarts(t_0, t_mult, floor)
+    restarts = [sum(t_0 * t_mult**i for i in range(cycles)) for cycles in range(1, 40)]
+    factors = rates_of(schedule, 300)
+    rises = [step for step in range(1, 300) if factors[step] > factors[step - 1]]
+
+    assert rises == [step for step in restarts if step < 300 and (t_0, step) != (1, 1)]
+    assert {schedule.factor(step) for step in [0, *restarts]} == {1.0}
+
+
+def test_row_172_a_resumed_run_goes_through_the_same_rates(tmp_path):
     straight, first, rest = Rates(), Rates(), Rates()
     for rates, options in ((straight, {}), (first, {"kill_at": 13}), (rest, {"resume": True})):
         resume = {"ckpt_path": newest(tmp_path)} if options.pop("resume", False) else {}
@@ -213,16 +226,21 @@ def largest_difference(left, right):
     return max(float((left[name].double() - right[name].double()).abs().max()) for name in right)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_equals_a_loop_by_hand_with_snapshots_and_a_short_last_window(accumulate):
-    """Ten micro-batches an epoch in windows of three: steps of 3, 3, 3 and 1."""
+def by_the_callback(**options):
+    """The callback and the weights after the run that `by_hand(sgdr)` does by hand."""
     schedule = WarmRestarts(5, 2, 0.1, snapshots=2)
     torch.manual_seed(1)
     loader = ResumableLoader(labelled_images(60), 6)
-    run = record(Decayed(0.0), lambda: loader, [schedule], max_epochs=3, accumulate_grad_batches=accumulate)
+    return schedule, record(Decayed(0.0), lambda: loader, [schedule], max_epochs=3, **options).state["weights"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_equals_a_loop_by_hand_with_snapshots_and_a_short_last_window(accumulate):
+    """Ten micro-batches an epoch in windows of three: steps of 3, 3, 3 and 1."""
+    schedule, trained = by_the_callback(accumulate_grad_batches=accumulate)
     weights, kept = by_hand(sgdr, (5, 15), accumulate=accumulate)
 
-    assert largest_difference(run.state["weights"], weights) == 0.0
+    assert largest_difference(trained, weights) == 0.0
     assert schedule.steps == list(kept)
     for member, expected in zip(schedule.members, kept.values(), strict=True):
         assert largest_difference(member, expected) == 0.0
@@ -244,15 +262,18 @@ def absolute_floor(step, base):
     ],
 )
 def test_a_wrong_schedule_is_noticed(wrong):
-    right, _ = by_hand(sgdr)
+    _, trained = by_the_callback()
 
-    assert largest_difference(by_hand(wrong)[0], right) > 1e-4
+    assert largest_difference(trained, by_hand(wrong)[0]) > 1e-4
 
 
 def test_a_snapshot_after_the_restart_is_noticed():
-    _, kept = by_hand(sgdr, (5, 6))
+    schedule, _ = by_the_callback()
+    _, late = by_hand(sgdr, (6, 16))
 
-    assert largest_difference(kept[5], kept[6]) > 1e-4
+    assert [largest_difference(*pair) > 1e-4 for pair in zip(schedule.members, late.values(), strict=True)] == [
+        True
+    ] * 2
 
 
 def test_epochs_are_counted_in_their_optimizer_steps():
