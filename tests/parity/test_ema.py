@@ -1,13 +1,14 @@
 """EMA against timm's ModelEmaV3 and torch's AveragedModel on the same trajectory: difference 0.0."""
 
 import pytest
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from timm.utils import ModelEmaV3
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightning_vision.callbacks import EMA
 from support.data import plain_loader
 from support.modules import Plain
+from support.trainers import quiet_trainer
 
 
 class Timm(Callback):
@@ -37,9 +38,7 @@ class Torch(Callback):
 @pytest.mark.parametrize("rival", [Timm, Torch])
 def test_the_average_is_theirs(rival):
     module, peer = Plain(), rival()
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    quiet |= {"accelerator": "cpu", "enable_checkpointing": False}
-    Trainer(callbacks=[EMA(decay=0.9, warmup=1.0), peer], max_epochs=3, **quiet).fit(module, plain_loader())
+    quiet_trainer(callbacks=[EMA(decay=0.9, warmup=1.0), peer], max_epochs=3).fit(module, plain_loader())
     ours, theirs = module.network.state_dict(), peer.state()
 
     assert theirs.keys() == ours.keys()

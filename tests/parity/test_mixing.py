@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from timm.data.mixup import Mixup, cutmix_bbox_and_lam
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,6 +16,7 @@ from torchvision.transforms import v2
 from lightning_vision.callbacks.mixing.cutmix import CutMix, CutMixDraw, cutmix_box, cutmix_images, cutmix_lam
 from lightning_vision.callbacks.mixing.mixup import MixUp, MixUpDraw, mixup_images
 from support.modules import Plain
+from support.trainers import quiet_trainer
 
 SIZES = [(8, 8), (32, 32), (7, 10), (5, 12)]
 
@@ -144,8 +144,7 @@ def soft() -> Callable[[MixUp | CutMix, Tensor, Tensor], Tensor]:
 
     def read(method: MixUp | CutMix, image: Tensor, label: Tensor) -> Tensor:
         module = Reading()
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = Trainer(callbacks=[method], max_steps=1, accelerator="cpu", enable_checkpointing=False, **quiet)
+        trainer = quiet_trainer(callbacks=[method], max_steps=1)
         trainer.fit(module, DataLoader([[image, label]], batch_size=None))
         return module.label
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from lightning_vision.callbacks import SAM
+from support.compare import distance, seeded
 from support.modules import Plain
-from support.sam_by_hand import batches_of, distance, fit, seeded
+from support.sam_by_hand import batches_of, fit
 
 
 def by_theirs(module, **settings):

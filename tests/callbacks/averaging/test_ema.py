@@ -7,21 +7,15 @@ in `parity/`.
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_vision.callbacks import EMA
 from lightning_vision.callbacks.averaging.ema import ema_share, half_life_to_decay
+from support.compare import distance
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain, TwoOptimizers
-
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "enable_checkpointing": False,
-}
+from support.trainers import quiet_trainer
 
 
 def train_loader():
@@ -32,7 +26,7 @@ def trained(ema, module=Plain, **options):
     """The module after three epochs of ten batches with no validation, and its Trainer."""
     torch.manual_seed(3)
     made = module()
-    trainer = Trainer(callbacks=[ema], **QUIET | {"max_epochs": 3} | options)
+    trainer = quiet_trainer(callbacks=[ema], **{"max_epochs": 3} | options)
     trainer.fit(made, train_loader())
     return made, trainer
 
@@ -85,11 +79,6 @@ def by_hand(decay, warmup=1.0, precision="32", accumulate=1, optimizer=None, mut
     return followed.average, module.state_dict()
 
 
-def largest_difference(left, right):
-    assert left.keys() == right.keys()
-    return max((left[name].double() - right[name].double()).abs().max().item() for name in left)
-
-
 class AdamW(Plain):
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=1e-2)
@@ -117,7 +106,7 @@ def test_the_average_and_the_weights_equal_a_loop_by_hand(case):
 
     assert (12 if case == "accumulate" else 30) == ema.updates == trainer.global_step
     assert case != "fp16" or scaler.get_scale() < 2.0**40
-    assert largest_difference(module.state_dict(), average) == 0.0
+    assert distance(module.state_dict(), average) == 0.0
     assert all(torch.equal(value, raw[name]) for name, value in ema.state_dict()["raw"].items())
 
 
@@ -127,7 +116,7 @@ def test_a_wrong_average_is_noticed(mutant):
     settings = {"decay": 0.55 if mutant == "other decay" else 0.5, "warmup": 1.0 if mutant == "no warm-up" else 10.0}
     wrong, _ = by_hand(**settings, accumulate=3, mutant=mutant)
 
-    assert largest_difference(module.state_dict(), wrong) > 1e-3
+    assert distance(module.state_dict(), wrong) > 1e-3
 
 
 def test_an_update_every_four_steps_equals_a_loop_by_hand():
@@ -136,7 +125,7 @@ def test_an_update_every_four_steps_equals_a_loop_by_hand():
     # Integers are the module's own, two steps after the last update.
     average["network.1.num_batches_tracked"] = raw["network.1.num_batches_tracked"]
 
-    assert largest_difference(module.state_dict(), average) == 0.0
+    assert distance(module.state_dict(), average) == 0.0
 
 
 def test_two_optimizers_that_step_in_one_batch_bring_one_update():

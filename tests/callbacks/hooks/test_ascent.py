@@ -15,10 +15,11 @@ from torchmetrics import MeanMetric
 from lightning_vision.callbacks import SAM, ExactResume
 from lightning_vision.callbacks.hooks._replay import _NumpyStream, read_streams, rewind
 from lightning_vision.callbacks.hooks.ascent import Ascent, replaying
+from support.compare import distance, seeded
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain
 from support.resuming import KilledError, differences, newest, record
-from support.sam_by_hand import distance, fit, sam, seeded, train
+from support.sam_by_hand import fit, sam, train
 
 HOOKS = (
     "on_before_zero_grad",

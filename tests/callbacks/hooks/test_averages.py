@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from torch.utils.data import DataLoader, Subset
 
@@ -15,6 +15,7 @@ from lightning_vision.callbacks.hooks.masks import Masks
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain
 from support.resuming import KilledError, Recorder
+from support.trainers import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory")
 
@@ -26,10 +27,9 @@ def loaders(rank=0, world_size=1):
 
 
 def trainer_with(*callbacks, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
     checkpointing = any(isinstance(it, ModelCheckpoint) for it in callbacks)
-    settings = quiet | {"accelerator": "cpu", "logger": False, "enable_checkpointing": checkpointing, "max_epochs": 3}
-    return Trainer(callbacks=list(callbacks), **settings | options)
+    settings = {"num_sanity_val_steps": 0, "enable_checkpointing": checkpointing, "max_epochs": 3}
+    return quiet_trainer(callbacks=list(callbacks), **settings | options)
 
 
 def seeded(module=Plain):

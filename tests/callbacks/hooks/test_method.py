@@ -4,7 +4,6 @@ import pickle
 from itertools import permutations
 
 import pytest
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 
@@ -12,6 +11,7 @@ from lightning_vision.callbacks.hooks.method import Method, Place, callbacks_of
 from support.data import plain_loader
 from support.modules import Plain
 from support.resuming import record
+from support.trainers import quiet_trainer
 
 calls = []
 
@@ -45,8 +45,7 @@ def no_calls():
 
 
 def trainer_of(*callbacks, **options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return Trainer(**{"enable_checkpointing": False, "max_steps": 1} | quiet | options, callbacks=list(callbacks))
+    return quiet_trainer(**{"max_steps": 1} | options, callbacks=list(callbacks))
 
 
 def test_the_order_is_that_of_the_step_however_callbacks_are_listed():

@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader, IterableDataset
@@ -20,6 +20,7 @@ from lightning_vision.callbacks.hooks.schedule import Schedule
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain, TwoOptimizers
 from support.resuming import KilledError, differences, newest, record
+from support.trainers import quiet_trainer
 
 
 class Halving(Schedule):
@@ -286,10 +287,7 @@ def test_the_base_rate_is_where_a_replaced_schedule_began():
 
 def test_a_second_fit_on_the_same_trainer_goes_on_where_the_first_ended():
     rates = Rates()
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        max_epochs=1, accelerator="cpu", callbacks=[Halving(), rates], enable_checkpointing=False, **quiet
-    )
+    trainer = quiet_trainer(max_epochs=1, callbacks=[Halving(), rates])
     module = Unscheduled()
     trainer.fit(module, loader())
     trainer.fit_loop.max_epochs = trainer.fit_loop.epoch_progress.current.completed + 1

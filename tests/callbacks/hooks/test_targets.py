@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from lightning_vision.callbacks.hooks.targets import Mix, Targets
 from support.data import ResumableLoader, labelled_images
 from support.modules import DictBatches, Plain, TwoOptimizers
+from support.trainers import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*in the `DataLoader` will be")
 
@@ -68,16 +68,8 @@ class Measured(Plain):
 
 
 def trainer_of(folder, callbacks, **options):
-    return Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 1, "num_sanity_val_steps": 1} | options,
-    )
+    defaults = {"default_root_dir": folder, "max_epochs": 1, "num_sanity_val_steps": 1}
+    return quiet_trainer(callbacks=callbacks, **defaults | options)
 
 
 def fit(folder, callbacks, module, compiled=False, collate=None, **options):

@@ -10,16 +10,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from support.compare import distance
 from support.data import plain_loader
 from support.modules import Plain
+from support.trainers import quiet_trainer
 
 # From network, images, labels and the batch's own random stream to the loss of the batch.
 LossByHand = Callable[[nn.Module, Tensor, Tensor, np.random.Generator], Tensor]
 
 
 def fit(module: LightningModule, callbacks: list[Callback], loader: Any, **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(callbacks=callbacks, accelerator="cpu", enable_checkpointing=False, **quiet, **options)
+    trainer = quiet_trainer(callbacks=callbacks, **options)
     trainer.fit(module, loader)
     return trainer
 
@@ -63,8 +64,7 @@ def apart() -> Callable[[Callback, LossByHand], float]:
         trainer = fit(ours, [callback], plain_loader(29), max_epochs=4, accumulate_grad_batches=2)
         assert trainer.global_step == 12
         loop(theirs, loss_by_hand, epochs=4, accumulate=2)
-        pairs = zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
-        return max(float((a - b).abs().max()) for a, b in pairs)
+        return distance(ours.state_dict(), theirs.state_dict())
 
     return compare
 

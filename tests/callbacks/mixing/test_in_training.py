@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from lightning_vision.callbacks.mixing.cutmix import CutMix
 from lightning_vision.callbacks.mixing.mixup import MixUp
 from lightning_vision.callbacks.sharpness.sam import SAM
+from support.compare import distance
 from support.data import labelled_images, plain_loader
 from support.modules import DictBatches, Plain
 
@@ -24,11 +25,6 @@ TWO_EPOCHS = {"max_epochs": 2}
 
 def weights(module: Plain) -> dict[str, Tensor]:
     return {name.replace("_orig_mod.", ""): value.clone() for name, value in module.state_dict().items()}
-
-
-def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    assert a.keys() == b.keys()
-    return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
 class Reading(Plain):

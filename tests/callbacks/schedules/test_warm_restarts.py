@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from lightning_vision.callbacks import ExactResume, WarmRestarts
 from lightning_vision.callbacks.schedules.warm_restarts import cosine_annealing, restart_position, restart_start
+from support.compare import distance
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain, small_network
 from support.resuming import newest, record
@@ -222,10 +223,6 @@ def sgdr(step, floor=0.1):
     return floor + (1 - floor) * (1 + math.cos(math.pi * (step - begin) / length)) / 2
 
 
-def largest_difference(left, right):
-    return max(float((left[name].double() - right[name].double()).abs().max()) for name in right)
-
-
 def by_the_callback(**options):
     """The callback and the weights after the run that `by_hand(sgdr)` does by hand."""
     schedule = WarmRestarts(5, 2, 0.1, snapshots=2)
@@ -240,10 +237,10 @@ def test_equals_a_loop_by_hand_with_snapshots_and_a_short_last_window(accumulate
     schedule, trained = by_the_callback(accumulate_grad_batches=accumulate)
     weights, kept = by_hand(sgdr, (5, 15), accumulate=accumulate)
 
-    assert largest_difference(trained, weights) == 0.0
+    assert distance(trained, weights) == 0.0
     assert schedule.steps == list(kept)
     for member, expected in zip(schedule.members, kept.values(), strict=True):
-        assert largest_difference(member, expected) == 0.0
+        assert distance(member, expected) == 0.0
 
 
 def absolute_floor(step, base):
@@ -264,16 +261,14 @@ def absolute_floor(step, base):
 def test_a_wrong_schedule_is_noticed(wrong):
     _, trained = by_the_callback()
 
-    assert largest_difference(trained, by_hand(wrong)[0]) > 1e-4
+    assert distance(trained, by_hand(wrong)[0]) > 1e-4
 
 
 def test_a_snapshot_after_the_restart_is_noticed():
     schedule, _ = by_the_callback()
     _, late = by_hand(sgdr, (6, 16))
 
-    assert [largest_difference(*pair) > 1e-4 for pair in zip(schedule.members, late.values(), strict=True)] == [
-        True
-    ] * 2
+    assert [distance(*pair) > 1e-4 for pair in zip(schedule.members, late.values(), strict=True)] == [True] * 2
 
 
 def test_epochs_are_counted_in_their_optimizer_steps():

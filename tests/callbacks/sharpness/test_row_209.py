@@ -7,8 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_vision.callbacks import SAM
+from support.compare import distance, seeded
 from support.modules import Plain
-from support.sam_by_hand import distance, fit, seeded, train
+from support.sam_by_hand import fit, train
 
 GENERATOR = torch.Generator().manual_seed(0)
 ROOT = torch.randn(5, 5, dtype=torch.double, generator=GENERATOR)

@@ -16,8 +16,9 @@ from lightning_vision.callbacks.sharpness.sam import (
     looksam_gradient,
     sam_perturbation,
 )
+from support.compare import distance, seeded
 from support.modules import Plain, TwoOptimizers
-from support.sam_by_hand import asam, batches_of, distance, fit, sam, seeded, train
+from support.sam_by_hand import asam, batches_of, fit, sam, train
 
 RHO = 0.1
 

@@ -110,15 +110,3 @@ class FirstDraw(Callback):
 def fit(module, *callbacks, batches=batches_of, **options):
     """One epoch by Lightning."""
     return record(module, batches, [FirstDraw(), *callbacks], **{"max_epochs": 1} | options)
-
-
-def distance(left, right):
-    """The largest difference over all weights and buffers."""
-    assert left.keys() == right.keys()
-    return max((left[name].double() - right[name].double()).abs().max().item() for name in left)
-
-
-def seeded(kind, *args):
-    """A module with the same weights every time."""
-    torch.manual_seed(0)
-    return kind(*args)
