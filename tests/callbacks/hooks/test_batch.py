@@ -5,11 +5,12 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from lightning_vision.callbacks.hooks.batch import Batch
 from support.data import ResumableLoader, labelled_images
 from support.modules import DictBatches, Plain
+from support.trainers import quiet_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:Checkpoint directory")
 Named = namedtuple("Named", "picture digit")
@@ -42,23 +43,12 @@ class Seen(Callback):
         self.validated.append(batch)
 
 
-def quiet(folder, callbacks, **options):
-    return Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
-    )
-
-
 def fit(folder, callbacks, module=None, collate=None, ckpt_path=None, **options):
     torch.manual_seed(1)
     loader = ResumableLoader(labelled_images(18), 6, collate_fn=collate)
-    trainer = quiet(folder, callbacks, **{"max_epochs": 1, "num_sanity_val_steps": 1} | options)
+    trainer = quiet_trainer(
+        default_root_dir=folder, callbacks=callbacks, **{"max_epochs": 1, "num_sanity_val_steps": 1} | options
+    )
     trainer.fit(
         module or Plain(), loader, ResumableLoader(labelled_images(12), 6, collate_fn=collate), ckpt_path=ckpt_path
     )
@@ -181,7 +171,7 @@ def test_a_step_that_fetches_its_batches_is_left_alone_where_nothing_trains(tmp_
             raise AssertionError
 
     for brighter, run in ((Brighter(), "validate"), (Brighter(), "test")):
-        trainer = quiet(tmp_path, [brighter])
+        trainer = quiet_trainer(default_root_dir=tmp_path, callbacks=[brighter])
         getattr(trainer, run)(Fetching(), ResumableLoader(labelled_images(12), 6), verbose=False)
         assert brighter.drawn == []
 
