@@ -269,7 +269,7 @@ def test_a_snapshot_after_the_restart_is_noticed():
     _, late = by_hand(sgdr, (6, 16))
 
     for member, wrong in zip(schedule.members, late.values(), strict=True):
-        assert largest_difference(member, wrong) > 1e-4
+        assert distance(member, wrong) > 1e-4
 
 
 def test_epochs_are_counted_in_their_optimizer_steps():
