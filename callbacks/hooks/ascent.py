@@ -23,6 +23,7 @@ from torch.optim import LBFGS, Optimizer
 
 from ._around import Around
 from ._checks import takes_batches
+from ._counted_steps import refuse_uncounted_steps
 from ._replay import Streams, read_streams, rewind
 from ._second_pass import MicroBatch, SecondPass, unsynchronised
 from .method import Method, Place, callbacks_of
@@ -66,9 +67,9 @@ class Ascent(Method):
         added, to free its memory; `gradients` may be overwritten, and under DDP is unless a copy is made.
 
         Args:
-            weights: the optimizer's parameters that have a gradient; not to be written.
-            gradients: theirs, of the whole accumulation window.
-            step: steps of this optimizer so far.
+            weights: The optimizer's parameters that have a gradient; not to be written.
+            gradients: Theirs, of the whole accumulation window.
+            step: Steps of this optimizer so far.
         """
 
     def keep(self, weights: list[Tensor], values: list[Tensor]) -> None:
@@ -126,6 +127,7 @@ class Ascent(Method):
                 "its gradients here; use another optimizer."
             )
         self.undo_later(self._forget)
+        refuse_uncounted_steps(self, trainer)
         self.undo_later(Around(trainer.strategy, "optimizer_step", partial(self._optimizer_step, trainer)).undo)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
