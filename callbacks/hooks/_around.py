@@ -6,6 +6,7 @@ in the object's own attributes is the only way in. Several share one wrapper and
 
 from collections.abc import Callable
 from functools import partial
+from types import CodeType
 from typing import Any
 
 __all__ = ["Around", "last_word"]
@@ -24,8 +25,11 @@ class Around:
 
     def __init__(self, owner: Any, name: str, action: Callable[..., Any]) -> None:
         self.owner, self.name, self.action = owner, name, action
-        shared: list[Around] | None = getattr(vars(owner).get(name), "around", None)
-        self.stack = _wrap(owner, name) if shared is None else shared
+        wrapper = vars(owner).get(name)
+        if not isinstance(wrapper, _Wrapper):
+            wrapper = _Wrapper(owner, name)
+            setattr(owner, name, wrapper)
+        self.stack = wrapper.around
         self.stack.append(self)
 
     def undo(self) -> None:
@@ -35,12 +39,11 @@ class Around:
         self.stack.remove(self)
         wrapper = vars(self.owner).get(self.name)
         # A wrapper that somebody has wrapped in turn stays, without an action.
-        if self.stack or getattr(wrapper, "around", None) is not self.stack:
+        if self.stack or not isinstance(wrapper, _Wrapper) or wrapper.around is not self.stack:
             return
         delattr(self.owner, self.name)
-        own = getattr(wrapper, "own", None)
-        if own is not None:
-            setattr(self.owner, self.name, own)
+        if wrapper.own is not None:
+            setattr(self.owner, self.name, wrapper.own)
 
 
 def last_word(owner: Any, name: str, action: Callable[[], None]) -> Around:
@@ -54,17 +57,30 @@ def last_word(owner: Any, name: str, action: Callable[[], None]) -> Around:
     return Around(owner, name, proceed_then_act)
 
 
-def _wrap(owner: Any, name: str) -> list[Around]:
-    """Put a wrapper around the function; what is in the returned list acts, the first innermost."""
-    function, stack = getattr(owner, name), list[Around]()
+class _Wrapper:
+    """Stands in the owner's attributes; what is in `around` acts, the first innermost."""
 
-    # A function, not an object with `__call__`: Lightning compares hooks by their `__code__`.
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = function
-        for around in stack:
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+        self.function, self.own = getattr(owner, name), vars(owner).get(name)
+        self.around: list[Around] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.function
+        for around in self.around:
             call = partial(around.action, call)
         return call(*args, **kwargs)
 
-    vars(wrapper).update(around=stack, own=vars(owner).get(name))
-    setattr(owner, name, wrapper)
-    return stack
+    @property
+    def __code__(self) -> CodeType:
+        """By which Lightning tells a module's own hook from its base class's."""
+        return type(self).__call__.__code__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What acts belongs to this owner alone: a deep copy of the owner, or its pickle, has its own function back.
+        return _own_function, (self.owner, self.name, self.own)
+
+
+def _own_function(owner: Any, name: str, own: Any) -> Any:
+    """The function that a copy of the owner has: the class's, which is all it has yet, unless it was given another."""
+    return getattr(owner, name) if own is None else own

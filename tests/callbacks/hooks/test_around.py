@@ -1,5 +1,7 @@
 """Actions after a module's hook come and go in any order and leave the module as it was."""
 
+import copy
+import pickle
 from itertools import permutations
 
 import pytest
@@ -84,3 +86,24 @@ def test_lightning_takes_the_hook_for_the_modules_own():
     stacked(module, "a")
 
     assert is_overridden("on_train_start", module)
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["the class's", "given to the module"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
+def test_a_copy_of_the_module_runs_its_own_hook_and_none_of_the_actions(copied, given):
+    module = Hooked()
+    if given:
+        module.on_train_start = module.on_train_start
+    word = stacked(module, "a")["a"]
+    twin = copied(module)
+    module.calls.clear()
+
+    assert twin.called() == ["hook"]
+    assert module.calls == []
+    assert module.called() == ["hook", "a"]
+    word.undo()
+    assert twin.called() == module.called() == ["hook"]
+    inner = last_word(twin, "on_train_start", lambda: twin.calls.append("twin's"))
+    assert (twin.called(), module.called()) == (["hook", "twin's"], ["hook"])
+    inner.undo()
+    assert twin.called() == ["hook"]
