@@ -21,8 +21,10 @@ __all__ = ["SAM", "asam_perturbation", "looksam_direction", "looksam_gradient", 
 def sam_perturbation(gradients: list[Tensor], rho: float) -> list[Tensor]:
     """The perturbation of SAM: a step of length `rho` along the gradient.
 
-    e = rho g / ||g||, Foret et al. Eq. 2 with p = 2; written into `gradients`, which is returned.
+    e = rho g / ||g||, Foret et al. Eq. 2 with p = 2; written into `gradients`, which is returned (in float32 where it
+    is float16).
     """
+    gradients = _widened(gradients)
     torch._foreach_mul_(gradients, _over(rho, get_total_norm(gradients)))
     return gradients
 
@@ -31,9 +33,10 @@ def asam_perturbation(weights: list[Tensor], gradients: list[Tensor], rho: float
     """The perturbation of ASAM: SAM's, with lengths measured relative to each weight's size.
 
     e = rho T^2 g / ||T g|| with T = |w| + eta elementwise, Kwon et al. Algorithm 1; written into `gradients`, which is
-    returned.
+    returned (in float32 where it is float16).
     """
-    scale = torch._foreach_abs(weights)
+    gradients = _widened(gradients)
+    scale = torch._foreach_abs(_widened(weights))
     torch._foreach_add_(scale, eta)
     torch._foreach_mul_(gradients, scale)
     norm = get_total_norm(gradients)
@@ -45,8 +48,10 @@ def asam_perturbation(weights: list[Tensor], gradients: list[Tensor], rho: float
 def looksam_direction(sharp: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
     """The direction that LookSAM keeps: what of SAM's gradient is orthogonal to the plain one.
 
-    g_v = g_s - (g_s . u) u with u = g / ||g||, Liu et al. Algorithm 1; `gradients` is overwritten.
+    g_v = g_s - (g_s . u) u with u = g / ||g||, Liu et al. Algorithm 1; `gradients` is overwritten. In float32
+    where they are float16.
     """
+    sharp, gradients = _widened(sharp), _widened(gradients)
     torch._foreach_mul_(gradients, _over(1.0, get_total_norm(gradients)))
     along = torch.stack([part.sum() for part in torch._foreach_mul(sharp, gradients)]).sum()
     torch._foreach_mul_(gradients, along)
@@ -58,7 +63,8 @@ def looksam_gradient(gradients: list[Tensor], direction: list[Tensor], alpha: fl
 
     g + alpha ||g|| / ||g_v|| g_v, Liu et al. Algorithm 1; written into `gradients`, which is returned.
     """
-    scale = get_total_norm(gradients) * _over(alpha, get_total_norm(direction))
+    direction = _widened(direction)
+    scale = get_total_norm(_widened(gradients)) * _over(alpha, get_total_norm(direction))
     torch._foreach_add_(gradients, torch._foreach_mul(direction, scale))
     return gradients
 
@@ -66,6 +72,11 @@ def looksam_gradient(gradients: list[Tensor], direction: list[Tensor], alpha: fl
 def _over(length: float, norm: Tensor) -> Tensor:
     """`length / norm`; 0 for a zero gradient, which has no direction, and for one that is not finite."""
     return (length / norm).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _widened(tensors: list[Tensor]) -> list[Tensor]:
+    """The same tensors, float16 ones in float32: neither a norm nor one over it need fit into float16."""
+    return [it.float() if it.dtype == torch.float16 else it for it in tensors]
 
 
 @final

@@ -276,6 +276,39 @@ def test_a_zero_gradient_perturbs_nothing():
         assert all(it.eq(0).all() for it in asam_perturbation(zeros, [it.clone() for it in zeros], 0.1, 0.01))
 
 
+@pytest.mark.parametrize("gradient", [torch.full((4,), 2e-7), torch.full((1000, 1000), 4e2)], ids=["small", "large"])
+def test_half_precision_gradients_of_any_size_perturb_by_rho(gradient):
+    """Their norm, or one over it, does not fit into float16."""
+    gradient = gradient.half()
+    weight = torch.ones_like(gradient)
+    (plain,) = sam_perturbation([gradient.clone()], 0.05)
+    (adaptive,) = asam_perturbation([weight], [gradient.clone()], 0.05, 0.0)
+    (same,) = looksam_gradient([gradient.clone()], [gradient.clone()], 0.5)
+
+    assert plain.float().norm().item() == pytest.approx(0.05, rel=1e-3)
+    assert adaptive.float().norm().item() == pytest.approx(0.05, rel=1e-3)
+    assert torch.allclose(same.float(), 1.5 * gradient.float(), rtol=1e-3, atol=6e-8)
+    (orthogonal,) = looksam_direction([3 * gradient], [gradient.clone()])
+    assert orthogonal.norm() < 1e-2 * gradient.float().norm()
+
+
+class HalfHead(Plain):
+    """A linear layer, which is all that float16 weights need to learn on a processor."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_half_precision_weights_are_perturbed(every):
+    plain = fit(seeded(HalfHead), precision="16-true").state["weights"]
+    run = fit(seeded(HalfHead), SAM(0.5, every_n_steps=every), precision="16-true").state["weights"]
+
+    assert all(it.dtype == torch.float16 for it in run.values())
+    assert 1e-3 < distance(run, plain) < 1.0
+
+
 def test_adaptive_distances_do_not_depend_on_the_scale_of_weights():
     """With eta = 0, w -> c w and g -> g / c (a network that computes the same) gives e -> c e."""
     generator = torch.Generator().manual_seed(0)
