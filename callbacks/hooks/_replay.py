@@ -82,6 +82,7 @@ class Replay:
     def __init__(self, trainer: Trainer) -> None:
         pl_module = trainer.lightning_module
         self.module, self.device = pl_module, trainer.strategy.root_device
+        self._loggers = trainer.loggers
         self.parameters = list(pl_module.parameters())
         paths = [name.rpartition(".") for name, _ in pl_module.named_buffers()]
         self._buffers = [(pl_module.get_submodule(path), name) for path, _, name in paths]
@@ -90,7 +91,7 @@ class Replay:
 
     @contextmanager
     def without_trace(self) -> Iterator[None]:
-        """Inside, `log` and `log_dict` do nothing; at the end, also by an exception, all else is put back."""
+        """Inside, neither module nor loggers log numbers; at the end, also by an exception, all else is put back."""
         streams = read_streams(self.device)
         buffers = [getattr(owner, name) for owner, name in self._buffers]
         # An expanded buffer can only be replaced, never written in place, so it needs no copy.
@@ -99,6 +100,7 @@ class Replay:
         copies = list(torch._foreach_clone(written)) if written else []
         metrics = read_metrics(self.module, ()) if self._has_metrics else {}
         muted = [Around(self.module, name, _say_nothing) for name in ("log", "log_dict")]
+        muted += [Around(logger, "log_metrics", _say_nothing) for logger in self._loggers]
         try:
             yield
         finally:
@@ -116,4 +118,4 @@ class Replay:
 
 
 def _say_nothing(proceed: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    """Take the place of `LightningModule.log`."""
+    """Take the place of `LightningModule.log` and `Logger.log_metrics`."""

@@ -1,9 +1,11 @@
 """Computing the micro-batches of an optimizer step a second time, at other weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import is_dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -17,12 +19,31 @@ from ._replay import Replay, Streams, rewind
 __all__ = ["MicroBatch", "SecondPass", "unsynchronised"]
 
 
-class MicroBatch(NamedTuple):
-    """One call of `strategy.training_step`: its arguments and the random streams it began with."""
+class MicroBatch:
+    """One call of `strategy.training_step`, before it is made; what it takes out of its batch stays in here.
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    streams: Streams
+    Args:
+        args: Its arguments, whose lists, tuples, mappings and dataclasses are copied, and whose tensors are not.
+        kwargs: Likewise.
+        streams: The random streams it begins with.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], streams: Streams) -> None:
+        tensors: list[Tensor] = []
+        self._args, self._kwargs, self.streams = _copy(args, tensors), _copy(kwargs, tensors), streams
+        # A mixed label's tensor function would look at each version, too.
+        with torch._C.DisableTorchFunctionSubclass():
+            self._versions = [(it, it._version) for it in tensors if not it.is_inference()]
+
+    @property
+    def changed(self) -> bool:
+        """Whether one of its tensors was written in place since."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return any(it._version != version for it, version in self._versions)
+
+    def call(self, function: Callable[..., Any]) -> Any:
+        """Call `function` with the arguments, in containers that it may change."""
+        return function(*_copy(self._args, []), **_copy(self._kwargs, []))
 
 
 class SecondPass:
@@ -35,7 +56,8 @@ class SecondPass:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.module, self.running = trainer.lightning_module, False
+        self.running = False
+        self.names: dict[Tensor, str] = {it: name for name, it in trainer.lightning_module.named_parameters()}
         self._trainer = trainer
         self._replay = Replay(trainer)
 
@@ -77,7 +99,7 @@ class SecondPass:
         for index, micro_batch in enumerate(window, start=1):
             rewind(micro_batch.streams)
             with nullcontext() if index == len(window) else unsynchronised(trainer):
-                output = trainer.strategy.training_step(*micro_batch.args, **micro_batch.kwargs)
+                output = micro_batch.call(trainer.strategy.training_step)
                 loss = output["loss"] if isinstance(output, Mapping) else output
                 if loss is not None:
                     trainer.strategy.backward(loss / trainer.accumulate_grad_batches, optimizer)
@@ -95,6 +117,29 @@ def unsynchronised(trainer: Trainer) -> AbstractContextManager[None]:
     """Inside, the processes of DDP keep their gradients to themselves."""
     strategy = trainer.strategy
     return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
+
+
+def _copy(value: Any, tensors: list[Tensor]) -> Any:
+    """A copy of nested containers around the same contents; the tensors among these are added to `tensors`."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+    elif isinstance(value, tuple):
+        parts = [_copy(it, tensors) for it in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    elif isinstance(value, list):
+        copied = copy.copy(value)
+        copied[:] = [_copy(it, tensors) for it in value]
+        return copied
+    elif isinstance(value, MutableMapping):
+        copied = copy.copy(value)
+        for key in list(copied):
+            copied[key] = _copy(copied[key], tensors)
+        return copied
+    elif is_dataclass(value) and hasattr(value, "__dict__"):
+        copied = copy.copy(value)
+        vars(copied).update({name: _copy(it, tensors) for name, it in vars(value).items()})
+        return copied
+    return value
 
 
 def _backward(

@@ -3,9 +3,10 @@
 Lightning hands over the gradient of a whole accumulation window, synchronised, still scaled and not yet clipped, in
 `on_after_backward` of its last micro-batch; there the window is computed again. Unscaling, clipping, the step, its
 counters and schedules remain Lightning's. Public hooks used: `setup`, `on_fit_start`, `on_train_start`,
-`on_train_epoch_start`, `on_before_zero_grad`, `on_after_backward`, `state_dict`, `load_state_dict`. While fitting the
-strategy's public `training_step` and `optimizer_step` are wrapped, while computing again its `backward` and the
-module's `log` and `log_dict`. Nothing private of Lightning's is touched.
+`on_train_epoch_start`, `on_before_zero_grad`, `on_before_backward`, `on_after_backward`, `state_dict`,
+`on_load_checkpoint`, `load_state_dict`. While fitting the
+strategy's public `training_step` and `optimizer_step` are wrapped, while computing again its `backward`, the module's
+`log` and `log_dict` and the loggers' `log_metrics`. Nothing private of Lightning's is touched.
 """
 
 from abc import abstractmethod
@@ -13,12 +14,15 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.optimizer import do_nothing_closure
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import LBFGS, Optimizer
 
 from ._around import Around
@@ -56,6 +60,14 @@ class Ascent(Method):
         self._steps: dict[int, int] = {}
         self._kept: dict[str, Tensor] = {}
         self._second_pass: SecondPass | None = None
+        self._fitted: ref[LightningModule] | None = None
+        self._evaluates = False  # the state that comes next is not a fit's
+        self._zeroes_itself = False  # whether the module has an `optimizer_zero_grad` of its own
+        self._zeroed: Optimizer | None = None  # its gradients may be gone or not, as the module decides
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled.
+        return vars(self) | {"_fitted": None}
 
     @abstractmethod
     def ascend(
@@ -91,8 +103,15 @@ class Ascent(Method):
         own = {"steps": dict(self._steps), "kept": dict(self._kept), "pending": len(self._window)}
         return super().state_dict() | own
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._evaluates = trainer.state.fn != "fit" and self.state_key in checkpoint["callbacks"]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        if self._evaluates:
+            self._evaluates = False
+            return
         self._steps, self._kept = dict(state_dict["steps"]), dict(state_dict["kept"])
         if state_dict["pending"] and not self.off:
             self._incomplete = True
@@ -114,8 +133,10 @@ class Ascent(Method):
                 "would take the other's gradient for the plain one; keep one of them."
             )
         takes_batches(kind, pl_module)
-        if trainer.global_step == 0:
+        # A checkpoint's state comes later.
+        if trainer.global_step == 0 or (self._fitted is not None and self._fitted() is not pl_module):
             self._steps, self._kept = {}, {}
+        self._fitted = ref(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -126,6 +147,7 @@ class Ascent(Method):
                 f"{type(self).__name__}: LBFGS compares losses at several points, which belong to other weights than "
                 "its gradients here; use another optimizer."
             )
+        self._zeroes_itself = is_overridden("optimizer_zero_grad", pl_module)
         self.undo_later(self._forget)
         refuse_uncounted_steps(self, trainer)
         self.undo_later(Around(trainer.strategy, "optimizer_step", partial(self._optimizer_step, trainer)).undo)
@@ -143,18 +165,36 @@ class Ascent(Method):
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         super().on_before_zero_grad(trainer, pl_module, optimizer)
-        # Gradients of earlier micro-batches are gone, so only the present one is still part of the step.
-        del self._window[:-1]
-        self._incomplete = False
+        self._zeroed = optimizer
+        if not self._zeroes_itself:
+            self._cut_window()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        super().on_before_backward(trainer, pl_module, loss)
+        if self._zeroed is not None:
+            self._cut_window_if_zeroed(self._zeroed)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_after_backward(trainer, pl_module)
         if self._due is not None and pl_module.automatic_optimization:
             self._due()
 
+    def _cut_window(self) -> None:
+        # Gradients of earlier micro-batches are gone, so only the present one is still part of the step.
+        del self._window[:-1]
+        self._incomplete, self._zeroed = False, None
+
+    def _cut_window_if_zeroed(self, optimizer: Optimizer) -> None:
+        """Decide on the gradients: a module with an `optimizer_zero_grad` of its own may have left them."""
+        gradients = [it.grad for group in optimizer.param_groups for it in group["params"] if it.grad is not None]
+        if gradients and get_total_norm(gradients) != 0:
+            self._zeroed = None
+        else:
+            self._cut_window()
+
     def _forget(self) -> None:
         self._window.clear()
-        self._second_pass, self._due, self._incomplete = None, None, False
+        self._second_pass, self._due, self._incomplete, self._zeroed = None, None, False, None
 
     @property
     def _replaying(self) -> bool:
@@ -162,7 +202,14 @@ class Ascent(Method):
 
     def _names_of(self, weights: list[Tensor]) -> list[str]:
         assert self._second_pass is not None
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self._second_pass.module.named_parameters()}
+        names = self._second_pass.names
+        for weight in weights:
+            if weight not in names:
+                raise ValueError(
+                    f"{type(self).__name__}: the optimizer has a parameter of shape {tuple(weight.shape)} that is not "
+                    "in the module, so what belongs to it has no name in checkpoints; make it an attribute of the "
+                    "module, or take it out of the optimizer."
+                )
         return [names[weight] for weight in weights]
 
     def _training_step(self, trainer: Trainer, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -189,7 +236,7 @@ class Ascent(Method):
 
         def ascending_closure() -> Any:
             compute = (
-                partial(self._compute_window, optimizer)
+                partial(self._compute_window, trainer, optimizer)
                 if automatic
                 else partial(_call_again, closure, read_streams(trainer.strategy.root_device))
             )
@@ -212,6 +259,9 @@ class Ascent(Method):
     def _ascend(self, trainer: Trainer, optimizer: Optimizer, compute: Callable[[], None]) -> None:
         self._due = None
         self._first_pass.close()
+        # Without a loss there was no backward.
+        if self._zeroed is not None:
+            self._cut_window_if_zeroed(self._zeroed)
         weights = [it for group in optimizer.param_groups for it in group["params"] if it.grad is not None]
         if not weights or self._incomplete:
             return
@@ -229,8 +279,14 @@ class Ascent(Method):
                 weight.grad = gradient
         self._steps[number] = step + 1
 
-    def _compute_window(self, optimizer: Optimizer) -> None:
+    def _compute_window(self, trainer: Trainer, optimizer: Optimizer) -> None:
         assert self._second_pass is not None
+        if any(it.changed for it in self._window):
+            raise ValueError(
+                f"{type(self).__name__}: training_step of {type(trainer.lightning_module).__name__} wrote into a "
+                "tensor of its batch, which is to be computed again as it was; let it work on a copy "
+                "(`x = x - 0.5` instead of `x -= 0.5`)."
+            )
         self._second_pass.compute(self._window, optimizer)
 
 

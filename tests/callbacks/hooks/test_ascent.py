@@ -3,11 +3,14 @@
 import copy
 import pickle
 import random
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
@@ -19,7 +22,7 @@ from support.compare import distance, seeded
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain
 from support.resuming import KilledError, differences, newest, record
-from support.sam_by_hand import fit, sam, train
+from support.sam_by_hand import FirstDraw, batches_of, fit, sam, train
 
 HOOKS = (
     "on_before_zero_grad",
@@ -241,6 +244,231 @@ def test_after_a_checkpoint_from_inside_a_window_the_first_step_is_plain_and_the
         "cannot be computed again, so the first step is a plain one; resume from a checkpoint written after an "
         "optimizer step to continue exactly."
     ) in [str(it.message) for it in warned]
+
+
+def quiet_trainer(*callbacks, **options):
+    silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    return Trainer(accelerator="cpu", callbacks=[FirstDraw(), *callbacks], **silent | options)
+
+
+class Writing(Plain):
+    """Changes its batch in place."""
+
+    def training_step(self, batch, batch_idx):
+        self.change(batch)
+        return super().training_step(batch, batch_idx)
+
+
+class WritesImages(Writing):
+    def change(self, batch):
+        batch[0].sub_(0.5)
+
+
+class WritesLabels(Writing):
+    def change(self, batch):
+        batch[1].add_(1).remainder_(10)
+
+
+@pytest.mark.parametrize("kind", [WritesImages, WritesLabels])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_batch_that_is_written_in_place_is_refused(kind, accumulate):
+    with pytest.raises(ValueError) as error:
+        fit(seeded(kind), SAM(0.1), accumulate_grad_batches=accumulate)
+
+    assert str(error.value) == (
+        f"SAM: training_step of {kind.__name__} wrote into a tensor of its batch, which is to be computed again as it "
+        "was; let it work on a copy (`x = x - 0.5` instead of `x -= 0.5`)."
+    )
+
+
+@dataclass
+class Record:
+    image: torch.Tensor
+    target: torch.Tensor
+
+
+class Pair(NamedTuple):
+    image: torch.Tensor
+    target: torch.Tensor
+
+
+class Consuming(Plain):
+    """Takes its batch out of whatever holds it, so that nothing is left for another pass."""
+
+    def training_step(self, batch, batch_idx):
+        if isinstance(batch, dict):
+            pair = (batch.pop("image"), batch.pop("more")[0].pop("target"))
+        elif isinstance(batch, Record):
+            pair, batch.image = (batch.image, batch.target), None
+        elif isinstance(batch, Pair):
+            pair = batch.image, batch.target
+        else:
+            pair = (batch.pop(0), batch.pop(0))
+        return super().training_step(pair, batch_idx)
+
+
+@pytest.mark.parametrize(
+    "container",
+    [list, Pair._make, lambda it: Record(*it), lambda it: defaultdict(int, image=it[0], more=({"target": it[1]},))],
+    ids=["list", "namedtuple", "dataclass", "nested"],
+)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_batch_that_is_taken_out_of_its_container_is_computed_again_whole(container, accumulate):
+    class Contained(Consuming):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return container(batch)
+
+    class Twice(Nowhere):
+        def ascend(self, weights, gradients, step):
+            yield [torch.zeros_like(it) for it in weights]
+            return (yield sam(weights, [it.grad for it in weights]))
+
+    expected = train(seeded(Plain), accumulate=accumulate)
+    for method in (SAM(0.1), Twice()):
+        module = seeded(Contained)
+        quiet_trainer(method, max_epochs=1, accumulate_grad_batches=accumulate).fit(module, batches_of())
+
+        assert distance(module.state_dict(), expected) == 0.0
+
+
+class Accumulating(Plain):
+    """Adds up gradients of two batches by hooks of its own, of which Lightning knows nothing."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) / 2
+
+    def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
+        if batch_idx % 2:
+            optimizer.step(closure=optimizer_closure)
+        else:
+            optimizer_closure()
+
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        if batch_idx % 2 == 0:
+            optimizer.zero_grad()
+
+    def configure_optimizers(self):
+        setup = super().configure_optimizers()
+        return setup | {"lr_scheduler": setup["lr_scheduler"] | {"interval": "epoch"}}
+
+
+class ZeroesInPlace(Plain):
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        optimizer.zero_grad(set_to_none=False)
+
+
+class Cutting(SAM):
+    """Wrong: it takes every call of `optimizer_zero_grad` for one that zeroes."""
+
+    def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        self._cut_window()
+
+
+@pytest.mark.parametrize("kind", [SAM, Cutting])
+def test_gradients_added_up_by_hooks_of_the_module_equal_the_loop(kind):
+    found = fit(seeded(Accumulating), kind(0.1)).state["weights"]
+    difference = distance(found, train(seeded(Plain), accumulate=2))
+
+    assert difference == 0.0 if kind is SAM else difference > 1e-4
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_module_that_zeroes_gradients_itself_equals_the_loop(accumulate):
+    found = fit(seeded(ZeroesInPlace), SAM(0.1), accumulate_grad_batches=accumulate).state["weights"]
+
+    assert distance(found, train(seeded(Plain), accumulate=accumulate)) == 0.0
+
+
+class Skipping(Accumulating):
+    """Has no loss for some batches: the first of a window, the last of one, both."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx in (2, 5, 6, 7) else loss
+
+
+def test_batches_without_a_loss_leave_the_window_as_the_gradients_are():
+    module = seeded(Skipping)
+    fit(module, Nowhere())
+    plain = seeded(Skipping)
+    fit(plain)
+
+    assert distance(module.state_dict(), plain.state_dict()) == 0.0
+
+
+def test_another_module_on_the_same_trainer_starts_without_what_was_kept():
+    trainer = quiet_trainer(method := OneStep(), max_epochs=1)
+    first = seeded(Plain)
+    trainer.fit(first, batches_of())
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(first, batches_of())
+    assert method.seen == list(range(20))
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(seeded(Plain), batches_of())
+
+    assert method.seen == [*range(20), *range(10)]
+
+
+def test_a_checkpoint_counts_in_another_module_too(tmp_path):
+    trainer = quiet_trainer(OneStep(), max_epochs=1)
+    trainer.fit(seeded(Plain), batches_of())
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    trainer = quiet_trainer(method := OneStep(), max_epochs=1)
+    trainer.fit(seeded(Plain), batches_of())
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(Plain(), batches_of(), ckpt_path=tmp_path / "first.ckpt")
+
+    assert method.seen == [*range(10), *range(10, 20)]
+
+
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_scoring_an_older_checkpoint_leaves_steps_and_what_is_kept(verb, tmp_path):
+    trainer = quiet_trainer(method := OneStep(), max_epochs=1, limit_train_batches=4)
+    trainer.fit(module := seeded(Plain), batches_of())
+    trainer.save_checkpoint(tmp_path / "early.ckpt")
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, batches_of())
+    getattr(trainer, verb)(module, batches_of(), ckpt_path=tmp_path / "early.ckpt", verbose=False)
+
+    assert method.state_dict()["steps"] == {0: 8}
+    assert all(torch.equal(it, torch.full_like(it, 7)) for it in method.state_dict()["kept"].values())
+
+
+class Elsewhere(Plain):
+    """Trains a weight that is none of its own."""
+
+    def configure_optimizers(self):
+        self.outside = [nn.Parameter(torch.ones(3))]
+        return torch.optim.SGD([*self.parameters(), *self.outside], lr=0.05)
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + self.outside[0].square().sum()
+
+
+def test_a_weight_without_a_name_cannot_have_something_kept():
+    fit(seeded(Elsewhere), SAM(0.1))
+    with pytest.raises(ValueError) as error:
+        fit(seeded(Elsewhere), SAM(0.1, every_n_steps=2))
+
+    assert str(error.value) == (
+        "SAM: the optimizer has a parameter of shape (3,) that is not in the module, so what belongs to it has no name "
+        "in checkpoints; make it an attribute of the module, or take it out of the optimizer."
+    )
+
+
+class Direct(Plain):
+    """Writes to its logger itself."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.logger.log_metrics({"own": loss.item()}, step=batch_idx)
+        return loss
+
+
+def test_what_is_written_to_the_logger_itself_is_written_once():
+    rows = fit(seeded(Direct), SAM(0.1)).rows
+    assert [step for step, row in rows if "own" in row] == list(range(10))
+    assert rows[0] == fit(seeded(Direct)).rows[0]
 
 
 class Lbfgs(Plain):
