@@ -49,7 +49,8 @@ class EMA(Averages):
     It acts after each optimizer step, on a copy: the trained weights, their gradients, the optimizer and the random
     streams are untouched. Validation runs on the average; every checkpoint's `state_dict` holds it, weights-only or
     not, so the best checkpoint is the one that was scored; a resumed fit goes on with the trained weights, which stand
-    in the callback's state. After a fit the module holds the average.
+    in the callback's state. After a fit the module holds the average; after an exception it holds the trained weights,
+    and so does what `trainer.save_checkpoint` writes from then on, unlike files written while the exception was heard.
 
     Args:
         decay: What remains of the average after one optimizer step, in [0, 1); 0.999 if no half-life is given (as
@@ -67,7 +68,8 @@ class EMA(Averages):
 
     Raises:
         ValueError: from the constructor, for a setting out of range or both decay and half-life; at set-up, if the
-            Trainer has a second average of weights, be it Lightning's.
+            Trainer has a second average of weights, be it Lightning's; at the first update, if a buffer that files
+            hold has changed its shape; at an optimizer step that goes past Lightning, which does not count it.
 
     Example:
         >>> from lightning.pytorch import Trainer

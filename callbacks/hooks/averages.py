@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ._around import Around, last_word
 from ._checks import whole
+from ._counted_steps import refuse_uncounted_steps
 from ._live_tensors import LiveTensors, plain_name
 from .masks import Masks
 from .method import Method, Place, callbacks_of
@@ -42,7 +43,8 @@ class Averages(Method):
         others: Go to the next base class, among them `name`.
 
     Raises:
-        ValueError: from the constructor, for counts out of range; at set-up, if the Trainer has a second average.
+        ValueError: from the constructor, for counts out of range; at set-up, if the Trainer has a second average; at
+            the first update, if a buffer has changed its shape; at an optimizer step that goes past Lightning.
     """
 
     place = Place.AVERAGES
@@ -58,6 +60,7 @@ class Averages(Method):
         self._global_step = 0  # when last looked at
         self._raw: dict[str, Tensor] = {}  # the training weights while the module does not train
         self._shown = False  # whether the module holds the average
+        self._continues = False  # whether this fit goes on with the average and the training weights
         self._widened = False  # whether the average has a wider type than some of the weights
         self._live: LiveTensors | None = None  # the module's tensors, during a fit
         self._files: Around | None = None
@@ -71,17 +74,14 @@ class Averages(Method):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
+        self._continues = False
         if self.off:
-            self._forget()
             return
         self._refuse_rivals(trainer)
         held = self.average if self._shown else self._raw
-        live = LiveTensors(pl_module)
-        if held and trainer.global_step == self._global_step and live.hold(held):
-            live.write(self._raw)
-            self._raw, self._shown = {}, False
-        else:
-            self._forget()
+        # Nothing is changed before `on_fit_start`: what fails until then fails without a word to the average.
+        if held and trainer.global_step == self._global_step:
+            self._continues = LiveTensors(pl_module).hold(held)
         # Not the module's `on_save_checkpoint`: that hook, too, is to see what the file will hold.
         self._files = Around(trainer.strategy, "lightning_module_state_dict", self._with_average)
 
@@ -91,16 +91,21 @@ class Averages(Method):
             return
         self._forget()
         saved = checkpoint["callbacks"].get(self.state_key)
-        if saved is None:
-            return
-        # Also when switched off since: the file's `state_dict` is not what was trained.
-        LiveTensors(pl_module).write(saved["raw"])
-        if not self.off:
+        self._continues = saved is not None
+        if saved is not None:
             self.updates, self._steps, self.average = saved["updates"], saved["steps"], saved["average"]
+            self._raw, self._shown = saved["raw"], saved["updates"] > 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
+        if self._continues:
+            # Also when switched off since: a file's `state_dict` is not what was trained.
+            LiveTensors(pl_module).write(self._raw)
+            self._raw, self._shown = {}, False
+        if self.off or not self._continues:
+            self._forget()
         if not self.off:
+            refuse_uncounted_steps(self, trainer)
             self._live = LiveTensors(pl_module)
             self._masks = [other for other in callbacks_of(trainer) if isinstance(other, Masks)]
             if self.average:
@@ -150,6 +155,7 @@ class Averages(Method):
         self._hide()
         if self._live is not None:
             self._raw = self._live.copies()
+            self._global_step = trainer.global_step
 
         def leave() -> None:
             word.undo()
@@ -162,7 +168,7 @@ class Averages(Method):
         super().teardown(trainer, pl_module, stage)
         if self._live is not None:
             self._show(self._live)
-            self.average = {name: value.cpu() for name, value in self.average.items()}
+            self._global_step = trainer.global_step
         self._leave()
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,6 +193,7 @@ class Averages(Method):
 
     def _leave(self) -> None:
         self._live, self._masks = None, []
+        self.average, self._raw = _on_cpu(self.average), _on_cpu(self._raw)
         if self._files is not None:
             self._files.undo()
             self._files = None
@@ -203,6 +210,13 @@ class Averages(Method):
     @torch.no_grad()
     def _update(self, live: LiveTensors, share: float) -> None:
         average, current = list(self.average.values()), live.read()
+        for name, value in zip(live.buffers, current[len(current) - len(live.buffers) :], strict=True):
+            if value.shape != self.average[name].shape:
+                raise ValueError(
+                    f"{type(self).__name__}: the buffer {name} had the shape {tuple(self.average[name].shape)} when "
+                    f"the average started and has {tuple(value.shape)} now, and the two have no average; give it its "
+                    "full size from the start, or register it with persistent=False."
+                )
         if self._widened:
             current = [value.to(it.dtype) for value, it in zip(current, average, strict=True)]
         torch._foreach_lerp_(average, current, share)
@@ -239,3 +253,7 @@ class Averages(Method):
         finally:
             for value, data in zip(current, own, strict=True):
                 value.data = data
+
+
+def _on_cpu(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in values.items()}

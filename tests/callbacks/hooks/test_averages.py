@@ -488,3 +488,123 @@ def test_a_second_average_is_refused_before_training(rival, named):
     expected = f"EMA: the Trainer also has {named}, and only one average can be scored and written to files; "
     assert expected + "remove one of them." == str(error.value)
     trainer_with(EMA(decay=0.9), EMA(decay=0.0, name="off"), max_steps=1).fit(seeded(), *loaders())
+
+
+class Raising(Callback):
+    """Raises in the hook that is asked for, once the step is reached, and then never again."""
+
+    def __init__(self, hook, step=0):
+        self.hook, self.step = hook, step
+
+    def _maybe(self, hook, trainer):
+        if hook == self.hook and trainer.global_step >= self.step:
+            self.hook = None
+            raise KilledError
+
+    def setup(self, trainer, pl_module, stage):
+        self._maybe("setup" if stage == "fit" else "other set-up", trainer)
+
+    def on_train_batch_end(self, trainer, *_):
+        self._maybe("on_train_batch_end", trainer)
+
+
+def continued(trainer, module, epochs, **options):
+    trainer.fit_loop.max_epochs = epochs
+    trainer.fit(module, *loaders(), **options)
+
+
+def test_a_fit_that_fails_at_set_up_leaves_the_average_for_the_next():
+    modules, averages = [], [EMA(decay=0.9), EMA(decay=0.9)]
+    for ema in averages:
+        modules.append(seeded())
+        each, later = modules[-1], Raising("nowhere")
+        trainer = trainer_with(ema, later, max_epochs=1)
+        trainer.fit(each, *loaders())
+        scored = trainer.callback_metrics["val/loss"].item()
+        if len(modules) == 2:
+            later.hook = "setup"
+            with pytest.raises(KilledError):
+                continued(trainer, each, 2)
+        assert scored == trainer.validate(each, loaders()[1], verbose=False)[0]["val/loss"]
+        continued(trainer, each, 2)
+
+    assert [ema.updates for ema in averages] == [20, 20]
+    assert same(*(module.state_dict() for module in modules))
+
+
+def test_an_exception_between_the_step_and_its_update_does_not_end_the_average():
+    module, ema = seeded(), EMA(decay=0.9)
+    trainer = trainer_with(Raising("on_train_batch_end", 13), ema)
+    with pytest.raises(KilledError):
+        trainer.fit(module, *loaders())
+    before = ema.updates
+    trainer.fit(module, *loaders())
+
+    assert before == 12
+    # The batch that raised is trained on, and the average goes on from there.
+    assert ema.updates == trainer.global_step - 1 > 20
+
+
+def test_a_fit_from_a_file_of_a_finished_run_does_not_end_the_average(tmp_path):
+    module, ema = seeded(), EMA(decay=0.9)
+    trainer = trainer_with(ema, max_epochs=1)
+    trainer.fit(module, *loaders())
+    trainer.save_checkpoint(tmp_path / "finished.ckpt")
+    again, goes_on = Plain(), EMA(decay=0.9)
+    second = trainer_with(goes_on, max_epochs=1)
+    second.fit(again, *loaders(), ckpt_path=tmp_path / "finished.ckpt", weights_only=True)
+
+    assert same(module.state_dict(), again.state_dict())
+    assert goes_on.updates == 10
+    assert same(ema.state_dict()["raw"], goes_on.state_dict()["raw"])
+    continued(second, again, 2)
+    assert goes_on.updates == 20
+
+
+def test_a_resumed_run_in_double_precision_equals_the_straight_one(tmp_path):
+    straight, resumed = resumed_and_straight(tmp_path, 7, 7, precision="64-true")
+
+    assert straight["raw.network.0.weight"].dtype == torch.float64
+    assert same(straight, resumed)
+
+
+class Growing(Plain):
+    """Remembers the means of its last batches in a buffer that files hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("memory", torch.zeros(0))
+
+    def training_step(self, batch, batch_idx):
+        self.memory = torch.cat([self.memory, batch[0].mean()[None]])[-20:]
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_buffer_that_changes_its_shape_is_refused_at_the_first_update():
+    with pytest.raises(ValueError) as error:
+        trainer_with(EMA(decay=0.9)).fit(seeded(Growing), *loaders())
+
+    assert str(error.value) == (
+        "EMA: the buffer memory had the shape (0,) when the average started and has (1,) now, and the two have no "
+        "average; give it its full size from the start, or register it with persistent=False."
+    )
+
+
+class Uncounted(Plain):
+    """Steps its optimizer behind Lightning's back."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
+        optimizer.step()
+
+
+def test_steps_that_go_past_lightning_are_refused():
+    with pytest.raises(ValueError, match="EMA: SGD was stepped past Lightning"):
+        trainer_with(EMA(decay=0.9)).fit(seeded(Uncounted), *loaders())
+    trainer_with(EMA(decay=0.0), max_epochs=1).fit(seeded(Uncounted), *loaders())
