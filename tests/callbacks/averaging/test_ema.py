@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 
+from lightning_vision import main
 from lightning_vision.callbacks import EMA
 from lightning_vision.callbacks.averaging.ema import ema_share, half_life_to_decay
 from support.compare import distance
@@ -214,3 +215,14 @@ def test_settings_out_of_range_are_refused(settings, message):
         EMA(**settings)
 
     assert message == str(error.value)
+
+
+def test_the_shipped_config_takes_a_half_life_from_the_command_line(tmp_path):
+    chosen = ["--config", "classification/digits", "--config", "callbacks/ema", "--callbacks.ema.half_life", "50"]
+    short = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    main(["fit", *chosen, *short, *quiet, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path)])
+    (written,) = tmp_path.glob("version_0/checkpoints/last.ckpt")
+    saved = torch.load(written, weights_only=True)["callbacks"]["EMA[ema]"]
+
+    assert saved["updates"] == 2
