@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ._counted_steps import refuse_uncounted_steps
 from .method import Method, Place, callbacks_of
 
 __all__ = ["Schedule"]
@@ -39,7 +40,7 @@ class Schedule(Method):
 
     Raises:
         ValueError: at set-up, if the Trainer has two schedules, or the module has one and `replace` is false; before
-            the first batch, if `plan` refuses.
+            the first batch, if `plan` refuses; at an optimizer step that goes past Lightning.
     """
 
     place = Place.SCHEDULE
@@ -59,7 +60,8 @@ class Schedule(Method):
 
         Args:
             epoch: Optimizer steps of an epoch; None if they are not known or not always the same.
-            training: Optimizer steps of the whole training, from its first epoch on; None if it has no end.
+            training: Optimizer steps of the whole training, from its first epoch on; None if it has no end, or is a
+                rehearsal (`fast_dev_run`) whose end says nothing of the training's.
         """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -75,6 +77,7 @@ class Schedule(Method):
         super().on_fit_start(trainer, pl_module)
         if self.off:
             return
+        refuse_uncounted_steps(self, trainer)
         configs = trainer.lr_scheduler_configs
         if configs and not self.replace:
             kinds = " and ".join(type(config.scheduler).__name__ for config in configs)
@@ -167,6 +170,8 @@ def _lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, 
     epoch = None
     if pl_module.automatic_optimization and not uneven and batches != float("inf"):
         epoch = -(-int(batches) // trainer.accumulate_grad_batches)
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        return epoch, None
     ends = [trainer.max_steps] if trainer.max_steps != -1 else []
     if epoch is not None and epochs is not None and epochs != -1:
         ends.append(epoch * epochs)

@@ -73,7 +73,8 @@ class WarmRestarts(Schedule, Ensemble):
 
     Raises:
         ValueError: a setting outside its range; the module has a schedule and `replace` is false; the first cycle is
-            longer than the training; `interval="epoch"` where the steps of an epoch are not known.
+            longer than the training; `interval="epoch"` where the steps of an epoch are not known; an optimizer step
+            that goes past Lightning, which does not count it.
 
     Example:
         >>> from lightning_vision.callbacks import WarmRestarts

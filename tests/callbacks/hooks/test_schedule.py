@@ -389,3 +389,31 @@ def test_epochs_of_unknown_length_are_refused_as_a_unit_and_steps_are_not(module
         "optimisation or a GradientAccumulationScheduler); give t_0 in steps with interval='step'."
     )
     assert record(module(), loaders, [WarmRestarts(2), *callbacks], max_epochs=2).state["steps"][1] == 2
+
+
+def test_a_rehearsal_of_one_step_is_not_refused_for_its_length():
+    for schedule in (WarmRestarts(4), WarmRestarts(4, interval="epoch")):
+        run = record(Unscheduled(), loader, [schedule], fast_dev_run=True)
+        assert run.state["steps"][0] == 1
+
+    sentence = refusal(Unscheduled(), [WarmRestarts(4)], max_steps=1, max_epochs=-1)
+    assert sentence.startswith("WarmRestarts: the first cycle takes 4 optimizer steps and training ends after 1;")
+
+
+class Uncounted(Unscheduled):
+    """Steps its optimizer behind Lightning's back."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
+        optimizer.step()
+
+
+def test_steps_that_go_past_lightning_are_refused():
+    assert refusal(Uncounted(), [Halving()]).startswith("Halving: SGD was stepped past Lightning")
+    record(Uncounted(), loader, [Halving(flat=True)], max_epochs=1)
