@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from ._around import Around
 from ._checks import takes_batches, whole
@@ -43,6 +44,7 @@ class Batch(Method):
         self.seed, self.image_key, self.target_key, self.acts_last = seed, image_key, target_key, acts_last
         self.fields = Fields(type(self).__name__, image_key, target_key)
         self._batches = 0
+        self._evaluates = False
 
     @abstractmethod
     def change(self, batch: Any, random: np.random.Generator) -> Any:
@@ -82,6 +84,13 @@ class Batch(Method):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "batches": self._batches}
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._evaluates = trainer.state.fn != TrainerFn.FITTING
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._batches = state_dict["batches"]
+        # Lightning also restores callbacks when it validates or tests a file, which is no reason to draw again.
+        if not self._evaluates:
+            self._batches = state_dict["batches"]
+        self._evaluates = False

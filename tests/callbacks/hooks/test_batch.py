@@ -100,6 +100,21 @@ def test_draws_are_a_function_of_the_seed_and_the_number_of_batches(tmp_path):
     assert stream(3, seed=5, start=6) == resumed.drawn
 
 
+@pytest.mark.parametrize("run", ["validate", "test"])
+def test_evaluating_an_older_file_does_not_rewind_the_draws(tmp_path, run):
+    brighter, loader = Brighter(), ResumableLoader(labelled_images(18), 6)
+    trainer = fit(tmp_path, [brighter])
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(trainer.lightning_module, loader)
+    getattr(trainer, run)(trainer.lightning_module, loader, ckpt_path=tmp_path / "one.ckpt", verbose=False)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(trainer.lightning_module, loader)
+
+    assert stream(9) == brighter.drawn
+    assert brighter.state_dict() == {"batches": 9}
+
+
 def test_a_new_run_of_the_same_callback_draws_anew(tmp_path):
     brighter = Brighter()
     fit(tmp_path, [brighter])
