@@ -4,8 +4,10 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +26,9 @@ _USES_OF_A_LOSS = {"backward", "grad", "retain_grad", "register_hook"}
 # Twice would be two draws, or two updates of running statistics.
 _ONCE_ONLY = {"batch_norm", "instance_norm", "dropout", "bernoulli", "multinomial", "gumbel_softmax", "normal", "rrelu"}
 _SUMS = {"__iadd__", "__isub__", "add_", "sub_"}
+# What they return is no tensor, so nothing that is computed from it can be mixed.
+_WAYS_OUT = {"tolist", "item", "numpy", "__array__", "__int__", "__index__", "__float__", "__bool__", "__contains__"}
+_WAYS_OUT |= {"is_nonzero", "equal", "allclose"}
 
 
 class Call:
@@ -57,8 +62,11 @@ class Call:
             return self.run(_as_loss)
         if self.name in _ONCE_ONLY:
             raise mixture.refusal(f"the labels go through {self.name}, which cannot be computed twice")
-        if self._is_in_place() and isinstance(self.args[0], Tensor) and not isinstance(self.args[0], self.kind):
-            return self._into_plain(self.args[0], mixture)
+        target = self._target()
+        if isinstance(target, (tuple, list)):
+            raise mixture.refusal(f"{self.name} writes labels into several tensors at once, so it cannot be mixed")
+        if isinstance(target, Tensor) and not isinstance(target, self.kind):
+            return self._into_plain(target, mixture)
         own = self.func(*own_args, **own_kwargs)
         if self.name == "__setitem__":
             self.run(_as_twin)
@@ -66,7 +74,11 @@ class Call:
                 self.args[0].share = None
             return own
         if self._is_plain(own):
-            return self.run(_as_loss) if losses else own
+            if losses:
+                return self.run(_as_loss)
+            if self.name in _WAYS_OUT and not mixture.left_torch:
+                mixture.left_torch = not np.array_equal(own, self.run(_as_twin))
+            return own
         if isinstance(own, Tensor) and losses and not own.requires_grad:
             return self.run(_as_loss)
         return self.paired(own)
@@ -75,11 +87,17 @@ class Call:
         name = self.name
         return name.endswith("_") and (not name.endswith("__") or name.startswith("__i") or name == "__setitem__")
 
+    def _target(self) -> Any:
+        """What the function writes into, if anything."""
+        if self.kwargs.get("out") is not None:
+            return self.kwargs["out"]
+        return self.args[0] if self._is_in_place() else None
+
     def _is_plain(self, own: Any) -> bool:
         if self.name == "__get__":
             descriptor: Any = self.func
             return descriptor.__self__.__name__ not in _VIEWS
-        if "out" in self.kwargs or self.name.endswith("_like") or self.name in _FRESH:
+        if self.name.endswith("_like") or self.name in _FRESH:
             return True
         return not any(isinstance(it, Tensor) for it in (own if isinstance(own, (tuple, list)) else (own,)))
 
@@ -102,11 +120,11 @@ class Call:
         if not isinstance(own, Tensor):
             return own
         if own.requires_grad and share is None:
-            raise mixture.refusal(f"{self.name} compares the labels of different samples, whose shares differ")
+            raise mixture.refusal_of_shares(self.name)
         if own.requires_grad != twin.requires_grad:
             raise mixture.refusal(f"{self.name} has a gradient for some labels only, so it cannot be mixed")
-        if self._is_in_place():
-            changed: MixedTensor = self.args[0]
+        changed: MixedTensor | None = self._target()
+        if changed is not None:
             changed.share = share
             vars(changed).pop("value", None)
             return changed
@@ -122,7 +140,7 @@ class Call:
         if not all(isinstance(share, Tensor) for share in shares):
             return None
         # What is written in place over mixed labels cannot be tried again.
-        done = self._is_in_place() and isinstance(self.args[0], self.kind)
+        done = isinstance(self._target(), self.kind)
         return mixture.lam if done or keeps_samples_apart(run, own, twin, mixture.size) else None
 
     def _reduced(self, lam: Tensor) -> Tensor | None:
@@ -154,22 +172,35 @@ class Call:
             raise mixture.refusal(f"{self.name} writes labels into a tensor with a gradient, so it cannot be mixed")
         if gradient:
             return self.run(_as_loss)
-        if type(target) is not Tensor:
+        base = target if target._base is None else target._base
+        if type(target) is not Tensor or type(base) is not Tensor:
             return self.func(*args, **kwargs)
-        before = target.clone()
+        written = [target] if base is target else [base, target]
+        # Whoever else holds this memory would read own labels only, unseen: a view taken earlier, an alias.
+        if _holders(target) > len(written) or base.dtype != target.dtype:
+            raise mixture.refusal(f"{self.name} writes labels into memory of several tensors, so it cannot be mixed")
+        before = _memory(target).clone()
 
-        def run(pick: Callable[[Any], Any]) -> Tensor:
-            copied = before.clone()
-            rest, others = self._swap((self.args[1:], self.kwargs), pick)
-            self.func(copied, *rest, **others)
-            return copied
+        def rewrite(pick: Callable[[Any], Any]) -> Tensor:
+            memory = before.clone()
+            rest, others = self._swap((self.args, self.kwargs), pick)
+            copied = _like(target, memory)
+            if self.kwargs.get("out") is None:
+                self.func(copied, *rest[1:], **others)
+            else:
+                self.func(*rest, **others | {"out": copied})
+            return memory
 
-        own = self.func(*args, **kwargs)
-        value, twin = target.detach(), run(_as_twin)
-        share = self._share(value, twin, run)
-        target.__class__ = self.kind  # others may hold the object
-        vars(target).update(own=value, twin=twin, mixture=mixture, share=share)
-        mixture.keep(target)  # type: ignore[arg-type]  # it is one now
+        def run(tensor: Tensor, pick: Callable[[Any], Any]) -> Tensor:
+            return _like(tensor, rewrite(pick))
+
+        own, twin = self.func(*args, **kwargs), rewrite(_as_twin)
+        for tensor in written:
+            value, other = tensor.detach(), _like(tensor, twin)
+            share = self._share(value, other, partial(run, tensor))
+            tensor.__class__ = self.kind  # others may hold the object
+            vars(tensor).update(own=value, twin=other, mixture=mixture, share=share)
+            mixture.keep(tensor)  # type: ignore[arg-type]  # it is one now
         return own
 
     def _swap(self, value: Any, pick: "Callable[[MixedTensor], Any]") -> Any:
@@ -194,3 +225,19 @@ def _as_twin(mixed: "MixedTensor") -> Tensor:
 
 def _as_loss(mixed: "MixedTensor") -> Tensor:
     return mixed.mixed_value() if mixed.own.requires_grad and mixed.own.ndim == 0 else mixed.own
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """All elements that lie in the memory of the tensor, one after the other."""
+    return tensor.detach().as_strided((tensor.untyped_storage().nbytes() // tensor.element_size(),), (1,), 0)
+
+
+def _like(tensor: Tensor, memory: Tensor) -> Tensor:
+    """The view of `memory` that `tensor` is of its own."""
+    return memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _holders(tensor: Tensor) -> int:
+    """How many tensors lie in the same memory."""
+    # Private, but torch has no public count; one is the storage object that is asked.
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)) - 1

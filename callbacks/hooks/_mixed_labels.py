@@ -35,13 +35,17 @@ class Mixture:
     def __init__(self, owner: str, lam: float | Tensor, size: int) -> None:
         self.owner, self.lam, self.size = owner, lam, size
         self.losses = 0
-        self.is_live = False
+        self.is_live = self.left_torch = False
         self._made: list[weakref.ref[MixedTensor]] = []
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Mix inside; outside, functions of the labels are those of the own ones. `losses` counts those that were."""
-        self.losses, self.is_live = 0, True
+        """Mix inside; outside, functions of the labels are those of the own ones.
+
+        `losses` counts those that were mixed, `left_torch` says whether labels were read out as numbers, which cannot
+        be mixed, and would have been others in the twin's world.
+        """
+        self.losses, self.left_torch, self.is_live = 0, False, True
         try:
             yield
         finally:
@@ -60,9 +64,18 @@ class Mixture:
         """The error that `what` cannot be mixed."""
         return ValueError(f"{self.owner}: {what}; pass targets='soft' or targets='sampled'.")
 
+    def refusal_of_shares(self, name: str) -> ValueError:
+        """The error that the function of this name cannot be mixed because samples have shares of their own."""
+        return ValueError(
+            f"{self.owner}: {name} compares the labels of different samples, whose shares differ; pass "
+            "per_sample=False, targets='soft' or targets='sampled'."
+        )
+
 
 class MixedTensor(Tensor):
     """A tensor that was computed from mixed labels; its own data is what it would be without mixing.
+
+    `detach()` of a loss of one number is the mixed value, plain, as `item()` is: `loss / loss.detach()` divides by it.
 
     Attributes:
         own: The value for the own labels, a plain tensor with its gradient.
@@ -105,7 +118,7 @@ class MixedTensor(Tensor):
         if kept is not None:
             return kept
         if self.share is None:
-            raise self.mixture.refusal("this loss compares the labels of different samples, whose shares differ")
+            raise self.mixture.refusal_of_shares("this loss")
         self.mixture.losses += self.twin.requires_grad
         value = self.__dict__["value"] = blend(self.own, self.twin, self.share)
         return value

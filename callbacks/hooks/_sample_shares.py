@@ -17,8 +17,8 @@ def blend(own: Tensor, twin: Tensor, share: float | Tensor) -> Tensor:
     """`share * own + (1 - share) * twin`, with `share` a number or `(B,)` along the first dimension."""
     if isinstance(share, Tensor):
         share = share.to(torch.promote_types(own.dtype, torch.float32)).view(-1, *[1] * (own.ndim - 1))
-    elif share == 0:
-        return twin
+    elif share in (0, 1):
+        return own if share else twin
     return share * own + (1 - share) * twin
 
 

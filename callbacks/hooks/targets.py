@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from ._around import Around
@@ -46,7 +47,9 @@ class Targets(Batch):
 
     With `targets="loss"` the labels in the batch stay what they are for everybody who reads them, metrics too, and
     each loss L that is computed from them in `training_step` becomes `lam L(own) + (1 - lam) L(partner's)`. A batch
-    of one sample, which has no partner, is left alone.
+    of one sample, which has no partner, is left alone. Whether the loss can be seen is tried in the first step of each
+    fit, by a mixture of each image with itself if that batch is not to be mixed. Labels that leave torch
+    (`labels.tolist()`) beside a loss that is mixed are warned about once a fit.
 
     Args:
         prob: Probability that a batch is mixed, 0..1; neutral 0.
@@ -77,6 +80,7 @@ class Targets(Batch):
             whole(own, "num_classes", num_classes, 1)
         self.prob, self.targets, self.num_classes = prob, targets, num_classes
         self._classes = num_classes
+        self._untried, self._warned = False, False
 
     @abstractmethod
     def draw(self, shape: torch.Size, random: np.random.Generator) -> Any:
@@ -111,6 +115,7 @@ class Targets(Batch):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if self.targets == "loss" and not self.off:
+            self._untried, self._warned = True, False
             self.undo_later(Around(trainer.strategy, "training_step", self._mix_losses(pl_module)).undo)
 
     def change(self, batch: Any, random: np.random.Generator) -> Any:
@@ -118,8 +123,8 @@ class Targets(Batch):
         self._check(images, labels)
         if random.random() < self.prob and len(images) > 1:
             mix = self.mix(images, self.draw(images.shape, random))
-        elif self.targets == "soft":
-            # One kind of labels for the whole run, whatever is drawn.
+        elif self.targets == "soft" or self._untried:
+            # One kind of labels for the whole run, whatever is drawn; a loss that is not seen is refused at once.
             mix = Mix(images, torch.arange(len(images), device=labels.device), 1.0)
         else:
             return batch
@@ -136,10 +141,20 @@ class Targets(Batch):
             drawn = torch.from_numpy(random.random(len(labels))).to(labels.device)
             return torch.where(drawn.view_as(share) < share, labels, twin)
         if not labels.is_floating_point():
-            assert self._classes is not None
-            labels, twin = (F.one_hot(it, self._classes).to(share.dtype) for it in (labels, twin))
+            labels, twin = (self._one_hot(it).to(share.dtype) for it in (labels, twin))
             share = share.unsqueeze(-1)
         return share * labels + (1 - share) * twin
+
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        assert self._classes is not None
+        try:
+            return F.one_hot(labels, self._classes)
+        except RuntimeError:
+            raise ValueError(
+                f"{type(self).__name__}: targets='soft' with num_classes={self._classes} takes labels from 0 to "
+                f"{self._classes - 1}, and those of this batch run from {labels.min()} to {labels.max()}; give the "
+                "num_classes of the data."
+            ) from None
 
     def _mix_losses(self, pl_module: LightningModule) -> Callable[..., Any]:
         def step(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -167,6 +182,15 @@ class Targets(Batch):
                     f"{mixture.owner}: no loss of this step was computed by torch functions from the batch's labels "
                     f"(B = {len(labels)}), so it cannot be mixed; pass targets='soft' or targets='sampled'."
                 )
+            if mixture.losses:
+                self._untried = False
+            if mixture.left_torch and not self._warned:
+                self._warned = True
+                rank_zero_warn(
+                    f"{mixture.owner}: training_step reads labels out of torch (as `tolist()` and `item()` do), and "
+                    "what is computed from those is not mixed; if it enters a loss, pass targets='soft' or "
+                    "targets='sampled'."
+                )
             return output
 
         return step
@@ -182,6 +206,11 @@ class Targets(Batch):
             raise ValueError(
                 f"{own}: labels must be a tensor of as many as there are images, {len(images)}, got "
                 f"{_described(labels)}; say with target_key= which entry of the batch they are."
+            )
+        if self.targets == "soft" and labels.ndim == 1 and labels.is_floating_point():
+            raise ValueError(
+                f"{own}: targets='soft' takes integer labels (B,) or probabilities (B, K), got {_described(labels)}; "
+                "pass targets='loss' or targets='sampled', or make the labels integers."
             )
 
 

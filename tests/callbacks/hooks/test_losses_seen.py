@@ -349,7 +349,9 @@ def test_a_loss_that_cannot_be_mixed_is_refused_or_unseen(case, lam):
         _, losses = seen(case.loss, z, y, partner, lam)
     except ValueError as error:
         assert str(error).startswith("Mixer: ")
-        assert str(error).endswith("; pass targets='soft' or targets='sampled'.")
+        ways_out = ("; pass targets='soft' or targets='sampled'.",
+                    "; pass per_sample=False, targets='soft' or targets='sampled'.")  # fmt: skip
+        assert str(error).endswith(ways_out[isinstance(lam, Tensor) and case.batch])
     else:
         assert losses == 0
 
@@ -371,6 +373,85 @@ def test_an_unseen_part_of_a_loss_is_refused_where_torch_shows_it():
 
     with pytest.raises(ValueError, match="Function of the labels, which cannot be mixed"):
         seen(lambda z, y: F.cross_entropy(z, y) + Detour.apply(z, y), z, y, partner, 0.3)
+
+
+def hot_by_a_view(z, y):
+    hot = torch.zeros(B, K)
+    hot.view(-1)[torch.arange(B) * K + y] = 1.0
+    return -(hot * z.log_softmax(1)).sum(1).mean()
+
+
+def copied_into_a_row(z, y):
+    rows = torch.zeros(2, B, dtype=torch.long)
+    rows[0].copy_(y)
+    return F.cross_entropy(z, rows[0])
+
+
+def written_by_out(z, y):
+    copied = torch.zeros(B, dtype=torch.long)
+    torch.add(y, 0, out=copied)
+    return F.cross_entropy(z, copied)
+
+
+def written_by_out_twice(z, y):
+    copied = torch.zeros(B, dtype=torch.long)
+    torch.add(y, 1, out=copied)
+    torch.add(y, 0, out=copied)
+    return F.cross_entropy(z, copied)
+
+
+def hot_under_an_older_view(z, y):
+    hot = torch.zeros(B, K)
+    flat = hot.view(-1)
+    hot[torch.arange(B), y] = 1.0
+    return -(flat.view(B, K) * z.log_softmax(1)).sum(1).mean()
+
+
+def hot_beside_a_view(z, y):
+    hot = torch.zeros(B * K).view(B, K)
+    hot.view(-1)[torch.arange(B) * K + y] = 1.0
+    return -(hot * z.log_softmax(1)).sum(1).mean()
+
+
+def several_at_once(z, y):
+    copied = torch.zeros(B, dtype=torch.long)
+    torch._foreach_copy_([copied], [y])
+    return F.cross_entropy(z, copied)
+
+
+@pytest.mark.parametrize("hidden", [hot_by_a_view, copied_into_a_row, written_by_out, written_by_out_twice])
+def test_labels_that_are_written_elsewhere_are_followed(hidden):
+    z, y, partner, lam = inputs()
+
+    def loss(z, y):
+        return F.cross_entropy(z, y) + 3 * hidden(z, y)
+
+    value, _ = seen(loss, z, y, partner, 0.3)
+    assert torch.equal(0.3 * loss(z, y) + (1 - 0.3) * loss(z, y[partner]), value)
+
+    if hidden is copied_into_a_row:
+        with pytest.raises(ValueError, match="; pass per_sample=False, targets='soft' or targets='sampled'"):
+            seen(loss, z, y, partner, lam)
+    else:
+        value, _ = seen(loss, z, y, partner, lam)
+        assert distance(value, sum_of_samples(z, y, partner, lam)(loss), z) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "hidden, what",
+    [
+        (hot_under_an_older_view, "__setitem__ writes labels into memory of several tensors"),
+        (hot_beside_a_view, "__setitem__ writes labels into memory of several tensors"),
+        (several_at_once, "_foreach_copy_ writes labels into several tensors at once"),
+    ],
+)
+def test_labels_that_are_written_where_nobody_can_follow_are_refused(hidden, what):
+    z, y, partner, _ = inputs()
+
+    with pytest.raises(ValueError) as raised:
+        seen(lambda z, y: F.cross_entropy(z, y) + 3 * hidden(z, y), z, y, partner, 0.3)
+
+    assert f"Mixer: {what}, so it cannot be mixed; pass targets='soft' or targets='sampled'." == str(raised.value)
 
 
 def test_labels_of_several_classes_are_mixed_as_integer_ones_are():

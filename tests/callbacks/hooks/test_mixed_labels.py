@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -177,6 +178,50 @@ def test_what_a_step_leaves_behind_is_plain():
 
     assert plain_equal(memory[:B], Y)
     assert all(type(it) is Tensor for it in [memory, *kept])
+
+
+@pytest.mark.parametrize("lam", SHARES)
+def test_states_that_are_written_through_a_view_hold_own_labels(lam):
+    y, counts, rows = labels(lam), torch.zeros(K, K, dtype=torch.long), torch.zeros(2, B, dtype=torch.long)
+    guess = Y.flip(0)
+    with y.mixture.live():
+        for _ in range(2):
+            counts.view(-1)[guess * K + y] += 1
+            rows[1].copy_(y)
+    expected = torch.zeros(K, K, dtype=torch.long)
+    for _ in range(2):
+        expected.view(-1)[guess * K + Y] += 1
+
+    assert plain_equal(counts, expected)
+    assert plain_equal(rows, torch.stack([torch.zeros_like(Y), Y]))
+
+
+READS = {
+    "tolist": lambda y: y.tolist(),
+    "numpy": lambda y: y.numpy(),
+    "array": lambda y: np.asarray(y),
+    "item": lambda y: y[0].item(),
+    "int": lambda y: int(y[0]),
+    "float": lambda y: float(y[0].float()),
+    "index": lambda y: range(9)[y[0]],
+    "bool": lambda y: bool(y[1] == 0),
+    "contains": lambda y: 0 in y[1:2],
+    "equal": lambda y: torch.equal(y, Y),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_labels_that_leave_torch_are_noticed_where_the_partners_are_others(read):
+    y = labels()
+    with y.mixture.live():
+        read(y)
+        assert y.mixture.left_torch
+    twin = MixedTensor.of(Y, Y.clone(), y.mixture, 0.3)
+    with y.mixture.live():
+        read(twin)
+        F.cross_entropy(logits(), y).item()
+        repr(y)
+        assert not y.mixture.left_torch
 
 
 def test_random_numbers_are_drawn_once():

@@ -1,5 +1,6 @@
 """The targets seam in a Trainer: what is mixed, for whom, what is refused, and that nothing is left behind."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError, checkpoint
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from lightning_vision.callbacks.hooks.targets import Mix, Targets
@@ -331,8 +333,8 @@ class Pairs(Plain):
         (
             [Fading(per_sample=True)],
             Pairs,
-            "Fading: sub compares the labels of different samples, whose shares differ; pass targets='soft' or "
-            "targets='sampled'.",
+            "Fading: sub compares the labels of different samples, whose shares differ; pass per_sample=False, "
+            "targets='soft' or targets='sampled'.",
         ),
     ],
     ids=["two mixers", "no K", "unseen", "pairs"],
@@ -347,6 +349,99 @@ def test_what_cannot_be_mixed_is_refused_before_training(tmp_path, callbacks, mo
     assert torch.equal(before[:40], weights(module)[:40])
     assert not {"batch_to_device", "training_step"} & vars(module.trainer.strategy).keys()
     assert "training_step" not in vars(module)
+
+
+def first_that(is_mixed, prob=0.5):
+    """A seed with which the first batch is, or is not, mixed."""
+    return next(seed for seed in range(99) if (np.random.default_rng((seed, 0, 0)).random() < prob) is is_mixed)
+
+
+@pytest.mark.parametrize("per_sample", [False, True], ids=["batch", "sample"])
+def test_an_unseen_loss_is_refused_at_the_first_step_also_if_that_is_not_mixed(tmp_path, per_sample):
+    module = made(Bare)
+    trainer = trainer_of(tmp_path, [Fading(prob=0.5, seed=first_that(False), per_sample=per_sample)])
+    with pytest.raises(ValueError, match="Fading: no loss of this step was computed by torch functions"):
+        trainer.fit(module, ResumableLoader(labelled_images(33), 6))
+
+    assert trainer.global_step == 0
+
+
+def test_a_first_batch_that_is_not_mixed_trains_as_without(tmp_path):
+    mixed, plain = Keeping(), Keeping()
+    plain.load_state_dict(mixed.state_dict())
+    fit(tmp_path, [Fading(prob=0.5, seed=first_that(False))], mixed, limit_train_batches=1)
+    fit(tmp_path, [], plain, limit_train_batches=1)
+
+    assert torch.equal(weights(plain), weights(mixed))
+    assert torch.equal(plain.seen[0][0], mixed.seen[0][0])
+    assert torch.equal(plain.seen[0][1], mixed.seen[0][1])
+
+
+def test_labels_that_leave_torch_beside_a_loss_are_warned_about_once_a_fit(tmp_path):
+    class Leaving(Plain):
+        def training_step(self, batch, batch_idx):
+            rows = zip(self(batch[0]).log_softmax(1), batch[1].tolist(), strict=True)
+            return super().training_step(batch, batch_idx) - torch.stack([row[label] for row, label in rows]).mean()
+
+    method = Fading()
+    expected = (
+        "Fading: training_step reads labels out of torch (as `tolist()` and `item()` do), and what is computed from "
+        "those is not mixed; if it enters a loss, pass targets='soft' or targets='sampled'."
+    )
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(tmp_path, [method], made(Leaving))
+        assert [expected] == [text for it in caught if (text := str(it.message)).startswith("Fading")]
+
+
+def test_metrics_and_logs_that_stay_in_torch_are_not_warned_about(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, [Fading()], Measured())
+
+    assert not [text for it in caught if (text := str(it.message)).startswith("Fading")]
+
+
+def test_a_loss_under_activation_checkpointing_is_refused_by_torch(tmp_path):
+    """It is computed again in backward, when the step and with it the mixture is over."""
+
+    class Again(Plain):
+        def training_step(self, batch, batch_idx):
+            return checkpoint(F.cross_entropy, self(batch[0]), batch[1], use_reentrant=False)
+
+    with pytest.raises(CheckpointError):
+        fit(tmp_path, [Fading()], made(Again))
+
+    fit(tmp_path, [Fading(targets="soft", num_classes=10)], made(Again))
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (
+            torch.tensor([0, 3, 1, 1]),
+            "Fading: targets='soft' with num_classes=2 takes labels from 0 to 1, and those of this batch run from 0 to "
+            "3; give the num_classes of the data.",
+        ),
+        (
+            torch.tensor([0, -1, 1, 1]),
+            "Fading: targets='soft' with num_classes=2 takes labels from 0 to 1, and those of this batch run from -1 "
+            "to 1; give the num_classes of the data.",
+        ),
+        (
+            torch.rand(4),
+            "Fading: targets='soft' takes integer labels (B,) or probabilities (B, K), got float32 (4,); pass "
+            "targets='loss' or targets='sampled', or make the labels integers.",
+        ),
+    ],
+    ids=["too large", "negative", "floats"],
+)
+def test_labels_that_have_no_probabilities_are_refused(labels, message):
+    with pytest.raises(ValueError) as raised:
+        Fading(targets="soft", num_classes=2).change([torch.rand(4, 1, 8, 8), labels], np.random.default_rng(0))
+
+    assert message == str(raised.value)
 
 
 @pytest.mark.parametrize(
