@@ -179,6 +179,8 @@ class CutMix(Targets):
             name=name,
         )
         number("CutMix", "alpha", alpha, 0)
+        if not isinstance(per_sample, bool):
+            raise ValueError(f"CutMix: per_sample is {per_sample!r}; give True or False.")
         self.alpha, self.per_sample = alpha, per_sample
 
     def draw(self, shape: torch.Size, random: np.random.Generator) -> CutMixDraw:

@@ -155,6 +155,8 @@ class MixUp(Targets):
             name=name,
         )
         number("MixUp", "alpha", alpha, 0)
+        if not isinstance(per_sample, bool):
+            raise ValueError(f"MixUp: per_sample is {per_sample!r}; give True or False.")
         self.alpha, self.per_sample = alpha, per_sample
 
     def draw(self, shape: torch.Size, random: np.random.Generator) -> MixUpDraw:

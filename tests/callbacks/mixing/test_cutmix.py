@@ -186,6 +186,7 @@ def test_a_wrong_cutmix_is_noticed(mutant: type[CutMix], apart: Callable[..., fl
         ({"alpha": -1.0}, "CutMix: alpha is -1.0; give a finite number of at least 0."),
         ({"alpha": math.inf}, "CutMix: alpha is inf; give a finite number of at least 0."),
         ({"alpha": math.nan}, "CutMix: alpha is nan; give a finite number of at least 0."),
+        ({"per_sample": "no"}, "CutMix: per_sample is 'no'; give True or False."),
         ({"prob": 1.5}, "CutMix: prob is 1.5; give a number from 0 to 1."),
     ],
 )

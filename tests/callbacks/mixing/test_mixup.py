@@ -177,6 +177,7 @@ def test_a_wrong_mixup_is_noticed(mutant: type[MixUp], apart: Callable[..., floa
         ({"alpha": -1.0}, "MixUp: alpha is -1.0; give a finite number of at least 0."),
         ({"alpha": math.inf}, "MixUp: alpha is inf; give a finite number of at least 0."),
         ({"alpha": math.nan}, "MixUp: alpha is nan; give a finite number of at least 0."),
+        ({"per_sample": "no"}, "MixUp: per_sample is 'no'; give True or False."),
         ({"prob": -0.1}, "MixUp: prob is -0.1; give a number from 0 to 1."),
     ],
 )
