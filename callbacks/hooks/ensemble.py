@@ -38,7 +38,10 @@ class Ensemble(Method):
     optimisation several steps may fall into one batch; then the member is the module after that batch.
 
     During `test` (not `validate` or `predict`) `pl_module(...)` returns the log of the mean of the members'
-    probabilities in place of logits. Files are as ever: members stand in the callback's state, not in the module's.
+    probabilities in place of logits, if the module's weights are those that the last fit left or come, like the
+    members, from the file of this test; else the module is tested alone, with a warning. A file's members serve the
+    test or the fit that reads it: after a test the next fit goes on with its own. Files are as ever: members stand in
+    the callback's state, not in the module's.
 
     Args:
         snapshots: Members kept, the latest ones; 0 keeps none and changes nothing.
@@ -57,6 +60,10 @@ class Ensemble(Method):
         self.snapshots = snapshots
         self.steps: list[int] = []
         self.members: list[dict[str, Tensor]] = []
+        self._own: list[tuple[int, dict[str, Tensor]]] | None = None  # set aside while a test has a file's
+        self._left: list[int] = []  # by which the weights that the last fit left are known
+        self._belong = False  # whether members and module are of one run
+        self._reads = True  # whether members of a file are taken
         self._placed: list[dict[str, Tensor]] = []
         self._before = 0
         self._inside = self._called = False
@@ -71,12 +78,19 @@ class Ensemble(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if self._room:
+        if self._own is not None:
+            self._keep(self._own)
+        self._own = list(zip(self.steps, self.members, strict=True)) if stage == "test" else None
+        self._reads = stage in ("fit", "test")
+        # Now, in the types of the fit: later Lightning may convert the module to the test's precision.
+        self._belong = bool(self.members) and stage == "test" and _fingerprint(pl_module) == self._left
+        if self._room and self._reads:
             # A file without members, as every weights-only file, reaches no hook of a callback.
             self.undo_later(Around(pl_module, "on_load_checkpoint", self._forget).undo)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._belong = True
         # What was kept later than where this run stands is of another run.
         self._keep([pair for pair in zip(self.steps, self.members, strict=True) if pair[0] <= trainer.global_step])
 
@@ -94,13 +108,19 @@ class Ensemble(Method):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
-        if self.members:
-            self._placed = [{name: it.to(pl_module.device) for name, it in one.items()} for one in self.members]
+        if self.members and self._belong:
+            like = dict([*pl_module.named_parameters(), *pl_module.named_buffers()])
+            self._placed = [{name: it.to(like[name]) for name, it in one.items()} for one in self.members]
             self._called = False
             self.undo_later(self._placed.clear)
             self.undo_later(Around(pl_module, "forward", partial(self._forward, pl_module)).undo)
             steps = ", ".join(map(str, self.steps))
             rank_zero_info(f"{type(self).__name__}: this tests the ensemble of the weights after steps {steps}.")
+        elif self.members:
+            rank_zero_warn(
+                f"{type(self).__name__}: the module's weights are not those that the fit of the kept members left, so "
+                "this tests the module alone; give ckpt_path a checkpoint that holds members to test those."
+            )
         elif self._room:
             rank_zero_warn(
                 f"{type(self).__name__}: no member was kept yet, so this tests the module alone; train to the end of a "
@@ -123,11 +143,23 @@ class Ensemble(Method):
                 "the ensemble cannot stand in for it; take logits from `self(images)` there, or pass snapshots=0."
             )
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        if trainer.state.fn == "fit" and self._belong:
+            self._left = _fingerprint(pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        if stage == "fit" and self._belong:
+            self._left = _fingerprint(pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "members": self.members} if self.members else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._keep(list(zip(state_dict["steps"], state_dict["members"], strict=True)))
+        if self._reads:
+            self._keep(list(zip(state_dict["steps"], state_dict["members"], strict=True)))
+            self._belong = True
 
     def _keep(self, pairs: list[tuple[int, dict[str, Tensor]]]) -> None:
         latest = pairs[max(0, len(pairs) - self._room) :]
@@ -155,6 +187,11 @@ class Ensemble(Method):
                 "logits from forward, or pass snapshots=0."
             )
         return log_mean_probability(torch.stack(logits))
+
+
+def _fingerprint(pl_module: LightningModule) -> list[int]:
+    """A sum of each weight's bytes, which no device and no order of summation changes; buffers differ between ranks."""
+    return [int(it.detach().reshape(-1).view(torch.uint8).sum()) for it in pl_module.parameters()]
 
 
 def _member(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:

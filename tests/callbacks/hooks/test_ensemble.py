@@ -1,11 +1,13 @@
 """The ensemble seam on Trainers: what is kept, what is tested, and that nothing else changes."""
 
+import copy
 import math
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_vision.callbacks import ExactResume
@@ -207,6 +209,68 @@ def test_a_resumed_run_keeps_the_same_members(tmp_path):
     assert members[1].steps == straight.steps == [4, 8, 12, 16, 20]
     for ours, theirs in zip(members[1].members, straight.members, strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_another_module_and_changed_weights_are_tested_alone_with_a_warning():
+    callback = Every()
+    model = trained(callback)
+    with torch.no_grad():
+        changed = copy.deepcopy(model)
+        changed.network[-1].bias += 0.5
+    trainer = Trainer(callbacks=[callback], **QUIET)
+    for other in (Plain(), changed):
+        alone = loss_of(Trainer(**QUIET), other, batches())
+        with pytest.warns(UserWarning, match="Every: the module's weights are not those that the fit of the kept"):
+            assert loss_of(trainer, other, batches()) == alone
+
+    assert loss_of(trainer, copy.deepcopy(model), batches()) == pytest.approx(loss_by_hand(callback.members), rel=1e-6)
+
+
+def test_a_fit_that_fails_at_set_up_gives_its_module_no_members():
+    class Refusing(Callback):
+        def setup(self, trainer, pl_module, stage):
+            if stage == "fit":
+                raise KilledError
+
+    callback, other = Every(), Plain()
+    model = trained(callback)
+    with pytest.raises(KilledError):
+        Trainer(callbacks=[callback, Refusing()], enable_checkpointing=False, **QUIET).fit(other, loader())
+    trainer = Trainer(callbacks=[callback], **QUIET)
+
+    with pytest.warns(UserWarning, match="Every: the module's weights are not those"):
+        loss_of(trainer, other, batches())
+    assert loss_of(trainer, model, batches()) == pytest.approx(loss_by_hand(callback.members), rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_test_in_another_precision_than_the_fits_scores_the_members(precision):
+    callback = Every()
+    model = trained(callback)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Every:")
+        loss = loss_of(Trainer(callbacks=[callback], precision=precision, **QUIET), model, batches())
+    assert loss == pytest.approx(loss_by_hand(callback.members), rel=1e-6 if precision == "64-true" else 2e-2)
+
+
+def test_a_fit_goes_on_with_its_own_members_after_files_were_validated_and_tested(tmp_path):
+    trained(Every(n=5), tmp_path)
+    callback = Every(n=4, snapshots=9)
+    trainer = Trainer(callbacks=[callback], max_epochs=1, enable_checkpointing=False, **QUIET)
+    model = Plain()
+    trainer.fit(model, loader())
+    assert callback.steps == [4, 8]
+
+    for scored in (trainer.validate, trainer.predict):
+        scored(model, batches(), ckpt_path=newest(tmp_path))
+        assert callback.steps == [4, 8]
+    tested = loss_of(trainer, model, batches(), ckpt_path=newest(tmp_path))
+    assert callback.steps == [10, 15, 20]
+    assert tested == pytest.approx(loss_by_hand(callback.members), rel=1e-6)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, loader())
+    assert callback.steps == [4, 8, 12, 16, 20]
 
 
 @pytest.mark.parametrize("ending", ["end", "exception"])
