@@ -126,19 +126,15 @@ def _copy(value: Any, tensors: list[Tensor]) -> Any:
     elif isinstance(value, tuple):
         parts = [_copy(it, tensors) for it in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    elif isinstance(value, list):
-        copied = copy.copy(value)
-        copied[:] = [_copy(it, tensors) for it in value]
-        return copied
-    elif isinstance(value, MutableMapping):
-        copied = copy.copy(value)
-        for key in list(copied):
+    elif isinstance(value, list | MutableMapping):
+        copied: Any = copy.copy(value)
+        for key in range(len(copied)) if isinstance(value, list) else list(copied):
             copied[key] = _copy(copied[key], tensors)
         return copied
-    elif is_dataclass(value) and hasattr(value, "__dict__"):
-        copied = copy.copy(value)
-        vars(copied).update({name: _copy(it, tensors) for name, it in vars(value).items()})
-        return copied
+    elif is_dataclass(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
+        record: Any = copy.copy(value)
+        vars(record).update({name: _copy(it, tensors) for name, it in vars(value).items()})
+        return record
     return value
 
 

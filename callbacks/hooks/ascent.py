@@ -45,7 +45,8 @@ class Ascent(Method):
 
     Raises:
         ValueError: at set-up, for a second active method of this seam, a `training_step` that takes `dataloader_iter`
-            or LBFGS; at the first step, for `optimizer.step()` without a closure under manual optimisation.
+            or LBFGS; at the first step, for `optimizer.step()` without a closure under manual optimisation, a step that
+            goes past Lightning or a `training_step` that writes into its batch.
     """
 
     place = Place.ASCENT

@@ -387,10 +387,18 @@ class Skipping(Accumulating):
         return None if batch_idx in (2, 5, 6, 7) else loss
 
 
-def test_batches_without_a_loss_leave_the_window_as_the_gradients_are():
-    module = seeded(Skipping)
+class Dropping(Skipping):
+    """Zeroes each time, in place, so that of two batches only the second counts."""
+
+    def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+        optimizer.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("kind", [Skipping, Dropping])
+def test_batches_without_a_loss_or_dropped_leave_the_window_as_the_gradients_are(kind):
+    module = seeded(kind)
     fit(module, Nowhere())
-    plain = seeded(Skipping)
+    plain = seeded(kind)
     fit(plain)
 
     assert distance(module.state_dict(), plain.state_dict()) == 0.0
