@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from lightning_vision.callbacks import EMA, ExactResume, GracefulInterrupt
 from lightning_vision.callbacks.hooks.masks import Masks
 from support.data import ResumableLoader, labelled_images
-from support.modules import Plain
+from support.modules import PastLightning, Plain
 from support.resuming import KilledError, Recorder
 from support.trainers import quiet_trainer
 
@@ -590,21 +590,7 @@ def test_a_buffer_that_changes_its_shape_is_refused_at_the_first_update():
     )
 
 
-class Uncounted(Plain):
-    """Steps its optimizer behind Lightning's back."""
-
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        optimizer.zero_grad()
-        self.manual_backward(torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
-        optimizer.step()
-
-
 def test_steps_that_go_past_lightning_are_refused():
     with pytest.raises(ValueError, match="EMA: SGD was stepped past Lightning"):
-        trainer_with(EMA(decay=0.9)).fit(seeded(Uncounted), *loaders())
-    trainer_with(EMA(decay=0.0), max_epochs=1).fit(seeded(Uncounted), *loaders())
+        trainer_with(EMA(decay=0.9)).fit(seeded(PastLightning), *loaders())
+    trainer_with(EMA(decay=0.0), max_epochs=1).fit(seeded(PastLightning), *loaders())

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_vision.callbacks import ExactResume, WarmRestarts
 from lightning_vision.callbacks.hooks.schedule import Schedule
 from support.data import ResumableLoader, labelled_images
-from support.modules import Plain, TwoOptimizers
+from support.modules import PastLightning, Plain, TwoOptimizers
 from support.resuming import KilledError, differences, newest, record
 from support.trainers import quiet_trainer
 
@@ -400,20 +400,6 @@ def test_a_rehearsal_of_one_step_is_not_refused_for_its_length():
     assert sentence.startswith("WarmRestarts: the first cycle takes 4 optimizer steps and training ends after 1;")
 
 
-class Uncounted(Unscheduled):
-    """Steps its optimizer behind Lightning's back."""
-
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        optimizer.zero_grad()
-        self.manual_backward(torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
-        optimizer.step()
-
-
 def test_steps_that_go_past_lightning_are_refused():
-    assert refusal(Uncounted(), [Halving()]).startswith("Halving: SGD was stepped past Lightning")
-    record(Uncounted(), loader, [Halving(flat=True)], max_epochs=1)
+    assert refusal(PastLightning(), [Halving()]).startswith("Halving: SGD was stepped past Lightning")
+    record(PastLightning(), loader, [Halving(flat=True)], max_epochs=1)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-__all__ = ["DictBatches", "Plain", "TwoOptimizers", "small_network"]
+__all__ = ["DictBatches", "PastLightning", "Plain", "TwoOptimizers", "small_network"]
 
 
 def small_network(dropout: float = 0.5) -> nn.Sequential:
@@ -96,3 +96,20 @@ class TwoOptimizers(Plain):
             torch.optim.SGD(trunk.parameters(), lr=0.05, momentum=0.9),
             torch.optim.Adam(head.parameters(), lr=0.01),
         ]
+
+
+class PastLightning(Plain):
+    """Manual optimisation that steps its optimizer where Lightning does not count it."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__(dropout)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+        optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
