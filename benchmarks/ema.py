@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -73,10 +74,14 @@ def _training_rows(steps: int, repetitions: int, warmup: int) -> list[Row]:
 
 
 class Steps:
-    """All that an update asks of a Trainer: how many steps were done, and who else is there."""
+    """All that an update asks of a Trainer: how many steps were done, who steps, and who else is there."""
 
     global_step = 0
     callbacks = ()
+    optimizers = ()
+
+    def __init__(self) -> None:
+        self.strategy = SimpleNamespace(optimizer_step=None)
 
 
 def _update_rows(what: str, make: Callable[[], nn.Module], updates: int, repetitions: int, warmup: int) -> list[Row]:
