@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ._around import Around
 from ._checks import number, whole
+from ._memory import Blocks
 from ._mixed_labels import MixedTensor, Mixture, resolved
 from .batch import Batch
 from .method import Place
@@ -81,6 +82,8 @@ class Targets(Batch):
         self.prob, self.targets, self.num_classes = prob, targets, num_classes
         self._classes = num_classes
         self._untried, self._warned = False, False
+        # For the images that `mix` makes, so that a step need not touch fresh memory.
+        self.blocks = Blocks()
 
     @abstractmethod
     def draw(self, shape: torch.Size, random: np.random.Generator) -> Any:
@@ -114,6 +117,7 @@ class Targets(Batch):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self.undo_later(self.blocks.clear)
         if self.targets == "loss" and not self.off:
             self._untried, self._warned = True, False
             self.undo_later(Around(trainer.strategy, "training_step", self._mix_losses(pl_module)).undo)

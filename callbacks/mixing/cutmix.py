@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..hooks._checks import number
+from ..hooks._memory import Blocks, dense
 from ..hooks.targets import Mix, Targets
-from ._memory import dense, fresh_like
 
 __all__ = ["CutMix", "CutMixDraw", "cutmix_box", "cutmix_images", "cutmix_lam"]
 
@@ -55,7 +55,7 @@ def cutmix_lam(box: Tensor, size: tuple[int, int]) -> Tensor:
     return (pixels - (bottom - top) * (right - left)).double() / pixels
 
 
-def cutmix_images(images: Tensor, partner: Tensor, box: Tensor) -> Tensor:
+def cutmix_images(images: Tensor, partner: Tensor, box: Tensor, blocks: Blocks | None = None) -> Tensor:
     """CutMix images: inside the box the partner's pixels, outside the own.
 
     Eq. 1 for the images: M x + (1 - M) x[partner] with M = 0 in the box.
@@ -64,6 +64,7 @@ def cutmix_images(images: Tensor, partner: Tensor, box: Tensor) -> Tensor:
         images: `(B, C, H, W)`, any dtype; left unchanged.
         partner: int64 `(B,)` on the CPU or on the images' device, whose pixels each sample is given.
         box: int64 `(N, 4)` on the CPU: top, bottom, left, right in pixels, half open; N is 1 or B.
+        blocks: Where memory for the result is taken from on the CPU; None takes fresh memory.
 
     Returns:
         New tensor with shape, dtype and memory format of `images`.
@@ -76,7 +77,7 @@ def cutmix_images(images: Tensor, partner: Tensor, box: Tensor) -> Tensor:
         rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], images[partner], images)
     images = dense(images)
-    mixed = fresh_like(images).copy_(images)
+    mixed = (blocks or Blocks()).like(images).copy_(images)
     bits = _SAME_SIZE[images.element_size()]
     source, result = images.view(bits).numpy(), mixed.view(bits).numpy()
     boxes = box.expand(len(images), 4).tolist()
@@ -196,4 +197,4 @@ class CutMix(Targets):
     def mix(self, images: Tensor, draw: CutMixDraw) -> Mix:
         partner = draw.partner.to(images.device, non_blocking=True)
         lam = float(draw.lam) if len(draw.lam) == 1 else draw.lam.float().to(images.device, non_blocking=True)
-        return Mix(cutmix_images(images, partner, draw.box), partner, lam)
+        return Mix(cutmix_images(images, partner, draw.box, self.blocks), partner, lam)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..hooks._checks import number
+from ..hooks._memory import Blocks, dense
 from ..hooks.targets import Mix, Targets
-from ._memory import dense, fresh_like
 
 __all__ = ["MixUp", "MixUpDraw", "mixup_images"]
 
@@ -21,7 +21,7 @@ __all__ = ["MixUp", "MixUpDraw", "mixup_images"]
 _CHUNK = 2**21
 
 
-def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor:
+def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor, blocks: Blocks | None = None) -> Tensor:
     """MixUp images: each interpolated with its partner.
 
     `lam * images + (1 - lam) * images[partner]`, Eq. 1, as one linear interpolation. So an image mixed with
@@ -31,6 +31,7 @@ def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor
         images: `(B, ...)`, floating point; left unchanged.
         partner: int64 `(B,)`, which sample each is mixed with.
         lam: Share of the own image in [0, 1]: one number, or `(B,)` of the images' dtype.
+        blocks: Where memory for the result is taken from on the CPU; None takes fresh memory.
 
     Returns:
         New tensor with shape, dtype and memory format of `images`.
@@ -50,7 +51,7 @@ def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor) -> Tensor
         share = lam.view(-1, *[1] * (images.ndim - 1)) if isinstance(lam, Tensor) else lam
         return torch.lerp(images[partner], images, share)
     images = dense(images)
-    mixed = fresh_like(images)
+    mixed = (blocks or Blocks()).like(images)
     size = images[0].numel()
     source, result = (it.as_strided((len(it), size), (size, 1)) for it in (images, mixed))
     rows = max(1, _CHUNK // (size * images.element_size()))
@@ -169,7 +170,7 @@ class MixUp(Targets):
         partner = draw.partner.to(images.device, non_blocking=True)
         if len(draw.lam) == 1:
             lam = float(draw.lam)
-            return Mix(mixup_images(images, partner, lam), partner, lam)
+            return Mix(mixup_images(images, partner, lam, self.blocks), partner, lam)
         # Rounded to the images' dtype first, so that images and labels are mixed in the same shares.
         shares = draw.lam.to(images.dtype).to(images.device, non_blocking=True)
-        return Mix(mixup_images(images, partner, shares), partner, shares.float())
+        return Mix(mixup_images(images, partner, shares, self.blocks), partner, shares.float())

@@ -75,8 +75,10 @@ def _over(length: float, norm: Tensor) -> Tensor:
 
 
 def _widened(tensors: list[Tensor]) -> list[Tensor]:
-    """The same tensors, float16 ones in float32: neither a norm nor one over it need fit into float16."""
-    return [it.float() if it.dtype == torch.float16 else it for it in tensors]
+    """The list itself, or with float16 in it one in float32: neither a norm nor one over it need fit into float16."""
+    if all(it.dtype != torch.float16 for it in tensors):
+        return tensors
+    return [it.float() for it in tensors]
 
 
 @final
