@@ -1,5 +1,6 @@
 """What an average of the weights costs: a step under the Trainer against Lightning's, one update against others'."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ DECAY = 0.999
 
 
 def rows(quick: bool) -> list[Row]:
-    """Train a small network without, with ours and with Lightning's average, then only update averages.
+    """Train a small network with ours and with Lightning's average, then only update averages.
 
     Args:
         quick: One repetition of few steps and updates.
@@ -46,31 +48,46 @@ def _small_tensors() -> nn.Module:
 
 
 def _training_rows(steps: int, repetitions: int, warmup: int) -> list[Row]:
+    """What the callbacks' own hooks take in a step, timed inside them: the step around them would drown it."""
     batches = batches_of(32, steps)
     # As Lightning's: from the weights after the first step on, with one decay.
-    average = partial(EMA, decay=DECAY, warmup=1.0, start_step=1)
-
-    def module() -> Plain:
-        torch.manual_seed(0)
-        return Plain(cnn())
-
-    sides = {
-        "plain": fitting(module, batches, 1),
-        "stock": fitting(module, batches, 1, partial(EMAWeightAveraging, decay=DECAY)),
-        "ours": fitting(module, batches, 1, average),
+    makers = {
+        "stock": partial(EMAWeightAveraging, decay=DECAY),
+        "ours": partial(EMA, decay=DECAY, warmup=1.0, start_step=1),
     }
-    times = take_turns(sides, repetitions, warmup)
-    plain, stock, ours = ([seconds / steps for seconds in times[side]["cpu"]] for side in sides)
-    ends = [_floats(sides[side]()()) for side in ("ours", "stock")]
-    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-6)
-    our_tax, stock_tax = ([it - bare for it, bare in zip(side, plain, strict=True)] for side in (ours, stock))
-    return [
-        Row.slowdown(
-            "what `EMA` adds to a step", "what `EMAWeightAveraging` adds", our_tax, stock_tax, "cpu", "<= 0.10"
-        ),
-        Row.slowdown("a step with `EMA`", "without an average", ours, plain, "cpu"),
-        Row.slowdown("(a step with `EMAWeightAveraging`)", "without an average", stock, plain, "cpu"),
-    ]
+    seconds: dict[str, list[float]] = {side: [] for side in makers}
+    ends: dict[str, dict[str, Tensor]] = {}
+    for turn in range(warmup + repetitions):
+        for side, make in makers.items():
+            callback = make()
+            spent = _stopwatch(callback)
+            trained = fitting(_module, batches, 1, lambda callback=callback: callback)()()
+            ends[side] = _floats(trained)
+            if turn >= warmup:
+                seconds[side].append(sum(spent) / steps)
+    torch.testing.assert_close(ends["ours"], ends["stock"], rtol=1e-4, atol=1e-6)
+    what, against = "what `EMA` adds to a step", "what `EMAWeightAveraging` adds"
+    return [Row.slowdown(what, against, seconds["ours"], seconds["stock"], "cpu", "<= 0.10")]
+
+
+def _module() -> Plain:
+    torch.manual_seed(0)
+    return Plain(cnn())
+
+
+def _stopwatch(callback: Callback) -> list[float]:
+    """Seconds of processor time of each call of the callback's hooks around a batch, filled while it is used."""
+    spent: list[float] = []
+    for name in ("on_train_batch_start", "on_train_batch_end"):
+        hook: Callable[..., None] = getattr(callback, name)
+
+        def timed(*args: Any, hook: Callable[..., None] = hook) -> None:
+            begin = time.process_time()
+            hook(*args)
+            spent.append(time.process_time() - begin)
+
+        setattr(callback, name, timed)
+    return spent
 
 
 class Steps:
