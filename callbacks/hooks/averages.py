@@ -62,6 +62,8 @@ class Averages(Method):
         self._shown = False  # whether the module holds the average
         self._continues = False  # whether this fit goes on with the average and the training weights
         self._widened = False  # whether the average has a wider type than some of the weights
+        self._averaged: list[Tensor] = []  # the values of `average` during a fit
+        self._shapes: list[torch.Size] = []  # of its buffers
         self._live: LiveTensors | None = None  # the module's tensors, during a fit
         self._files: Around | None = None
         self._masks: list[Masks] = []
@@ -121,9 +123,9 @@ class Averages(Method):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._live is None or trainer.global_step == self._global_step:
+        if self._live is None or (step := trainer.global_step) == self._global_step:
             return
-        self._global_step = trainer.global_step
+        self._global_step = step
         if self.average:
             self._steps += 1
             if self._steps % self.every_n_steps == 0:
@@ -132,7 +134,7 @@ class Averages(Method):
             for other in self._masks:
                 for name, kept in other.kept_masks.items():
                     self.average[plain_name(name)].mul_(kept)
-        elif self._global_step >= self.start_step:
+        elif step >= self.start_step:
             self._start_from(self._live, {})
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -193,7 +195,7 @@ class Averages(Method):
 
     def _leave(self) -> None:
         self._live, self._masks = None, []
-        self.average, self._raw = _on_cpu(self.average), _on_cpu(self._raw)
+        self.average, self._raw, self._averaged = _on_cpu(self.average), _on_cpu(self._raw), []
         if self._files is not None:
             self._files.undo()
             self._files = None
@@ -206,21 +208,27 @@ class Averages(Method):
             start = average.get(name, value).detach()
             self.average[name] = start.to(value.device, torch.float32 if half else value.dtype, copy=True)
             self._widened |= half
+        self._averaged = list(self.average.values())
+        self._shapes = [self.average[name].shape for name in live.buffers]
 
-    @torch.no_grad()
     def _update(self, live: LiveTensors, share: float) -> None:
-        average, current = list(self.average.values()), live.read()
-        for name, value in zip(live.buffers, current[len(current) - len(live.buffers) :], strict=True):
-            if value.shape != self.average[name].shape:
-                raise ValueError(
-                    f"{type(self).__name__}: the buffer {name} had the shape {tuple(self.average[name].shape)} when "
-                    f"the average started and has {tuple(value.shape)} now, and the two have no average; give it its "
-                    "full size from the start, or register it with persistent=False."
-                )
+        current = live.read()
+        if [it.shape for it in live.read_buffers()] != self._shapes:
+            self._refuse_growth(live)
         if self._widened:
-            current = [value.to(it.dtype) for value, it in zip(current, average, strict=True)]
-        torch._foreach_lerp_(average, current, share)
+            current = [value.to(it.dtype) for value, it in zip(current, self._averaged, strict=True)]
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averaged, current, share)
         self.updates += 1
+
+    def _refuse_growth(self, live: LiveTensors) -> None:
+        for name, shape, value in zip(live.buffers, self._shapes, live.read_buffers(), strict=True):
+            if value.shape != shape:
+                raise ValueError(
+                    f"{type(self).__name__}: the buffer {name} had the shape {tuple(shape)} when the average started "
+                    f"and has {tuple(value.shape)} now, and the two have no average; give it its full size from the "
+                    "start, or register it with persistent=False."
+                )
 
     def _agree(self, live: LiveTensors, trainer: Trainer) -> None:
         """Give all ranks rank 0's averaged buffers, which its files hold; each rank's own statistics differ."""
