@@ -44,7 +44,7 @@ def ema_share(updates: int, decay: float, warmup: float = 1.0, every_n_steps: in
 
 @final
 class EMA(Averages):
-    """Scores and saves an exponential moving average of the weights, which mostly generalises better than the last.
+    """Scores and saves an exponential moving average of the weights, while training goes on with the weights.
 
     It acts after each optimizer step, on a copy: the trained weights, their gradients, the optimizer and the random
     streams are untouched. Validation runs on the average; every checkpoint's `state_dict` holds it, weights-only or

@@ -5,7 +5,13 @@ from math import inf
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-__all__ = ["number", "takes_batches", "whole"]
+__all__ = ["flag", "number", "takes_batches", "whole"]
+
+
+def flag(owner: str, argument: str, value: object) -> None:
+    """Refuse what is neither True nor False, for most other values count as True."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{owner}: {argument} is {value!r}; give True or False.")
 
 
 def whole(owner: str, argument: str, value: object, least: int) -> None:

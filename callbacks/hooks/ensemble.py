@@ -145,12 +145,12 @@ class Ensemble(Method):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        if trainer.state.fn == "fit" and self._belong:
+        if trainer.state.fn == "fit" and self._belong and self.members:
             self._left = _fingerprint(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().teardown(trainer, pl_module, stage)
-        if stage == "fit" and self._belong:
+        if stage == "fit" and self._belong and self.members:
             self._left = _fingerprint(pl_module)
 
     def state_dict(self) -> dict[str, Any]:

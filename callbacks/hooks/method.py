@@ -120,4 +120,5 @@ def _put_in_order(trainer: Trainer) -> None:
     methods = sorted((it for it in callbacks if isinstance(it, Method)), key=lambda it: (it.place, it.state_key))
     ordered = iter(methods)
     # A new list: Lightning is walking along the old one.
-    trainer.callbacks = [next(ordered) if isinstance(it, Method) else it for it in callbacks]  # type: ignore[attr-defined]
+    in_order = [next(ordered) if isinstance(it, Method) else it for it in callbacks]
+    trainer.callbacks = in_order  # type: ignore[attr-defined]  # Lightning declares it nowhere

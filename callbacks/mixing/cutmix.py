@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..hooks._checks import number
+from ..hooks._checks import flag, number
 from ..hooks._memory import Blocks, dense
 from ..hooks.targets import Mix, Targets
 
@@ -180,8 +180,7 @@ class CutMix(Targets):
             name=name,
         )
         number("CutMix", "alpha", alpha, 0)
-        if not isinstance(per_sample, bool):
-            raise ValueError(f"CutMix: per_sample is {per_sample!r}; give True or False.")
+        flag("CutMix", "per_sample", per_sample)
         self.alpha, self.per_sample = alpha, per_sample
 
     def draw(self, shape: torch.Size, random: np.random.Generator) -> CutMixDraw:

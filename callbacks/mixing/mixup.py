@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..hooks._checks import number
+from ..hooks._checks import flag, number
 from ..hooks._memory import Blocks, dense
 from ..hooks.targets import Mix, Targets
 
@@ -156,8 +156,7 @@ class MixUp(Targets):
             name=name,
         )
         number("MixUp", "alpha", alpha, 0)
-        if not isinstance(per_sample, bool):
-            raise ValueError(f"MixUp: per_sample is {per_sample!r}; give True or False.")
+        flag("MixUp", "per_sample", per_sample)
         self.alpha, self.per_sample = alpha, per_sample
 
     def draw(self, shape: torch.Size, random: np.random.Generator) -> MixUpDraw:

@@ -83,7 +83,7 @@ def _widened(tensors: list[Tensor]) -> list[Tensor]:
 
 @final
 class SAM(Ascent):
-    """Steps with the gradient taken where the loss is highest near the weights; finds flat minima (SAM, ASAM, LookSAM).
+    """Steps with the gradient taken where the loss is highest near the weights; seeks flat minima (SAM, ASAM, LookSAM).
 
     It acts when the last micro-batch of a step has gone backward: the weights move by a perturbation of norm `rho`
     along the gradient, the step's micro-batches are computed again with the same random draws, the weights come back
