@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from math import sqrt
+from pathlib import Path
 from statistics import mean, stdev
 
 import torch
@@ -54,8 +55,18 @@ class Outcome:
     seconds: float
 
 
-# Names of their files by class, of the callbacks that come from a paper.
-METHODS = {entry.name: entry.path.split(".")[-2] for entry in entries() if entry.kind == "callback" and entry.paper}
+CARDS = Path(__file__).parents[1] / "docs" / "methods"
+
+
+def _asks(file: str) -> bool:
+    """Whether the card of the callback in `file` asks for its figures of this study."""
+    card = CARDS / f"{file}.md"
+    return card.is_file() and f"<!-- figures:lowdata_{file} -->" in card.read_text(encoding="utf-8")
+
+
+FILES = {entry.name: entry.path.split(".")[-2] for entry in entries() if entry.kind == "callback" and entry.paper}
+# Names of their files by class, of the callbacks whose card asks for this study; others have a study of their own.
+METHODS = {name: file for name, file in FILES.items() if _asks(file)}
 ARMS = [
     Arm("plain"),
     Arm("plain, twice the steps", length=2),

@@ -95,7 +95,8 @@ def test_no_block_of_a_card_is_empty(entry: Entry) -> None:
     blocks = re.findall(r"<!-- (\w+:\w+) -->(.*?)<!-- /\1 -->", text, re.DOTALL)
 
     assert len(blocks) == text.count("<!-- /")
-    assert {f"figures:{name}", f"figures:lowdata_{name}", f"cite:{entry.name}"} <= {block for block, _ in blocks}
+    assert {f"figures:{name}", f"cite:{entry.name}"} <= {block for block, _ in blocks}
+    assert "<!-- figures:" in section(text, "Measured here")
     assert [block for block, content in blocks if not content.strip()] == []
 
 

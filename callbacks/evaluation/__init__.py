@@ -1,0 +1,5 @@
+"""Callbacks that change or report how a classifier is evaluated."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

@@ -1,0 +1,5 @@
+"""Callbacks that decide what of a pretrained network is trained, and when."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
