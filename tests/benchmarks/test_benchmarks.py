@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from lightning_vision.catalogue import entries
 from support import ROOT
 
 FILES = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "def rows(" in path.read_text()]
@@ -39,8 +38,9 @@ def test_every_benchmark_runs_and_writes_its_rows_into_the_page(tmp_path: Path) 
 
 
 def test_the_study_writes_a_table_of_all_arms_and_one_for_each_callback(tmp_path: Path) -> None:
+    from benchmarks.study_lowdata import METHODS as files
+
     page = tmp_path / "page.md"
-    files = {entry.name: entry.path.split(".")[-2] for entry in entries() if entry.kind == "callback" and entry.paper}
     names = ["study_lowdata", *(f"lowdata_{file}" for file in files.values())]
     page.write_text("\n".join(f"<!-- figures:{name} --><!-- /figures:{name} -->" for name in names))
     command = [sys.executable, "-m", "benchmarks", "study_lowdata", "--quick", "--page", str(page)]
