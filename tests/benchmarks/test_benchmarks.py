@@ -38,9 +38,10 @@ def test_every_benchmark_runs_and_writes_its_rows_into_the_page(tmp_path: Path) 
 
 
 def test_the_study_writes_a_table_of_all_arms_and_one_for_each_callback(tmp_path: Path) -> None:
-    from benchmarks.study_lowdata import METHODS as files
+    from benchmarks import study_lowdata
 
     page = tmp_path / "page.md"
+    files = study_lowdata.METHODS
     names = ["study_lowdata", *(f"lowdata_{file}" for file in files.values())]
     page.write_text("\n".join(f"<!-- figures:{name} --><!-- /figures:{name} -->" for name in names))
     command = [sys.executable, "-m", "benchmarks", "study_lowdata", "--quick", "--page", str(page)]
