@@ -1,16 +1,48 @@
-"""Every shipped config is parsed; whole runs train two steps, resume and predict through the real command."""
+"""Every shipped config is parsed; whole runs train two steps, resume and predict through the real command.
 
+Data that a config leaves to its user is made here: see `DATA`. A config that is too large for a test, or starts from
+weights that would be downloaded, says in a comment which flags make it small; nothing else of it is changed:
+
+    # test: --model.backbone resnet10t --model.pretrained false --data.image_size 32
+"""
+
+import inspect
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from support.photos import photo_folder, photo_table
 
 from lightning_vision import main
+from lightning_vision.catalogue import find
 from lightning_vision.configs import read_config, shipped
 
 RUNS = [name for name in shipped() if name.split("/")[0] not in ("callbacks", "trainer")]
 PIECES = [name for name in shipped() if name.startswith("callbacks/")]
+TRAINERS = [name for name in shipped() if name.startswith("trainer/")]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 SHORT = ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu", *QUIET]
+# What a datamodule cannot do without, by the argument's name, and how to make it.
+DATA: dict[str, Callable[[], Path]] = {
+    "root": lambda: photo_folder("photos", ("brick", "cat", "coffee"), number=12),
+    "csv": lambda: photo_table("photos.csv", DATA["root"]()),
+}
+
+
+def flags(name: str) -> list[str]:
+    """The words of a config's `# test:` comments, and the data that it leaves to its user."""
+    comments = [line for line in shipped()[name].read_text().splitlines() if line.startswith("# test: ")]
+    data: dict[str, Any] = read_config(shipped()[name])["data"]
+    entry = find(data["class_path"])
+    assert entry is not None
+    parameters = inspect.signature(entry.load()).parameters.values()
+    given = data.get("init_args", {})
+    wanted = [it.name for it in parameters if it.default in (None, it.empty) and it.name not in given]
+    made = [word for it in DATA if it in wanted for word in (f"--data.{it}", str(DATA[it]()))]
+    return [*shlex.split(" ".join(comments).replace("# test: ", "")), *made]
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -23,16 +55,18 @@ def test_a_config_says_in_its_first_line_what_it_is_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) -> None:
-    place = ["--config", name, *SHORT, "--trainer.default_root_dir", str(tmp_path)]
+    place = ["--config", name, *flags(name), *SHORT, "--trainer.default_root_dir", str(tmp_path / "run")]
     main(["fit", *place, "--trainer.max_epochs", "-1", "--trainer.max_steps", "2"])
-    (checkpoint,) = tmp_path.glob("version_0/checkpoints/last.ckpt")
+    (checkpoint,) = tmp_path.glob("run/version_0/checkpoints/last.ckpt")
     main(["fit", *place, "--trainer.max_epochs", "-1", "--trainer.max_steps", "4", "--ckpt_path", str(checkpoint)])
     limit = ["--trainer.limit_predict_batches", "1", "--output", str(tmp_path / "predictions")]
     main(["predict", *place, "--ckpt_path", str(checkpoint), *limit])
 
     assert (tmp_path / "predictions" / "predictions.jsonl").stat().st_size > 0
-    assert {path.name for path in tmp_path.iterdir()} == {"predictions", "version_0", "version_1"}
-    assert Path.cwd() == tmp_path  # so nothing was written beside the folder that the flag named
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"version_0", "version_1"}
+    # Nothing was written beside the folder that the flag named.
+    assert Path.cwd() == tmp_path
+    assert {path.name for path in tmp_path.iterdir()} <= {"predictions", "run", "photos", "photos.csv"}
 
 
 @pytest.mark.parametrize("name", PIECES)
@@ -51,8 +85,11 @@ def test_the_debug_trainer_runs(tmp_path: Path) -> None:
     assert result.metrics.keys() >= {"val/loss", "val/acc"}
 
 
-@pytest.mark.parametrize("name", ["trainer/ddp", "trainer/ddp_cpu", "trainer/slurm"])
+@pytest.mark.parametrize("name", TRAINERS)
 def test_a_trainer_config_parses_on_top_of_a_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "classification/digits", "--config", name, "--print_config"])
+    parsed = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    entries = read_config(shipped()[name])["trainer"].items()
+    said = {key: value for key, value in entries if not isinstance(value, (dict, list))}
 
-    assert "strategy: ddp" in capsys.readouterr().out
+    assert said == {key: parsed[key] for key in said}
