@@ -1,5 +1,6 @@
 """One folder a run: `default_root_dir/version_N` holds its logs, its checkpoints and its config."""
 
+import importlib.util
 from pathlib import Path
 
 from jsonargparse import Namespace
@@ -8,22 +9,40 @@ from lightning_vision.commands._folders import first_rank, prepare_folder
 
 __all__ = ["newest_checkpoint", "open_run", "place_run"]
 
+# Loggers that write into save_dir/name/version_N; to others `version` is an identifier of their own.
+FOLDERED = ("CSVLogger", "TensorBoardLogger")
+SQLITE = "sqlite:///"
+# What others are made of, by the extra that installs it.
+PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+
 
 def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
     """Make the loggers that a trainer config lists write into one folder under `default_root_dir`.
 
-    A relative `save_dir` is taken below `default_root_dir`, and loggers without a version share the next free one, so
-    `--trainer.default_root_dir` moves everything. Absolute folders and given versions stay as they are.
+    A relative `save_dir`, or SQLite file in `tracking_uri`, is taken below `default_root_dir`, and loggers without a
+    version share the next free one, so `--trainer.default_root_dir` moves everything. Absolute folders and given
+    versions stay as they are.
 
     Args:
         trainer: The parsed, not yet instantiated arguments of the Trainer; its loggers' arguments are changed.
         resumed: Checkpoint of the run to continue; if it lies in such a folder, that one is used again.
 
     Returns:
-        The folder of the first logger, not yet made; None without a configured logger.
+        The folder of the first logger that makes one, not yet made; None where no such logger is configured.
+
+    Raises:
+        ModuleNotFoundError: a logger's package is not installed.
     """
-    specs = [spec for spec in _loggers(trainer) if spec.get("save_dir") is not None]
+    for kind, package in PACKAGES.items():
+        if _loggers(trainer, (kind,)) and importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f'{kind} needs {package}; pip install "lightning_vision[{package}]"')
+    specs = _loggers(trainer, FOLDERED)
     folders = [_folder(trainer, spec) for spec in specs]
+    for spec in _loggers(trainer):
+        if spec.get("save_dir") is not None:
+            spec["save_dir"] = str(_root(trainer) / spec["save_dir"])
+        if str(spec.get("tracking_uri")).startswith(SQLITE):
+            spec["tracking_uri"] = f"{SQLITE}{_root(trainer) / spec['tracking_uri'].removeprefix(SQLITE)}"
     if not folders:
         return None
     run = resumed.absolute().parents[1] if resumed and len(resumed.absolute().parents) > 1 else None
@@ -32,8 +51,7 @@ def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
     if run and run.parent == folders[0] and run.name.removeprefix("version_").isdigit():
         version = int(run.name.removeprefix("version_"))
     for spec in specs:
-        spec["save_dir"] = str(_root(trainer) / spec["save_dir"])
-        if "version" in spec and spec["version"] is None:
+        if spec["version"] is None:
             spec["version"] = version
     version = specs[0].get("version", version)
     return folders[0] / (version if isinstance(version, str) else f"version_{version}")
@@ -66,9 +84,11 @@ def newest_checkpoint(trainer: Namespace) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
-def _loggers(trainer: Namespace) -> list[Namespace]:
+def _loggers(trainer: Namespace, kinds: tuple[str, ...] = ()) -> list[Namespace]:
+    """Arguments of the configured loggers; with `kinds` of those only, by the names of their classes."""
     loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-    return [logger.init_args for logger in loggers if isinstance(logger, Namespace) and logger.get("init_args")]
+    chosen = [logger for logger in loggers if isinstance(logger, Namespace) and logger.get("init_args")]
+    return [it.init_args for it in chosen if not kinds or it.class_path.rpartition(".")[2] in kinds]
 
 
 def _root(trainer: Namespace) -> Path:
