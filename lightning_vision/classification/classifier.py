@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_vision import backbones
@@ -20,6 +21,9 @@ from lightning_vision.base.weights import load_weights
 from .losses import BinaryCrossEntropy, make_loss
 from .metrics import EpochMetrics, accuracies, accuracy, label_accuracy
 from .records import prediction_records
+
+if TYPE_CHECKING:
+    from .calibration import Calibration
 
 __all__ = ["ImageClassifier"]
 
@@ -94,6 +98,7 @@ class ImageClassifier(VisionModule):
         self.num_classes, self.in_channels = num_classes, 3 if in_channels is None else in_channels
         self.freeze_backbone = freeze_backbone
         self.per_class: list[dict[str, Any]] = []
+        self.calibration: Calibration | None = None
         if is_description(backbone):
             backbone = rebuild(backbone, nn.Module)()
         if pretrained and weights:
@@ -158,7 +163,7 @@ class ImageClassifier(VisionModule):
         if not isinstance(batch, Mapping):
             batch = dict(zip(("image", "target"), batch, strict=False))
         kept = {name: batch[name] for name in ("index", "target") if name in batch}
-        return {**kept, "probabilities": self._probabilities(self(batch["image"]))}
+        return {**kept, "probabilities": self._probabilities(self._calibrated(batch["image"]))}
 
     def predict(
         self, paths: Sequence[str | Path] | str | Path, batch_size: int = 64, top_k: int = 5
@@ -190,7 +195,7 @@ class ImageClassifier(VisionModule):
                 for start in range(0, len(files), batch_size):
                     part = files[start : start + batch_size]
                     image = read_batch(part, self.preprocessing, self.device).to(self.dtype)
-                    probabilities = self._probabilities(self(image))
+                    probabilities = self._probabilities(self._calibrated(image))
                     index = range(start, start + len(part))
                     records += prediction_records(probabilities, index, self.class_names, part, top_k)
         finally:
@@ -213,9 +218,36 @@ class ImageClassifier(VisionModule):
         self.per_class = self.test_metrics.per_class(self.class_names)
         self._finish("test", self.test_metrics)
 
+    def on_fit_start(self) -> None:
+        if self.calibration is not None:
+            rank_zero_warn(
+                "the calibration belongs to weights that this fit changes, so it is dropped; calibrate again after it"
+            )
+            self.calibration = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["calibration"] = None if self.calibration is None else self.calibration.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.calibration = None
+        if state := checkpoint.get("calibration"):
+            from .calibration import Calibration
+
+            self.calibration = Calibration.from_state(state).to(self.device)
+
+    def _calibrated(self, image: Tensor) -> Tensor:
+        """Logits as evaluation and prediction see them: those of the network, or what its calibration makes of them."""
+        if self.calibration is None:
+            logits: Tensor = self(image)
+        else:
+            logits = self.calibration(self(self.calibration.perturb(image)))
+        return logits
+
     def _evaluate(self, stage: str, batch: Any, metrics: EpochMetrics) -> None:
         image, target = _image_and_target(batch)
-        logits = self(image)
+        logits = self._calibrated(image)
         known = self._known(target)
         right = {"acc": label_accuracy(logits, known)} if self.multilabel else accuracies(logits, known)
         self.scalars.log(stage, {"loss": self._loss(logits, target), **right}, len(image))
