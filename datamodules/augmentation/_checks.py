@@ -1,0 +1,58 @@
+"""What every augmentation asks of its images, numbers and settings."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_images", "interval", "window"]
+
+
+def check_images(name: str, images: Tensor, uniform: Tensor, draws: int) -> None:
+    """Refuse what is no batch of bytes, or comes with the wrong numbers.
+
+    Args:
+        name: Who refuses.
+        images: Should be uint8 `(B, 1 or 3, H, W)`.
+        uniform: Should be `(B, draws)`.
+        draws: Uniform numbers that an image needs.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"{name} augments bytes (uint8, 0..255), not {str(images.dtype).removeprefix('torch.')}: augment before the "
+            "images are normalised, or give back uint8"
+        )
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise ValueError(f"{name} needs images (B, C, H, W) with C 1 or 3, not {tuple(images.shape)}")
+    if uniform.shape != (len(images), draws):
+        raise ValueError(
+            f"{name} needs {draws} uniform numbers for each of the {len(images)} images, not {tuple(uniform.shape)}"
+        )
+
+
+def interval(name: str, what: str, value: Sequence[float], low: float, high: float) -> tuple[float, float]:
+    """`value` as an ordered pair within `low` .. `high`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if len(value) != 2 or not low <= value[0] <= value[1] <= high:
+        raise ValueError(f"{name}: {what} must be two numbers in order, from {low:g} to {high:g}, not {list(value)}")
+    return float(value[0]), float(value[1])
+
+
+def window(name: str, size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of a window given as one side or both; None stays None.
+
+    Raises:
+        ValueError: a side is no number of pixels.
+    """
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+        raise ValueError(f"{name}: size must be one side or height and width in pixels, at least 1, not {size}")
+    return sides[0], sides[1]

@@ -1,0 +1,44 @@
+"""Augmentations one after the other."""
+
+from typing import final
+
+from torch import Tensor
+
+from ._checks import check_images
+from .augmentation import Augmentation
+
+__all__ = ["Chain"]
+
+
+@final
+class Chain(Augmentation):
+    """Applies several augmentations one after the other, each with numbers of its own.
+
+    Args:
+        stages: In the order in which they act; none leaves the images as they are.
+
+    Shape:
+        uint8 `(B, C, H, W)` to what the last stage makes of it; `draws` is the sum of the stages'.
+
+    Raises:
+        ValueError: A stage is no `Augmentation`; images are not uint8 `(B, 1 or 3, H, W)`.
+
+    Example:
+        >>> from lightning_vision.datamodules.augmentation import RandomErasing, ShiftCrop
+        >>> chain = Chain([ShiftCrop(padding=4, flip=True), RandomErasing(prob=0.5)])
+        >>> chain(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    def __init__(self, stages: list[Augmentation]) -> None:
+        if strangers := [type(stage).__name__ for stage in stages if not isinstance(stage, Augmentation)]:
+            raise ValueError(f"Chain joins augmentations, {', '.join(strangers)} is none; see `lightning_vision list`")
+        self.stages = list(stages)
+        self.draws = sum(stage.draws for stage in stages)
+
+    def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
+        check_images("Chain", images, uniform, self.draws)
+        parts = uniform.split([stage.draws for stage in self.stages], dim=1)
+        for stage, part in zip(self.stages, parts, strict=True):
+            images = stage.apply(images, part)
+        return images

@@ -1,0 +1,108 @@
+"""Named augmentation policies."""
+
+from collections.abc import Callable
+
+from lightning_vision.catalogue import nearest
+
+from .augmentation import Augmentation
+from .chain import Chain
+from .color_jitter import ColorJitter
+from .random_erasing import RandomErasing
+from .resized_crop import ResizedCrop
+from .shift_crop import ShiftCrop
+
+__all__ = ["POLICIES", "policy"]
+
+Size = tuple[int, int]
+
+
+def _light(size: Size) -> Augmentation:
+    return ShiftCrop(padding="auto", flip=True, size=size)
+
+
+def _standard(size: Size) -> Augmentation:
+    return Chain([ResizedCrop(size), ColorJitter(0.4, 0.4, 0.4)])
+
+
+def _strong(size: Size) -> Augmentation:
+    from .rand_augment import RandAugment
+
+    return Chain([ResizedCrop(size), RandAugment(num_ops=2, magnitude=9), RandomErasing(prob=0.25)])
+
+
+def _auto(size: Size) -> Augmentation:
+    from .auto_augment import AutoAugment
+
+    return Chain([ResizedCrop(size), AutoAugment("imagenet")])
+
+
+def _auto_cifar10(size: Size) -> Augmentation:
+    from .auto_augment import AutoAugment
+
+    return Chain([_light(size), AutoAugment("cifar10")])
+
+
+def _auto_svhn(size: Size) -> Augmentation:
+    from .auto_augment import AutoAugment
+
+    return Chain([ShiftCrop(padding="auto", size=size), AutoAugment("svhn")])
+
+
+def _randaugment(size: Size) -> Augmentation:
+    from .rand_augment import RandAugment
+
+    return Chain([ResizedCrop(size), RandAugment()])
+
+
+def _trivialaugment(size: Size) -> Augmentation:
+    from .trivial_augment import TrivialAugment
+
+    return Chain([ResizedCrop(size), TrivialAugment()])
+
+
+def _augmix(size: Size) -> Augmentation:
+    from .augmix import AugMix
+
+    return Chain([ResizedCrop(size), AugMix()])
+
+
+def _erasing(size: Size) -> Augmentation:
+    return Chain([ResizedCrop(size), RandomErasing()])
+
+
+_MAKERS: dict[str, Callable[[Size], Augmentation] | None] = {
+    "none": None,
+    "light": _light,
+    "standard": _standard,
+    "strong": _strong,
+    "auto": _auto,
+    "auto_cifar10": _auto_cifar10,
+    "auto_svhn": _auto_svhn,
+    "randaugment": _randaugment,
+    "trivialaugment": _trivialaugment,
+    "augmix": _augmix,
+    "erasing": _erasing,
+}
+
+POLICIES = tuple(_MAKERS)
+"""Names that `policy` knows."""
+
+
+def policy(name: str, size: tuple[int, int]) -> Augmentation | None:
+    """The augmentation that a policy's name stands for, making images of `size`.
+
+    Args:
+        name: One of `POLICIES`; "none" is None.
+        size: Height and width of the results, pixels. Images may come larger.
+
+    Raises:
+        ValueError: There is no such policy.
+
+    Example:
+        >>> policy("light", (32, 32)).draws
+        3
+    """
+    if name not in _MAKERS:
+        raise ValueError(f"no augmentation policy {name!r}{nearest(name, POLICIES)}; there are {', '.join(POLICIES)}")
+    make = _MAKERS[name]
+    return None if make is None else make(size)

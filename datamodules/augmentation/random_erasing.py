@@ -1,0 +1,89 @@
+"""Random erasing: a box of each image is replaced by black or by noise."""
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from ..common._draws import draw_bits
+from ._boxes import ATTEMPTS, draw_boxes
+from ._checks import check_images, interval
+from .augmentation import Augmentation
+
+__all__ = ["RandomErasing"]
+
+
+@final
+class RandomErasing(Augmentation):
+    """Erases a box of random area and shape from some of the images.
+
+    torchvision's `RandomErasing`, a draw of its own for each image. Ten boxes are tried; if none fits, the image stays.
+
+    Args:
+        prob: Fraction of the images that lose a box; 0 leaves all as they are.
+        scale: Smallest and largest area of the box, fractions of the image's.
+        ratio: Smallest and largest height over width of the box.
+        value: What it is filled with: 0 (black), or "noise", bytes uniform in 0..255 for each pixel and channel.
+
+    Shape:
+        uint8 `(B, C, H, W)` to the same.
+
+    Raises:
+        ValueError: `prob` is no fraction, `scale` or `ratio` no interval, `value` neither of the two; images are not
+            uint8 `(B, 1 or 3, H, W)`.
+
+    Example:
+        >>> images = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
+        >>> bool((RandomErasing(prob=1.0)(images) == 0).any())
+        True
+
+    Reference: Zhong et al. 2020, arXiv:1708.04896
+    """
+
+    draws = 2 * ATTEMPTS + 5
+
+    def __init__(
+        self,
+        prob: float = 0.5,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: int | Literal["noise"] = 0,
+    ) -> None:
+        if not 0 <= prob <= 1:
+            raise ValueError(f"RandomErasing: prob must be a fraction from 0 to 1, not {prob}")
+        if value not in (0, "noise"):
+            raise ValueError(f'RandomErasing: value must be 0 or "noise", not {value!r}')
+        self.prob, self.value = prob, value
+        self.scale = interval("RandomErasing", "scale", scale, 0.0, 1.0)
+        self.ratio = interval("RandomErasing", "ratio", ratio, 1e-3, 1e3)
+
+    def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
+        check_images("RandomErasing", images, uniform, self.draws)
+        size = (images.shape[2], images.shape[3])
+        result = images.clone()
+        keys = (uniform[:, -2:].double() * 2**24).long()
+        pixels = torch.arange(images[:1].numel(), device=images.device).view(images.shape[1:])
+        for number, (top, left, height, width) in enumerate(self.boxes(uniform, size).tolist()):
+            if height:
+                box = (slice(None), slice(top, top + height), slice(left, left + width))
+                if self.value == 0:
+                    result[number][box] = 0
+                else:
+                    result[number][box] = (draw_bits(pixels[box], *keys[number].tolist()) & 255).to(torch.uint8)
+        return result
+
+    def boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
+        """First row, first column, height and width of each image's box, int64 `(B, 4)`; zeros where it keeps all.
+
+        Args:
+            uniform: What `apply` takes, `(B, draws)`.
+            size: Height and width of the images, pixels.
+        """
+        shape = (1 / self.ratio[1], 1 / self.ratio[0])
+        limit = (size[0] - 1, size[1] - 1)
+        height, width, fits = draw_boxes(uniform[:, : 2 * ATTEMPTS], size, self.scale, shape, limit)
+        places = uniform[:, -4:-2].double()
+        top, left = (places[:, 0] * (size[0] - height + 1)).long(), (places[:, 1] * (size[1] - width + 1)).long()
+        erased = fits & (uniform[:, -5] < self.prob)
+        return torch.stack([top, left, height, width], 1) * erased[:, None]
