@@ -47,7 +47,7 @@ class HyperRule:
 def hyperrule(dataset_size: int, image_size: tuple[int, int]) -> HyperRule:
     """Choose schedule, resolution and MixUp for fine-tuning from the size of the data.
 
-    Small is fewer than 20,000 training images, large at least 500,000; an image is small with fewer than 96 x 96 pixels.
+    Small are fewer than 20,000 training images, large at least 500,000; an image of fewer than 96 x 96 pixels is small.
 
     Args:
         dataset_size: Number of training images, at least 1.
