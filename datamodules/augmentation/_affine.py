@@ -1,0 +1,67 @@
+"""Geometry of augmentations: which pixel of an image each pixel of the result is taken from."""
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+__all__ = ["GEOMETRIC", "Fill", "Interpolation", "move", "moves", "source_pixels"]
+
+Fill = int | list[int]
+Interpolation = str
+GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+
+# Policies have few magnitudes, so the same maps come again and again; 128 MiB are 320 maps of 224 x 224 pixels.
+_BYTES = 2**27
+_maps: OrderedDict[tuple[str, float, int, int], Tensor] = OrderedDict()
+
+
+def moves(name: str, magnitude: float) -> bool:
+    """Whether the operation leaves any pixel where another stood before."""
+    return (int(magnitude) if name.startswith("Translate") else magnitude) != 0
+
+
+def move(image: Tensor, name: str, magnitude: float, interpolation: Interpolation, fill: list[int] | None) -> Tensor:
+    """One image or a batch `(..., C, H, W)` moved by torchvision.
+
+    Args:
+        image: uint8 or float32.
+        name: One of `GEOMETRIC`.
+        magnitude: A share of the other side for a shear, pixels for a translation, degrees for a rotation.
+        interpolation: `nearest` or `bilinear`.
+        fill: A value a channel for what comes from outside; None is 0.
+    """
+    mode = InterpolationMode(interpolation)
+    if name == "Rotate":
+        return F.rotate(image, angle=magnitude, interpolation=mode, fill=fill)
+    shear, translate, center = [0.0, 0.0], [0, 0], None
+    axis = 0 if name.endswith("X") else 1
+    if name.startswith("Shear"):
+        shear[axis], center = math.degrees(math.atan(magnitude)), [0, 0]
+    else:
+        translate[axis] = int(magnitude)
+    return F.affine(
+        image, angle=0.0, translate=translate, scale=1.0, shear=shear, interpolation=mode, fill=fill, center=center
+    )
+
+
+def source_pixels(name: str, magnitude: float, height: int, width: int) -> Tensor:
+    """For each pixel of the result, row by row, the number of the pixel it is taken from: int64 `(H * W,)`.
+
+    Pixels are numbered row by row; H * W is "from outside". torchvision moves an image of rows and columns, so that a
+    place halfway between two pixels, where the last bit of a float decides, is given to the same one.
+    """
+    key = (name, magnitude, height, width)
+    found = _maps.pop(key, None)
+    if found is None:
+        rows = torch.arange(1, height + 1, dtype=torch.float32)[:, None].expand(height, width)
+        columns = torch.arange(1, width + 1, dtype=torch.float32).expand(height, width)
+        row, column = move(torch.stack([rows, columns]), name, magnitude, "nearest", None).long() - 1
+        found = torch.where(row < 0, height * width, row * width + column).flatten()
+    _maps[key] = found
+    while len(_maps) > 1 and sum(it.nbytes for it in _maps.values()) > _BYTES:
+        _maps.popitem(last=False)
+    return found

@@ -1,0 +1,57 @@
+"""How strong the operations of a space are at each of its bins, in the units of `operations.py`."""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+__all__ = ["SIGNED", "Space"]
+
+SIGNED = frozenset(
+    ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"]
+)
+"""Operations whose magnitude is turned to its negative half of the time."""
+
+
+class Space:
+    """Operations and their magnitudes, which grow from the first bin to the last.
+
+    Args:
+        names: The operations that are drawn from it.
+        shear: ShearX's and ShearY's at the last bin, a share.
+        across: TranslateX's and TranslateY's there in pixels, given the side along which they move.
+        degrees: Rotate's there.
+        blend: What Brightness, Color, Contrast and Sharpness then add to or take from 1.
+        bits: How many bits Posterize keeps at the first bin, and how many fewer at the last.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        shear: float,
+        across: Callable[[int], float],
+        degrees: float,
+        blend: float,
+        bits: tuple[int, int],
+    ) -> None:
+        self.names = names
+        self.most = dict.fromkeys(("ShearX", "ShearY"), shear) | dict.fromkeys(
+            ("Brightness", "Color", "Contrast", "Sharpness"), blend
+        )
+        self.most["Rotate"] = degrees
+        self.across = across
+        self.bits = bits
+
+    @cache  # noqa: B019 - the spaces are constants of their modules
+    def magnitudes(self, name: str, bins: int, height: int, width: int) -> list[float]:
+        """The operation's magnitude at each bin; zeros for one that has none. float32 values, as torchvision's."""
+        if name in ("TranslateX", "TranslateY"):
+            values = torch.linspace(0.0, self.across(width if name == "TranslateX" else height), bins)
+        elif name == "Posterize":
+            most, fewer = self.bits
+            values = (most - torch.arange(bins) / ((bins - 1) / fewer)).round()
+        elif name == "Solarize":
+            values = torch.linspace(1.0, 0.0, bins)
+        else:
+            values = torch.linspace(0.0, self.most.get(name, 0.0), bins)
+        return values.tolist()

@@ -1,0 +1,40 @@
+"""Operations one after the other, each image of a batch with its own."""
+
+import torch
+from torch import Tensor
+
+from ._affine import GEOMETRIC, Fill, Interpolation
+from .operations import OPERATIONS
+
+__all__ = ["Plan", "apply_by_batch", "apply_plans"]
+
+# The steps of one image: names of operations and magnitudes.
+Plan = list[tuple[str, float]]
+
+
+def apply_plans(images: Tensor, plans: list[Plan], interpolation: Interpolation, fill: Fill) -> Tensor:
+    """Take each image through its steps.
+
+    Args:
+        images: uint8 `(B, C, H, W)`; left alone.
+        plans: The steps of each image.
+        interpolation: `nearest` or `bilinear`, of the operations that move pixels.
+        fill: What they let in from outside, 0..255, one for all channels or one a channel.
+    """
+    return apply_by_batch(images, plans, interpolation, fill)
+
+
+def apply_by_batch(images: Tensor, plans: list[Plan], interpolation: Interpolation, fill: Fill) -> Tensor:
+    """`apply_plans`, all images that have the same operation next at a time, on any device."""
+    images = images.clone()
+    for step in range(max(map(len, plans), default=0)):
+        groups: dict[str, list[int]] = {}
+        for number, plan in enumerate(plans):
+            if step < len(plan):
+                groups.setdefault(plan[step][0], []).append(number)
+        for name, members in groups.items():
+            chosen = torch.tensor(members, device=images.device)
+            magnitude = torch.tensor([plans[number][step][1] for number in members], device=images.device)
+            settings = {"interpolation": interpolation, "fill": fill} if name in GEOMETRIC else {}
+            images[chosen] = OPERATIONS[name](images[chosen], magnitude, **settings)
+    return images
