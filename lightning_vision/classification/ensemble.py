@@ -1,0 +1,94 @@
+"""Several trained classifiers that answer as one: the mean of their logits.
+
+Four networks evaluated so are what Szegedy et al. 2016, arXiv:1602.07261, section 5 report as their best result.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_vision.base.weights import module_from_checkpoint
+
+from .classifier import ImageClassifier
+
+__all__ = ["LogitEnsemble"]
+
+# What an image must have gone through alike; class names are compared by themselves.
+PREPARED = ("channels", "image_size", "resize", "mean", "std")
+
+
+class LogitEnsemble(nn.Module):
+    """Averages the logits of classifiers from several checkpoints.
+
+    It stands in the place of a network, `ImageClassifier(backbone=LogitEnsemble([...]))`, so what evaluates, predicts
+    and exports one classifier does so with all of them. Members' own calibration is left out: it was fitted to one
+    member, and the ensemble can be calibrated as a whole. For members that give several labels pass `loss="bce"` to the
+    `ImageClassifier`, as they had it.
+
+    Args:
+        checkpoints: Paths of checkpoints of `ImageClassifier`, at least one, trained on the same classes and images
+            prepared alike; architectures may differ.
+
+    Shape:
+        `(B, C, H, W)` to `(B, K)`.
+
+    Raises:
+        FileNotFoundError: a checkpoint does not exist.
+        ValueError: no checkpoint is given, one is of another task, or it has other classes or other preprocessing than
+            the first.
+
+    Example:
+        >>> LogitEnsemble.__init__.__annotations__["checkpoints"]
+        collections.abc.Sequence[str | pathlib.Path]
+
+    Reference: Szegedy et al. 2016, arXiv:1602.07261
+
+    See also:
+        The callbacks with `snapshots`, whose members are moments of one training.
+    """
+
+    def __init__(self, checkpoints: Sequence[str | Path]) -> None:
+        super().__init__()
+        if isinstance(checkpoints, (str, Path)) or not checkpoints:
+            raise ValueError(f"LogitEnsemble: checkpoints is {checkpoints!r}; give a list of at least one path")
+        members = [_member(path) for path in checkpoints]
+        first = members[0]
+        for path, member in zip(checkpoints, members, strict=True):
+            if (member.num_classes, member.class_names) != (first.num_classes, first.class_names):
+                raise ValueError(
+                    f"LogitEnsemble: {path} has other classes than {checkpoints[0]} ({_short(member.class_names)} and "
+                    f"{_short(first.class_names)}); members must be trained on the same data"
+                )
+            if other := [name for name in PREPARED if _told(member, name) != _told(first, name)]:
+                name = other[0]
+                raise ValueError(
+                    f"LogitEnsemble: {path} was trained on images prepared otherwise than those of {checkpoints[0]} "
+                    f"({name} {_told(member, name)} and {_told(first, name)}); members must see the same image"
+                )
+        self.num_classes = first.num_classes
+        self.preprocessing = first.preprocessing
+        self.members = nn.ModuleList(member.network for member in members)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Mean logits `(B, K)` of normalised images `(B, C, H, W)`."""
+        return torch.stack([member(image) for member in self.members]).mean(0)
+
+
+def _member(path: str | Path) -> ImageClassifier:
+    module = module_from_checkpoint(path)
+    if not isinstance(module, ImageClassifier):
+        kind = type(module).__name__
+        raise ValueError(f"LogitEnsemble: {path} holds a {kind}; members must be checkpoints of ImageClassifier")
+    return module
+
+
+def _told(member: ImageClassifier, name: str) -> Any:
+    found = (member.preprocessing or {}).get(name)
+    return list(found) if isinstance(found, (list, tuple)) else found
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join([*names[:3], *(["..."] if names[3:] else [])])
