@@ -47,6 +47,8 @@ class Method(Callback, ABC):
     # Exceptions from "state dicts are those of a plain run": the reason, empty where there is none.
     adds_parameters: ClassVar[str] = ""
     changes_architecture: ClassVar[str] = ""
+    # An exception from "batch norm counts and random streams are those of a plain run": the reason.
+    rests: ClassVar[str] = ""
     # Strategies that own parameters or gradients (FSDP, DeepSpeed) are refused where nothing proves a method on them.
     strategies: ClassVar[tuple[type[Strategy], ...]] = (SingleDeviceStrategy, DDPStrategy)
 
