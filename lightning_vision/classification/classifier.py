@@ -15,12 +15,16 @@ from lightning_vision import backbones
 from lightning_vision.base.hyperparameters import is_description, rebuild
 from lightning_vision.base.module import VisionModule
 from lightning_vision.base.param_groups import classifier_names
-from lightning_vision.base.raw_images import read_batch
 from lightning_vision.base.weights import load_weights
 
+from ._file_predictions import predict_files
+from .bit import zero_classifier
+from .class_counts import balanced_weights, positive_weights, training_counts
+from .label_metrics import LabelMetrics
+from .logit_adjustment import LogitAdjustment
 from .losses import BinaryCrossEntropy, make_loss
 from .metrics import EpochMetrics, accuracies, accuracy, label_accuracy
-from .records import prediction_records
+from .thresholds import NO_CHOICE
 
 if TYPE_CHECKING:
     from .calibration import Calibration
@@ -44,7 +48,11 @@ class ImageClassifier(VisionModule):
         weights: Start from a file: safetensors, a torch file or a checkpoint.
         loss: `cross_entropy`, `bce` (several labels), `focal`, or a module called with logits and target.
         label_smoothing: Share of the target spread over all classes, 0..1; neutral 0.
-        class_weights: Weight of each class in the loss, K numbers.
+        class_weights: Weight of each class in the loss, K numbers, or `balanced`: from the training images that a fit
+            finds, n / (K n_k) for each class; with `bce` each label's yes weighs (n - n_k) / n_k times its no, which is
+            torch's `pos_weight`. Before its first fit such a module evaluates unweighted.
+        logit_adjustment: tau, the factor on the log of each class's share of the training images that is added to the
+            logits of training (`LogitAdjustment`), for `cross_entropy`; evaluation sees plain logits. Neutral 0.
         optimizer: Makes the optimizer from parameter groups.
         lr_scheduler: Makes the schedule from the optimizer; None keeps the learning rate.
         lr_interval: Whether the schedule counts epochs or optimizer steps.
@@ -54,6 +62,7 @@ class ImageClassifier(VisionModule):
         freeze_backbone: Train only the classifier; everything else stays in evaluation mode.
         drop_rate: Dropout before the classifier, fraction; neutral 0.
         drop_path_rate: Stochastic depth, fraction; neutral 0.
+        zero_head: Start the classifier at zero, as Big Transfer does when it fine-tunes.
 
     Shape:
         Batches are `(image, target)` or a mapping with these keys: image float32 `(B, C, H, W)` normalised, target
@@ -80,7 +89,8 @@ class ImageClassifier(VisionModule):
         weights: str | None = None,
         loss: Literal["cross_entropy", "bce", "focal"] | nn.Module = "cross_entropy",
         label_smoothing: float = 0.0,
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+        logit_adjustment: float = 0.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
@@ -90,6 +100,7 @@ class ImageClassifier(VisionModule):
         freeze_backbone: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        zero_head: bool = False,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, lr_interval, no_decay_norm_bias, layer_decay, head_lr_multiple)
         self.save_hyperparameters()
@@ -111,23 +122,23 @@ class ImageClassifier(VisionModule):
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )
+        # An ensemble of checkpoints brings theirs along.
+        self.preprocessing = getattr(self.network, "preprocessing", None)
         if weights is not None:
             load_weights(self.network, weights)
+        if zero_head:
+            zero_classifier(self.network)
         if freeze_backbone:
             self._freeze()
         if is_description(loss):
             loss = rebuild(loss, nn.Module)()
-        if isinstance(loss, nn.Module):
-            if label_smoothing or class_weights is not None:
-                raise ValueError(
-                    "label_smoothing and class_weights go with a loss given by name; set them in the module"
-                )
-            self.criterion = loss
-        else:
-            self.criterion = make_loss(loss, self.num_classes, label_smoothing, class_weights)
+        self.criterion = make_loss(loss, self.num_classes, label_smoothing, class_weights, logit_adjustment)
+        self.balanced, self.tau = class_weights == "balanced", logit_adjustment
+        self.adjustment: LogitAdjustment | None = None
+        self.class_counts: dict[str, Any] | None = None
         self.multilabel = isinstance(self.criterion, (BinaryCrossEntropy, nn.BCEWithLogitsLoss))
-        self.val_metrics = EpochMetrics(self.num_classes, self.multilabel)
-        self.test_metrics = EpochMetrics(self.num_classes, self.multilabel)
+        metrics = LabelMetrics if self.multilabel else EpochMetrics
+        self.val_metrics, self.test_metrics = metrics(self.num_classes), metrics(self.num_classes)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits `(B, K)` of normalised images `(B, C, H, W)`."""
@@ -146,7 +157,7 @@ class ImageClassifier(VisionModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         image, target = _image_and_target(batch)
         logits = self(image)
-        loss = self._loss(logits, target)
+        loss = self._loss(logits if self.adjustment is None else self.adjustment(logits), target)
         known = self._known(target)
         acc = label_accuracy(logits, known) if self.multilabel else accuracy(logits.detach(), known)
         self.scalars.log("train", {"loss": loss, "acc": acc}, len(image))
@@ -163,7 +174,11 @@ class ImageClassifier(VisionModule):
         if not isinstance(batch, Mapping):
             batch = dict(zip(("image", "target"), batch, strict=False))
         kept = {name: batch[name] for name in ("index", "target") if name in batch}
-        return {**kept, "probabilities": self._probabilities(self._calibrated(batch["image"]))}
+        return {**kept, "probabilities": self.probabilities(batch["image"])}
+
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Calibrated probabilities `(B, K)` of normalised images `(B, C, H, W)`; several labels stand alone."""
+        return self._probabilities(self._calibrated(image))
 
     def predict(
         self, paths: Sequence[str | Path] | str | Path, batch_size: int = 64, top_k: int = 5
@@ -182,26 +197,19 @@ class ImageClassifier(VisionModule):
             ValueError: the module has met no datamodule, or a file is no image.
             FileNotFoundError: a file does not exist.
         """
-        if self.preprocessing is None:
-            raise ValueError(
-                "the preprocessing of raw images is unknown; train on a datamodule, or set `preprocessing`"
-            )
-        files = [paths] if isinstance(paths, (str, Path)) else list(paths)
-        records: list[dict[str, Any]] = []
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                for start in range(0, len(files), batch_size):
-                    part = files[start : start + batch_size]
-                    image = read_batch(part, self.preprocessing, self.device).to(self.dtype)
-                    probabilities = self._probabilities(self._calibrated(image))
-                    index = range(start, start + len(part))
-                    records += prediction_records(probabilities, index, self.class_names, part, top_k)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        return records
+        return predict_files(self, paths, batch_size, top_k)
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        """Above which probability each label is said to be there, K numbers; None with one label an image.
+
+        A half, until the first validation's end chooses them for the largest F1 of each label.
+        """
+        return self.val_metrics.thresholds
+
+    @thresholds.setter
+    def thresholds(self, chosen: list[float] | None) -> None:
+        self.val_metrics.thresholds = self.test_metrics.thresholds = chosen
 
     @property
     def class_names(self) -> list[str]:
@@ -211,6 +219,8 @@ class ImageClassifier(VisionModule):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
+        if isinstance(self.val_metrics, LabelMetrics) and not self.trainer.sanity_checking:
+            self.thresholds = self.val_metrics.best_thresholds()
         self._finish("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
@@ -218,16 +228,32 @@ class ImageClassifier(VisionModule):
         self.per_class = self.test_metrics.per_class(self.class_names)
         self._finish("test", self.test_metrics)
 
+    def setup(self, stage: str) -> None:
+        """Compare sizes with the datamodule and take over its preprocessing; a fit that balances also its class counts.
+
+        Raises:
+            ValueError: the datamodule has another number of classes or channels, or cannot tell the counts.
+        """
+        super().setup(stage)
+        if stage == "fit" and (self.balanced or self.tau):
+            wanted_by = "class_weights='balanced'" if self.balanced else f"logit_adjustment={self.tau}"
+            datamodule = getattr(self.trainer, "datamodule", None)
+            counts = training_counts(datamodule, self.num_classes, wanted_by)
+            self._balance(self.trainer.strategy.broadcast(counts))
+
     def on_fit_start(self) -> None:
         if self.calibration is not None:
             rank_zero_warn(
                 "the calibration belongs to weights that this fit changes, so it is dropped; calibrate again after it"
             )
             self.calibration = None
+        if self.multilabel and not self.trainer.ckpt_path:
+            self.thresholds = [NO_CHOICE] * self.num_classes
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["calibration"] = None if self.calibration is None else self.calibration.state()
+        checkpoint["class_counts"], checkpoint["thresholds"] = self.class_counts, self.thresholds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -236,6 +262,21 @@ class ImageClassifier(VisionModule):
             from .calibration import Calibration
 
             self.calibration = Calibration.from_state(state).to(self.device)
+        if (self.balanced or self.tau) and (counts := checkpoint.get("class_counts")):
+            self._balance(counts)
+        if self.multilabel:
+            self.thresholds = checkpoint.get("thresholds") or [NO_CHOICE] * self.num_classes
+
+    def _balance(self, counts: dict[str, Any]) -> None:
+        """Weigh and adjust by these class counts, see `class_counts.training_counts`."""
+        self.class_counts, classes = counts, counts["classes"]
+        if self.tau:
+            self.adjustment = LogitAdjustment(self.tau, classes).to(self.device)
+        if self.balanced and self.multilabel:
+            weights = positive_weights(classes, counts["images"])
+            self.criterion.positive_weight = torch.tensor(weights, device=self.device)
+        elif self.balanced:
+            self.criterion.weight = torch.tensor(balanced_weights(classes), device=self.device)
 
     def _calibrated(self, image: Tensor) -> Tensor:
         """Logits as evaluation and prediction see them: those of the network, or what its calibration makes of them."""
@@ -245,7 +286,7 @@ class ImageClassifier(VisionModule):
             logits = self.calibration(self(self.calibration.perturb(image)))
         return logits
 
-    def _evaluate(self, stage: str, batch: Any, metrics: EpochMetrics) -> None:
+    def _evaluate(self, stage: str, batch: Any, metrics: EpochMetrics | LabelMetrics) -> None:
         image, target = _image_and_target(batch)
         logits = self._calibrated(image)
         known = self._known(target)
@@ -253,7 +294,7 @@ class ImageClassifier(VisionModule):
         self.scalars.log(stage, {"loss": self._loss(logits, target), **right}, len(image))
         metrics.update(self._probabilities(logits), known)
 
-    def _finish(self, stage: str, metrics: EpochMetrics) -> None:
+    def _finish(self, stage: str, metrics: EpochMetrics | LabelMetrics) -> None:
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         # Equal on all ranks, of which their maximum is exact; without `sync_dist` Lightning advises to set it.
         self.log_dict(values, sync_dist=True, reduce_fx="max")

@@ -5,6 +5,8 @@ Integer targets reach `F.cross_entropy` as the very tensor that was passed in.
 """
 
 from collections.abc import Sequence
+from math import isfinite
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +15,19 @@ from torch import Tensor, nn
 __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Focal", "binary_cross_entropy", "focal", "make_loss"]
 
 
-def binary_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean over B and K of `-w_k (t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))`.
+def binary_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, positive_weight: Tensor | None = None
+) -> Tensor:
+    """Mean over B and K of `-w_k (p_k t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))`.
 
     Args:
         logits: `(B, K)`.
         target: Probability of each label `(B, K)` in 0..1, or the one label of each image, int64 `(B,)`.
-        weight: Weight of each class `(K,)`; neutral 1.
+        weight: Weight w of each class `(K,)`; neutral 1.
+        positive_weight: Weight p of each class's yes `(K,)`, torch's `pos_weight`; neutral 1.
     """
     hot = F.one_hot(target, logits.shape[1]) if target.ndim == 1 else target
-    return F.binary_cross_entropy_with_logits(logits, hot.to(logits.dtype), weight)
+    return F.binary_cross_entropy_with_logits(logits, hot.to(logits.dtype), weight, pos_weight=positive_weight)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, weight: Tensor | None = None) -> Tensor:
@@ -82,13 +87,23 @@ class BinaryCrossEntropy(_Weighted):
 
     Args:
         class_weights: Weight of each class, K numbers; neutral None.
+        positive_weights: Weight of each class's yes beside its no, K numbers; neutral None.
 
     Shape:
         logits `(B, K)`; target `(B, K)` in 0..1 or int64 `(B,)`; result a scalar.
     """
 
+    positive_weight: Tensor | None
+
+    def __init__(
+        self, class_weights: Sequence[float] | None = None, positive_weights: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(class_weights)
+        weight = None if positive_weights is None else torch.tensor(positive_weights, dtype=torch.float32)
+        self.register_buffer("positive_weight", weight, persistent=False)
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return binary_cross_entropy(logits, target, self.weight)
+        return binary_cross_entropy(logits, target, self.weight, self.positive_weight)
 
 
 class Focal(_Weighted):
@@ -113,21 +128,46 @@ class Focal(_Weighted):
 
 
 def make_loss(
-    name: str, num_classes: int, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+    loss: str | nn.Module,
+    num_classes: int,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | Literal["balanced"] | None = None,
+    logit_adjustment: float = 0.0,
 ) -> nn.Module:
-    """The loss called `name`: `cross_entropy`, `bce` or `focal`.
+    """The loss called `cross_entropy`, `bce` or `focal`, or the given module itself, with its settings checked.
+
+    Weights that are `balanced` are set later, when the classes have been counted; an adjustment is of the logits.
 
     Raises:
         ValueError: the name is unknown, or the settings do not fit the loss or the number of classes.
     """
-    if class_weights is not None and len(class_weights) != num_classes:
-        raise ValueError(f"class_weights has {len(class_weights)} numbers for {num_classes} classes")
+    if not (isfinite(logit_adjustment) and logit_adjustment >= 0):
+        raise ValueError(f"logit_adjustment must be a finite number of at least 0, got {logit_adjustment}")
+    if isinstance(loss, nn.Module):
+        if label_smoothing or class_weights is not None or logit_adjustment:
+            settings = "label_smoothing, class_weights and logit_adjustment"
+            raise ValueError(f"{settings} go with a loss given by name; set them in the module")
+        return loss
+    weights = _checked_weights(class_weights, num_classes)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
-    if name == "cross_entropy":
-        return CrossEntropy(label_smoothing, class_weights)
-    if name not in ("bce", "focal"):
-        raise ValueError(f"unknown loss {name!r}; known are cross_entropy, bce and focal, or pass an nn.Module")
-    if label_smoothing:
-        raise ValueError(f"label_smoothing={label_smoothing} works with loss='cross_entropy', not with loss={name!r}")
-    return BinaryCrossEntropy(class_weights) if name == "bce" else Focal(class_weights=class_weights)
+    if loss == "cross_entropy":
+        return CrossEntropy(label_smoothing, weights)
+    if loss not in ("bce", "focal"):
+        raise ValueError(f"unknown loss {loss!r}; known are cross_entropy, bce and focal, or pass an nn.Module")
+    for name, value in (("label_smoothing", label_smoothing), ("logit_adjustment", logit_adjustment)):
+        if value:
+            raise ValueError(f"{name}={value} works with loss='cross_entropy', not with loss={loss!r}")
+    return BinaryCrossEntropy(weights) if loss == "bce" else Focal(class_weights=weights)
+
+
+def _checked_weights(weights: Sequence[float] | str | None, num_classes: int) -> Sequence[float] | None:
+    if weights is None or weights == "balanced":
+        return None
+    if isinstance(weights, str):
+        raise ValueError(f"class_weights={weights!r} is unknown; pass 'balanced' or {num_classes} numbers")
+    if len(weights) != num_classes:
+        raise ValueError(f"class_weights has {len(weights)} numbers for {num_classes} classes")
+    if not all(isfinite(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"class_weights must be finite and at least 0, got {list(weights)}")
+    return weights

@@ -15,6 +15,7 @@ def prediction_records(
     class_names: Sequence[str],
     paths: Sequence[str | Path | None],
     top_k: int = 5,
+    thresholds: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """One record an image, JSON-able.
 
@@ -24,13 +25,15 @@ def prediction_records(
         class_names: K names.
         paths: File of each image, or None where it came from no file.
         top_k: Classes in `top_k`; at most K are listed.
+        thresholds: Where an image may have several labels, above which probability each is said to be there, K numbers.
 
     Returns:
         `{"path": str or None, "index": int, "label": int, "class_name": str, "probabilities": [K floats],
         "top_k": [{"label", "class_name", "probability"}, ... most probable first]}`; `label` is the first of these.
+        With `thresholds` also `"labels"`, the names of those above theirs, in the order of the classes.
     """
     order = probabilities.argsort(dim=1, descending=True, stable=True)[:, : max(top_k, 1)].tolist()
-    return [
+    records: list[dict[str, Any]] = [
         {
             "path": None if path is None else str(path),
             "index": int(position),
@@ -41,3 +44,8 @@ def prediction_records(
         }
         for path, position, row, best in zip(paths, index, probabilities.tolist(), order, strict=True)
     ]
+    if thresholds is not None:
+        for record in records:
+            each = zip(class_names, record["probabilities"], thresholds, strict=True)
+            record["labels"] = [name for name, probability, threshold in each if probability > threshold]
+    return records

@@ -313,7 +313,7 @@ def test_the_datamodule_must_have_as_many_channels():
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
         (
             {"loss": nn.MultiMarginLoss(), "label_smoothing": 0.1},
-            "^label_smoothing and class_weights go with a loss given",
+            "^label_smoothing, class_weights and logit_adjustment go with a loss given",
         ),
         ({"loss": nn.MultiMarginLoss(), "class_weights": [1.0] * 10}, "by name; set them in the module$"),
         ({"class_weights": [1.0]}, "class_weights has 1 numbers for 10 classes"),

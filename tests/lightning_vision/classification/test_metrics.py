@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_vision.classification.label_metrics import LabelMetrics
 from lightning_vision.classification.metrics import EpochMetrics, accuracies, accuracy, label_accuracy
 
 
@@ -78,7 +79,7 @@ def test_the_table_of_classes_equals_scikit_learn(batches):
 
 def test_several_labels_an_image_are_counted_label_by_label():
     """Decisions above a half: [1, 0, 1], [0, 1, 1]. F1 is 1, 1 and 2/3; the calibration error is over six decisions."""
-    metrics = EpochMetrics(3, multilabel=True)
+    metrics = LabelMetrics(3)
     metrics.update(torch.tensor([[0.9, 0.1, 0.8], [0.2, 0.7, 0.8]]), torch.tensor([[1, 0, 0], [0, 1, 1]]))
     values = metrics.compute()
 
