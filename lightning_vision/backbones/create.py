@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
+import huggingface_hub
 import timm
+from huggingface_hub.utils import get_session
 from timm.models import get_arch_pretrained_cfgs, is_model
 from torch import nn
 
@@ -12,7 +14,10 @@ from lightning_vision.catalogue import nearest
 __all__ = ["create", "names"]
 
 # What a failed download raises besides OSError, by the package that raises it.
-_NETWORK_PACKAGES = {"httpx", "huggingface_hub", "requests", "urllib3"}
+_NETWORK_PACKAGES = {"httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3"}
+# Files of weights in a repository of timm's on the hub, in the order in which timm looks for them.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_PATIENCE = 5.0  # seconds for the hub to answer at all
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -45,7 +50,7 @@ def create(
             one of this project's (`resnet8_cifar`), or a module, which is returned as it is.
         num_classes: Width of the logits; 0 leaves the pooled features.
         in_channels: Channels of the image.
-        pretrained: Load timm's weights, from its cache or the network.
+        pretrained: Load timm's weights, from the hub's cache on this machine or else from the network.
         drop_rate: Dropout, fraction, where the network has it; handed over only when not 0.
         drop_path_rate: Stochastic depth, fraction; handed over only when not 0.
         features_only: Build a network that returns a list of feature maps, coarser and coarser.
@@ -58,7 +63,8 @@ def create(
         ValueError: the name is unknown (the nearest ones are listed), the network has no pretrained weights, lacks a
             setting that was given; or something was asked of a ready module that only a
             network built by name can be given.
-        ConnectionError: the pretrained weights could not be fetched.
+        ConnectionError: the pretrained weights are not on this machine and could not be fetched; after a few seconds,
+            with the address to copy them from.
 
     Example:
         >>> network = create("resnet8_cifar", num_classes=10, in_channels=1)
@@ -79,6 +85,13 @@ def create(
         raise ValueError(f"backbone must be a name or an nn.Module, got {name!r}")
     if ":" not in name:
         _check_name(name, pretrained)
+    repository = _repository(name, pretrained)
+    if files := _cached(repository):
+        # Without asking the hub, which without a network is asked six times; weights with a loader of their own go by it.
+        if ":" not in name and not timm.get_pretrained_cfg(name).custom_load:
+            chosen = {"pretrained_cfg_overlay": {"file": files[0]}} | chosen
+    elif repository:
+        _ask_hub(name, repository, pretrained)
     try:
         return timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **chosen)
     except TypeError as error:
@@ -90,10 +103,40 @@ def create(
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _NETWORK_PACKAGES:
             raise
-        way_out = "pass weights=FILE with a local file, or pretrained=False" if pretrained else "check the name"
-        raise ConnectionError(
-            f"backbone {name!r} could not be fetched ({type(error).__name__}); when offline, {way_out}"
-        ) from error
+        raise _unreachable(name, repository, error, pretrained) from error
+
+
+def _repository(name: str, pretrained: bool) -> str:
+    """Where `name` needs something of Hugging Face's hub, `OWNER/REPO`; empty if it does not."""
+    if ":" in name:
+        return name.removeprefix("hf-hub:").partition("@")[0] if name.startswith("hf-hub:") else ""
+    return (timm.get_pretrained_cfg(name).hf_hub_id or "") if pretrained else ""
+
+
+def _cached(repository: str) -> list[str]:
+    """The weights of `repository` that an earlier run has fetched."""
+    found = [huggingface_hub.try_to_load_from_cache(repository, file) for file in _HUB_FILES if repository]
+    return [file for file in found if isinstance(file, str)]
+
+
+def _ask_hub(name: str, repository: str, pretrained: bool) -> None:
+    """Find out once, and soon, whether the hub answers; a download tries for most of a minute and warns all the while.
+
+    Raises:
+        ConnectionError: it does not.
+    """
+    try:
+        get_session().head(huggingface_hub.hf_hub_url(repository, _HUB_FILES[0]), timeout=_PATIENCE)
+    except Exception as error:  # of whichever package huggingface_hub asks through
+        raise _unreachable(name, repository, error, pretrained) from error
+
+
+def _unreachable(name: str, repository: str, error: Exception, pretrained: bool) -> ConnectionError:
+    way_out = "check the name"
+    if pretrained:
+        copy = f"a copy of {huggingface_hub.hf_hub_url(repository, _HUB_FILES[0])}" if repository else "a local file"
+        way_out = f"pass weights=FILE with {copy}, or pretrained=False"
+    return ConnectionError(f"backbone {name!r} could not be fetched ({type(error).__name__}); when offline, {way_out}")
 
 
 def _checked(module: nn.Module, num_classes: int, chosen: dict[str, Any]) -> nn.Module:

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
-from support.photos import photo_folder, photo_table
 
 from lightning_vision import main
 from lightning_vision.catalogue import find
 from lightning_vision.configs import read_config, shipped
+from support.photos import photo_folder, photo_table
 
 RUNS = [name for name in shipped() if name.split("/")[0] not in ("callbacks", "trainer")]
 PIECES = [name for name in shipped() if name.startswith("callbacks/")]

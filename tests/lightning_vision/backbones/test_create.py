@@ -1,15 +1,21 @@
 """`create` and `names`: what is handed over, and each refusal with its whole sentence."""
 
+import importlib
 import re
+import socket
+import time
 from pathlib import Path
 
 import huggingface_hub
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from lightning_vision.backbones import create, names
+
+create_module = importlib.import_module("lightning_vision.backbones.create")
 
 
 def test_names_lists_ours_among_timms() -> None:
@@ -105,8 +111,8 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     message = (
-        r"^backbone 'resnet10t' could not be fetched \(\w+\); "
-        "when offline, pass weights=FILE with a local file, or pretrained=False$"
+        r"^backbone 'resnet10t' could not be fetched \(\w+\); when offline, pass weights=FILE with a copy of "
+        r"https://[\w./-]+/timm/resnet10t\.c3_in1k/resolve/main/model\.safetensors, or pretrained=False$"
     )
     with pytest.raises(ConnectionError, match=message):
         create("resnet10t", num_classes=4, in_channels=1, pretrained=True)
@@ -114,6 +120,35 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch: pytest.Mon
         ConnectionError, match=r"^backbone 'hf-hub:no/such' could not be fetched \(\w+\); when offline, c"
     ):
         create("hf-hub:no/such", num_classes=4, in_channels=1)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(create_module, "_PATIENCE", 0.2)
+    template = "/{repo_id}/resolve/{revision}/{filename}"
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes the call and stays silent
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
+        begin = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"^backbone 'resnet10t' could not be fetched \(\w*Timeout\w*\)"):
+            create("resnet10t", num_classes=4, in_channels=1, pretrained=True)
+
+    assert time.monotonic() - begin < 3
+
+
+def test_weights_that_an_earlier_run_fetched_need_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (kept / "snapshots" / "first").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("first")
+    weights = timm.create_model("resnet10t").state_dict()
+    save_file(weights, kept / "snapshots" / "first" / "model.safetensors")
+    network = create("resnet10t", num_classes=4, in_channels=3, pretrained=True)
+
+    assert torch.equal(network.layer4[0].conv1.weight, weights["layer4.0.conv1.weight"])
+    assert network.fc.out_features == 4
 
 
 def test_an_error_inside_a_network_is_not_taken_for_the_users() -> None:
