@@ -13,6 +13,7 @@ def draw_boxes(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     limit: tuple[int, int],
+    least: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Height and width of a box for each image, of the first attempt that fits.
 
@@ -25,6 +26,7 @@ def draw_boxes(
         scale: Smallest and largest area, fractions of the image's.
         ratio: Smallest and largest width over height.
         limit: Largest height and width that fit, pixels.
+        least: Smallest of either, pixels.
 
     Returns:
         Height and width, int64 `(B,)`, and whether an attempt fitted, bool `(B,)`.
@@ -33,6 +35,6 @@ def draw_boxes(
     area = size[0] * size[1] * (scale[0] + (scale[1] - scale[0]) * draws[..., 0])
     shape = ratio[0] * (ratio[1] / ratio[0]) ** draws[..., 1]
     width, height = (area * shape).sqrt().round(), (area / shape).sqrt().round()
-    fits = (width > 0) & (width <= limit[1]) & (height > 0) & (height <= limit[0])
+    fits = (width >= least) & (width <= limit[1]) & (height >= least) & (height <= limit[0])
     first = fits.int().argmax(1, keepdim=True)
     return height.gather(1, first)[:, 0].long(), width.gather(1, first)[:, 0].long(), fits.any(1)

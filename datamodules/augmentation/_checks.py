@@ -22,8 +22,8 @@ def check_images(name: str, images: Tensor, uniform: Tensor, draws: int) -> None
     """
     if images.dtype != torch.uint8:
         raise ValueError(
-            f"{name} augments bytes (uint8, 0..255), not {str(images.dtype).removeprefix('torch.')}: augment before the "
-            "images are normalised, or give back uint8"
+            f"{name} augments bytes (uint8, 0..255), not {str(images.dtype).removeprefix('torch.')}; augment images "
+            "before they are normalised"
         )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"{name} needs images (B, C, H, W) with C 1 or 3, not {tuple(images.shape)}")

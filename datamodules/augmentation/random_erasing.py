@@ -60,18 +60,11 @@ class RandomErasing(Augmentation):
 
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         check_images("RandomErasing", images, uniform, self.draws)
-        size = (images.shape[2], images.shape[3])
-        result = images.clone()
-        keys = (uniform[:, -2:].double() * 2**24).long()
-        pixels = torch.arange(images[:1].numel(), device=images.device).view(images.shape[1:])
-        for number, (top, left, height, width) in enumerate(self.boxes(uniform, size).tolist()):
-            if height:
-                box = (slice(None), slice(top, top + height), slice(left, left + width))
-                if self.value == 0:
-                    result[number][box] = 0
-                else:
-                    result[number][box] = (draw_bits(pixels[box], *keys[number].tolist()) & 255).to(torch.uint8)
-        return result
+        boxes = self.boxes(uniform, (images.shape[2], images.shape[3]))
+        first, second = (uniform[:, -2:].double() * 2**24).long().unbind(1)
+        noise = draw_bits(first * 2**24 + second) if self.value == "noise" else None
+        erase = erase_by_slices if images.device.type == "cpu" else erase_by_mask
+        return erase(images, boxes, noise)
 
     def boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
         """First row, first column, height and width of each image's box, int64 `(B, 4)`; zeros where it keeps all.
@@ -82,8 +75,45 @@ class RandomErasing(Augmentation):
         """
         shape = (1 / self.ratio[1], 1 / self.ratio[0])
         limit = (size[0] - 1, size[1] - 1)
-        height, width, fits = draw_boxes(uniform[:, : 2 * ATTEMPTS], size, self.scale, shape, limit)
+        height, width, fits = draw_boxes(uniform[:, : 2 * ATTEMPTS], size, self.scale, shape, limit, 0)
         places = uniform[:, -4:-2].double()
         top, left = (places[:, 0] * (size[0] - height + 1)).long(), (places[:, 1] * (size[1] - width + 1)).long()
         erased = fits & (uniform[:, -5] < self.prob)
         return torch.stack([top, left, height, width], 1) * erased[:, None]
+
+
+def erase_by_slices(images: Tensor, boxes: Tensor, noise: Tensor | None) -> Tensor:
+    """Fill a box of each image, one image after the other, on the CPU.
+
+    Args:
+        images: uint8 `(B, C, H, W)`; left alone.
+        boxes: First row, first column, height and width, pixels, int64 `(B, 4)`; height 0 erases nothing.
+        noise: Where each image's stream of noise begins, int64 `(B,)`; None fills with zeros.
+    """
+    result = images.clone(memory_format=torch.contiguous_format)
+    pixels = _numbers(images)
+    for position, (top, left, height, width) in enumerate(boxes.tolist()):
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        fill = 0 if noise is None else _noise(noise[position] + pixels[:, rows, columns])
+        result[position, :, rows, columns] = fill
+    return result
+
+
+def erase_by_mask(images: Tensor, boxes: Tensor, noise: Tensor | None) -> Tensor:
+    """`erase_by_slices`, all images at once, on any device."""
+    top, left, height, width = boxes.view(-1, 4, 1, 1, 1).unbind(1)
+    row = torch.arange(images.shape[2], device=images.device)[:, None]
+    column = torch.arange(images.shape[3], device=images.device)
+    inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
+    fill = 0 if noise is None else _noise(noise.view(-1, 1, 1, 1) + _numbers(images))
+    return torch.where(inside, fill, images)
+
+
+def _numbers(images: Tensor) -> Tensor:
+    """Numbers of an image's pixels, int64 `(C, H, W)`."""
+    return torch.arange(images.shape[1:].numel(), device=images.device).view(images.shape[1:])
+
+
+def _noise(number: Tensor) -> Tensor:
+    """A random byte for each number."""
+    return (draw_bits(number) & 255).to(torch.uint8)

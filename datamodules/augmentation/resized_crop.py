@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ._boxes import ATTEMPTS, draw_boxes
 from ._checks import check_images, interval, window
+from ._resize import resize_boxes
 from .augmentation import Augmentation
 
 __all__ = ["ResizedCrop"]
@@ -59,14 +59,7 @@ class ResizedCrop(Augmentation):
         here = (images.shape[2], images.shape[3])
         boxes = self.boxes(uniform, here)
         flip = (uniform[:, -1] < 0.5) & self.flip
-        size = self.size or here
-        cut = zip(images, boxes.tolist(), flip.tolist(), strict=True)
-        results = []
-        for image, (top, left, height, width), flipped in cut:
-            box = image[None, :, top : top + height, left : left + width]
-            box = F.interpolate(box, size, mode="bilinear", antialias=True, align_corners=False)
-            results.append(box.flip(-1) if flipped else box)
-        return torch.cat(results) if results else images.new_empty(0, images.shape[1], *size)
+        return resize_boxes(images, boxes, flip, self.size or here)
 
     def boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
         """First row, first column, height and width of each image's box, int64 `(B, 4)`.
@@ -75,7 +68,7 @@ class ResizedCrop(Augmentation):
             uniform: What `apply` takes, `(B, draws)`.
             size: Height and width of the images, pixels.
         """
-        height, width, fits = draw_boxes(uniform[:, : 2 * ATTEMPTS], size, self.scale, self.ratio, size)
+        height, width, fits = draw_boxes(uniform[:, : 2 * ATTEMPTS], size, self.scale, self.ratio, size, 1)
         shape = min(max(size[1] / size[0], self.ratio[0]), self.ratio[1])
         centred = min(size[0], round(size[1] / shape)), min(size[1], round(size[0] * shape))
         height, width = height.where(fits, centred[0]), width.where(fits, centred[1])

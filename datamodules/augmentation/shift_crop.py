@@ -109,8 +109,8 @@ class ShiftCrop(Augmentation):
         places = [side + 2 * pad - cut + 1 for side, pad, cut in zip(here, padding, size, strict=True)]
         if min(places) < 1:
             raise ValueError(
-                f"ShiftCrop: a window of {size[0]} x {size[1]} does not fit into images of {here[0]} x {here[1]} pixels "
-                f"padded by {max(padding)}; decode them larger or ask for a smaller window"
+                f"ShiftCrop: a window of {size[0]} x {size[1]} pixels does not fit into images of "
+                f"{here[0]} x {here[1]} padded by {max(padding)}; decode them larger or ask for a smaller window"
             )
         row, column = ((uniform[:, axis] * count).long() for axis, count in enumerate(places))
         flip = uniform[:, 2] < 0.5 if self.flip else torch.zeros_like(row, dtype=torch.bool)
