@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from lightning_vision.base.hyperparameters import resolve_class
 from lightning_vision.base.module import VisionModule
 from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
 from lightning_vision.callbacks.hooks.method import Method
@@ -111,6 +112,11 @@ class VisionCLI(LightningCLI):
         if checkpoint == "last":
             self.config["ckpt_path"] = checkpoint = str(newest_checkpoint(self.config.trainer))
         self.checkpoint = load_checkpoint(checkpoint) if checkpoint else None
+        if self.checkpoint is not None and self.config.get("model") is not None:
+            # The checkpoint's weights take the place of others, which are neither fetched nor read.
+            model = resolve_class(self.config.model.class_path, LightningModule)
+            for name, value in getattr(model, "superseded", {}).items():
+                self.config.model.init_args[name] = value
         self.run_dir = place_run(self.config.trainer, Path(checkpoint) if checkpoint and self.continues else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

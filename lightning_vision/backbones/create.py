@@ -87,7 +87,7 @@ def create(
         _check_name(name, pretrained)
     repository = _repository(name, pretrained)
     if files := _cached(repository):
-        # Without asking the hub, which without a network is asked six times; weights with a loader of their own go by it.
+        # Without asking the hub, which without a network is asked six times; weights with their own loader go by it.
         if ":" not in name and not timm.get_pretrained_cfg(name).custom_load:
             chosen = {"pretrained_cfg_overlay": {"file": files[0]}} | chosen
     elif repository:

@@ -45,7 +45,8 @@ class ImageClassifier(VisionModule):
         num_classes: K; the command takes it from the datamodule.
         in_channels: C; the command takes it from the datamodule, elsewhere None means 3.
         pretrained: Start from timm's weights for `backbone`, from its hub.
-        weights: Start from a file: safetensors, a torch file or a checkpoint.
+        weights: Start from a file: safetensors, a torch file or a checkpoint. It goes before `pretrained`, so it is
+            all that must be given where there is no network.
         loss: `cross_entropy`, `bce` (several labels), `focal`, or a module called with logits and target.
         label_smoothing: Share of the target spread over all classes, 0..1; neutral 0.
         class_weights: Weight of each class in the loss, K numbers, or `balanced`: from the training images that a fit
@@ -112,13 +113,11 @@ class ImageClassifier(VisionModule):
         self.calibration: Calibration | None = None
         if is_description(backbone):
             backbone = rebuild(backbone, nn.Module)()
-        if pretrained and weights:
-            raise ValueError("pretrained=True and weights both say where to start; pass one of them")
         self.network = backbones.create(
             backbone,
             num_classes=self.num_classes,
             in_channels=self.in_channels,
-            pretrained=pretrained,
+            pretrained=pretrained and weights is None,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )

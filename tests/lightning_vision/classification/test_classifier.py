@@ -309,7 +309,6 @@ def test_the_datamodule_must_have_as_many_channels():
             "has num_classes=7, but 10 classes are needed",
         ),
         ({"backbone": nn.Linear(1, 1), "freeze_backbone": True}, "freeze_backbone needs a timm backbone"),
-        ({"pretrained": True, "weights": "w.pt"}, "pretrained=True and weights both say where to start"),
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
         (
             {"loss": nn.MultiMarginLoss(), "label_smoothing": 0.1},
