@@ -26,10 +26,11 @@ class Calibration(nn.Module):
         Images are `(B, C, H, W)`, logits `(B, K)`; both keep their type.
 
     Raises:
-        ValueError: the temperature is not finite and above 0, `delta` is no finite image, or, from `perturb`, the images
+        ValueError: the temperature is not finite and above 0, `delta` is no finite image, or, from `perturb`, images
             have another shape than it.
 
     Example:
+        >>> import torch
         >>> calibration = Calibration(temperature=2.0)
         >>> calibration(torch.tensor([[4.0, 0.0]]))
         tensor([[2., 0.]])
@@ -55,8 +56,8 @@ class Calibration(nn.Module):
         if image.shape[1:] != self.delta.shape:
             ours, theirs = tuple(self.delta.shape), tuple(image.shape)
             raise ValueError(
-                f"the model was calibrated with images of shape {ours} and got a batch {theirs}; give it images of that "
-                "shape, or calibrate with --method temperature"
+                f"the model was calibrated with images of shape {ours} and got a batch {theirs}; give it images of "
+                "that shape, or calibrate with --method temperature"
             )
         return image + self.delta.to(image.dtype)
 
