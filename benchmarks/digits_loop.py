@@ -69,17 +69,17 @@ def _rows(what: str, against: str, quick: bool, flags: list[str], bar: str = "")
 def _samples(cli: VisionCLI) -> Samples:
     """The digits, in the orders and windows that `cli` will train with."""
     data: Any = cli.datamodule
-    sampler, epochs, shift = data.train_dataloader().sampler, range(cli.trainer.max_epochs), data.padding
+    sampler, epochs, shift = data.train_dataloader().sampler, range(cli.trainer.max_epochs), data.augmentation.padding
     train, val = data.train_set, data.val_set
     padded = nn.functional.pad(train.images, (shift,) * 4)
     orders, windows = [], []
     # Augmenting an image of its own pixels' numbers tells where the window was.
     width = padded.shape[-1]
-    numbers = torch.arange(padded[0].numel()).view(padded[0].shape).expand(padded.shape)
+    numbers = torch.arange(padded[0].numel(), dtype=torch.uint8).view(padded[0].shape).expand(padded.shape)
     for epoch in epochs:
         sampler.set_epoch(epoch)
         orders.append(sampler.positions())
-        first = data.augment(numbers, torch.arange(len(padded)), epoch)[:, 0, shift, shift]
+        first = data.augment(numbers, torch.arange(len(padded)), epoch)[:, 0, shift, shift].long()
         windows.append(torch.stack([first // width, first % width], 1))
     return Samples(data.normalise(padded), train.targets, orders, windows, data.normalise(val.images), val.targets)
 

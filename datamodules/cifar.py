@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .augmentation.augmentation import Augmentation
 from .common._labels import check_labels
+from .common._loader import Sampler
 from .common._sets import ArrayImages
 from .common._split import stratified_split
 from .common.datamodule import VisionDataModule
@@ -34,20 +36,20 @@ class _CIFAR(VisionDataModule):
         self,
         root: str | Path = "data",
         val_fraction: float = 0.1,
-        augment: bool = True,
+        augment: str | Augmentation = "light",
         download: bool = False,
         batch_size: int = 128,
         num_workers: int = 0,
+        sampler: Sampler = "all",
         seed: int = 0,
         split_seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context)
+        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction {val_fraction} must be at least 0 and below 1")
         self.root, self.val_fraction, self.download, self.split_seed = root, val_fraction, download, split_seed
-        self.padding, self.flip = (4, True) if augment else (0, False)
 
     @abstractmethod
     def fetch_files(self) -> None:
@@ -100,10 +102,12 @@ class CIFAR10(_CIFAR):
     Args:
         root: Folder that holds `cifar-10-batches-py`.
         val_fraction: Share of the training images that validates; 0 trains on all.
-        augment: Pad by 4, crop at random, mirror half of the images; on the device, drawn anew each epoch.
+        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
+            `Augmentation`; "light" pads by 4, crops and mirrors half of the images, "none" is neutral.
         download: Fetch the files through torchvision, which verifies them, if they are not there.
         batch_size: Samples in a batch of one process.
         num_workers: Processes that fetch images; 0 is fastest for images in memory.
+        sampler: `all` visits every training image once an epoch, `balanced` as many of every class.
         seed: Fixes the order and the augmentation of every epoch.
         split_seed: Fixes which images validate.
         drop_last: Leave out of an epoch of training what does not fill a batch.
@@ -147,10 +151,12 @@ class CIFAR100(_CIFAR):
     Args:
         root: Folder that holds `cifar-100-python`.
         val_fraction: Share of the training images that validates; 0 trains on all.
-        augment: Pad by 4, crop at random, mirror half of the images; on the device, drawn anew each epoch.
+        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
+            `Augmentation`; "light" pads by 4, crops and mirrors half of the images, "none" is neutral.
         download: Fetch the files through torchvision, which verifies them, if they are not there.
         batch_size: Samples in a batch of one process.
         num_workers: Processes that fetch images; 0 is fastest for images in memory.
+        sampler: `all` visits every training image once an epoch, `balanced` as many of every class.
         seed: Fixes the order and the augmentation of every epoch.
         split_seed: Fixes which images validate.
         drop_last: Leave out of an epoch of training what does not fill a batch.

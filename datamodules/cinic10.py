@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from .augmentation.augmentation import Augmentation
 from .cifar import CLASSES
+from .common._loader import Sampler
 from .common._sets import FileImages, OnBadImage
 from .common.datamodule import VisionDataModule
 from .image_folder import class_files, labelled
@@ -24,11 +26,13 @@ class CINIC10(VisionDataModule):
         root: The unpacked folder.
         merge_train_valid: Train on both, 180,000 images, as the authors' second protocol does; nothing validates then.
         origin: Keep `all` images, or those of `cifar10` or of `imagenet` only, in every split.
-        augment: Pad by 4, crop at random, mirror half of the images; on the device, drawn anew each epoch.
+        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
+            `Augmentation`; "light" pads by 4, crops and mirrors half of the images, "none" is neutral.
         normalize: By the published mean and standard deviation; False gives pixels in 0..1.
         on_bad_image: `error` stops at a damaged file, `skip` leaves it out and reports it at the epoch's end.
         batch_size: Samples in a batch of one process.
         num_workers: Processes that decode.
+        sampler: `all` visits every training image once an epoch, `balanced` as many of every class.
         seed: Fixes the order and the augmentation of every epoch.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
@@ -52,16 +56,17 @@ class CINIC10(VisionDataModule):
         root: str | Path = "data/CINIC-10",
         merge_train_valid: bool = False,
         origin: Literal["all", "cifar10", "imagenet"] = "all",
-        augment: bool = True,
+        augment: str | Augmentation = "light",
         normalize: bool = True,
         on_bad_image: OnBadImage = "error",
         batch_size: int = 128,
         num_workers: int = 0,
+        sampler: Sampler = "all",
         seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context)
+        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
         if origin not in ORIGINS:
             raise ValueError(f"origin {origin!r} must be one of {', '.join(ORIGINS)}")
         self.root, self.merge_train_valid, self.origin, self.on_bad_image = (
@@ -70,7 +75,6 @@ class CINIC10(VisionDataModule):
             origin,
             on_bad_image,
         )
-        self.padding, self.flip = (4, True) if augment else (0, False)
         self.normalize = normalize
 
     @property

@@ -11,8 +11,10 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lightning_vision.images import Resize, convert_image
 
+from .augmentation.augmentation import Augmentation
 from .common._draws import Stream, draw_bits
 from .common._labels import check_labels, known_targets
+from .common._loader import Sampler
 from .common._sets import Fetched, ImageSet, SampleError
 from .common.datamodule import VisionDataModule
 
@@ -32,8 +34,8 @@ def from_datasets(
     resize: Resize = "crop",
     mean: list[float] | None = None,
     std: list[float] | None = None,
-    flip: bool = False,
-    padding: int = 0,
+    augment: str | Augmentation = "none",
+    sampler: Sampler = "all",
     batch_size: int = 32,
     num_workers: int = 0,
     seed: int = 0,
@@ -59,8 +61,10 @@ def from_datasets(
         resize: `crop` or `squash`, as in `lightning_vision.images.convert_image`.
         mean: Subtracted on the device, per channel, of pixels in 0..1; by default 0.
         std: What is divided by, likewise; by default 1. With both defaults floats stay as they are.
-        flip: Mirror half of the training images.
-        padding: Shift training images by up to so many pixels.
+        augment: What uint8 training images go through on the device: a policy's name or an `Augmentation`; "none" is
+            neutral.
+        sampler: `all` visits every training image once an epoch, `balanced` as many of every class, for which labels
+            must be known without loading images.
         batch_size: Samples in a batch of one process.
         num_workers: Processes that fetch.
         seed: Fixes the order and the augmentation of every epoch.
@@ -69,7 +73,8 @@ def from_datasets(
 
     Raises:
         ValueError: no dataset was given, one is iterable-style or empty, or the number of classes is unknown; at
-            set-up, or at the sample if the labels are not known before, a label is outside 0 .. num_classes - 1.
+            set-up, images to augment are not uint8 or labels to balance are unknown; at set-up, or at the sample if the
+            labels are not known before, a label is outside 0 .. num_classes - 1.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -98,9 +103,9 @@ def from_datasets(
         classes = [str(number) for number in range(num_classes or 0)]
     if num_classes is not None and len(classes) != num_classes:
         raise ValueError(f"num_classes is {num_classes} but there are {len(classes)} class_names")
-    loading = (batch_size, num_workers, seed, drop_last, multiprocessing_context)
+    loading = (batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
     names = [str(name) for name in classes]
-    return DatasetsModule(datasets, names, channels, image_size, resize, mean, std, flip, padding, *loading)
+    return DatasetsModule(datasets, names, channels, image_size, resize, mean, std, *loading)
 
 
 class DatasetsModule(VisionDataModule):
@@ -115,12 +120,10 @@ class DatasetsModule(VisionDataModule):
         resize: Resize,
         mean: list[float] | None,
         std: list[float] | None,
-        flip: bool,
-        padding: int,
         *loading: Any,
     ) -> None:
         super().__init__(*loading)
-        self.datasets, self.resize, self.flip, self.padding = datasets, resize, flip, padding
+        self.datasets, self.resize = datasets, resize
         self._class_names = class_names
         if channels is None or image_size is None:
             one = SampledImages(next(iter(datasets.values())), self.seed, channels, image_size, resize)
@@ -144,6 +147,14 @@ class DatasetsModule(VisionDataModule):
             )
             if images.targets is not None and split != "predict":
                 check_labels(images.targets, self.num_classes, source=f"{split}: ")
+            if split == "train" and self.augmentation is not None:
+                pixels = images.fetch(torch.zeros(1, dtype=torch.int64)).image
+                if pixels.dtype != torch.uint8 or self.in_channels not in (1, 3):
+                    form = f"{str(pixels.dtype).removeprefix('torch.')} with {self.in_channels} channels"
+                    raise ValueError(
+                        f"augment works on uint8 images of 1 or 3 channels, those of the train dataset are {form}; "
+                        "give uint8 or augment in the dataset's own transform"
+                    )
             setattr(self, f"{split}_set", images)
         self.predict_set = self.predict_set or self.test_set
 
@@ -195,6 +206,7 @@ class SampledImages(ImageSet):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)
+        position %= len(self)
         item = self.dataset[position]
         pair = isinstance(item, tuple | list) and len(item) > 1
         if self.labelled and not pair:

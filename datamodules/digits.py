@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .augmentation.shift_crop import ShiftCrop
+from .common._loader import Sampler
 from .common._sets import ArrayImages
 from .common._split import stratified_split
 from .common.datamodule import VisionDataModule
@@ -35,6 +37,7 @@ class Digits(VisionDataModule):
     Args:
         batch_size: Samples in a batch of one process.
         num_workers: Processes that fetch images; 0 is fastest for images in memory.
+        sampler: `all` visits every training image once an epoch, `balanced` as many of every class.
         seed: Fixes the order and the augmentation of every epoch.
         split_seed: Fixes which digits train, validate and test.
         shift: Move training images by up to so many pixels in both directions; 0 is neutral, 1 a gentle augmentation.
@@ -61,16 +64,18 @@ class Digits(VisionDataModule):
         self,
         batch_size: int = 64,
         num_workers: int = 0,
+        sampler: Sampler = "all",
         seed: int = 0,
         split_seed: int = 0,
         shift: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context)
         if not 0 <= shift <= 7:
             raise ValueError(f"shift {shift} must be 0 to 7 pixels, for the digits are 8 wide")
-        self.split_seed, self.padding = split_seed, shift
+        augment = ShiftCrop(shift) if shift else "none"
+        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
+        self.split_seed = split_seed
 
     @property
     def class_names(self) -> list[str]:

@@ -1,26 +1,23 @@
 """Image files in one folder a class."""
 
-import hashlib
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_vision.images import EXTENSIONS, Resize, list_images
+from lightning_vision.images import Resize, list_images
 
-from .common._sets import FileImages, OnBadImage
+from .augmentation.augmentation import Augmentation
+from .common._file_source import SPLIT_NAMES, FileSource, Found, stable_key
+from .common._loader import Sampler
+from .common._sets import OnBadImage
 from .common._split import stratified_split
-from .common.datamodule import VisionDataModule
 
 __all__ = ["ImageFolder"]
 
-NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-IMAGENET = {3: ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), 1: ([0.449], [0.226])}
 
-
-class ImageFolder(VisionDataModule):
+class ImageFolder(FileSource):
     """Images of any size, mode and format in class folders, split by folders or by a seeded stratified draw.
 
     Either `root/train/CLASS/...`, with `val` (or `valid`, `validation`) and `test` beside it, or `root/CLASS/...`. What
@@ -30,6 +27,10 @@ class ImageFolder(VisionDataModule):
     Args:
         root: The folder; None with `predict_root` alone.
         image_size: Height and width, pixels, or one number for both.
+        train_size: Height and width at which training images are decoded, at least `image_size`, to which augmentation
+            cuts them: where it does not, a window drawn at random does; None is `image_size`.
+        eval_size: Likewise for validation, test and prediction, whose images reach the module at this size. It is meant
+            for crops of `image_size` (`TestTimeAugmentation(views="five_crop")`); None is `image_size`.
         channels: 3 for colour, 1 for grey; every image is converted.
         resize: `crop` keeps the aspect ratio and cuts the middle out, `squash` does not keep it.
         on_bad_image: At a file that cannot be decoded, `error` stops and names it, `skip` leaves it out of its batch
@@ -37,8 +38,11 @@ class ImageFolder(VisionDataModule):
         val_fraction: Share drawn for validation where there is no folder for it.
         test_fraction: Share drawn for testing where there is no `train` folder.
         predict_root: Folder of images without labels for prediction, or one file; by default that is the test set.
-        flip: Mirror half of the training images left to right, drawn anew each epoch; False is neutral.
-        padding: Shift training images by up to so many pixels; 0 is neutral.
+        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
+            `Augmentation`; "light" shifts by up to an eighth of the side and mirrors half of the images, "none" is
+            neutral.
+        sampler: `all` visits every training image once an epoch; `balanced` as many of every class, small ones several
+            times.
         mean: Per channel, of pixels in 0..1; by default ImageNet's, as pretrained networks expect.
         std: Standard deviation, likewise.
         batch_size: Samples in a batch of one process.
@@ -49,7 +53,7 @@ class ImageFolder(VisionDataModule):
         multiprocessing_context: How workers start; None is the system's default.
 
     Shape:
-        uint8 `(B, channels, *image_size)`.
+        uint8 `(B, channels, H, W)`: `train_size` or `eval_size`; after augmentation training images have `image_size`.
 
     Raises:
         FileNotFoundError: at set-up, a folder is missing.
@@ -62,14 +66,16 @@ class ImageFolder(VisionDataModule):
         self,
         root: str | Path | None = None,
         image_size: int | tuple[int, int] = 224,
+        train_size: int | tuple[int, int] | None = None,
+        eval_size: int | tuple[int, int] | None = None,
         channels: int = 3,
         resize: Resize = "crop",
         on_bad_image: OnBadImage = "error",
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         predict_root: str | Path | None = None,
-        flip: bool = True,
-        padding: int = 0,
+        augment: str | Augmentation = "light",
+        sampler: Sampler = "all",
         mean: list[float] | None = None,
         std: list[float] | None = None,
         batch_size: int = 32,
@@ -79,47 +85,32 @@ class ImageFolder(VisionDataModule):
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context)
+        super().__init__(
+            image_size=image_size,
+            train_size=train_size,
+            eval_size=eval_size,
+            channels=channels,
+            resize=resize,
+            on_bad_image=on_bad_image,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+            predict_root=predict_root,
+            mean=mean,
+            std=std,
+            augment=augment,
+            sampler=sampler,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            drop_last=drop_last,
+            multiprocessing_context=multiprocessing_context,
+        )
         if root is None and predict_root is None:
             raise ValueError("ImageFolder needs a root, the folder that holds the class folders, or a predict_root")
-        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on")
-        if channels not in IMAGENET:
-            raise ValueError(f"channels must be 1 or 3, not {channels}")
-        if resize not in ("crop", "squash") or on_bad_image not in ("error", "skip"):
-            raise ValueError(f"resize {resize!r} must be crop or squash, on_bad_image {on_bad_image!r} error or skip")
-        self.root, self.predict_root = root, predict_root
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-        self.in_channels, self.resize, self.on_bad_image = channels, resize, on_bad_image
-        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
-        self.flip, self.padding = flip, padding
-        self._statistics = mean or IMAGENET[channels][0], std or IMAGENET[channels][1]
+        self.root = root
 
-    @property
-    def statistics(self) -> tuple[list[float], list[float]]:
-        return self._statistics
-
-    @property
-    def class_names(self) -> list[str]:
-        return self._found[0]
-
-    def load(self) -> None:
-        for split, (paths, targets) in self._found[1].items():
-            setattr(self, f"{split}_set", self._images_of(paths, targets) if paths else None)
-        if self.predict_root is not None:
-            self.predict_paths = list_images(self.predict_root)
-            if not self.predict_paths:
-                raise ValueError(f"the folder {self.predict_root} holds no images ({' '.join(EXTENSIONS)})")
-            self.predict_set = self._images_of(self.predict_paths, None)
-        elif isinstance(self.test_set, FileImages):
-            self.predict_set, self.predict_paths = self.test_set, self.test_set.paths
-
-    def _images_of(self, paths: list[str], targets: Tensor | None) -> FileImages:
-        return FileImages(paths, targets, self.in_channels, self.image_size, self.resize, self.on_bad_image)
-
-    @cached_property
-    def _found(self) -> tuple[list[str], dict[str, tuple[list[str], Tensor]]]:
-        """Class names, and paths and labels of each split."""
+    def find(self) -> Found:
         if self.root is None:
             return [], {}
         root = Path(self.root)
@@ -129,7 +120,7 @@ class ImageFolder(VisionDataModule):
         folders = split_folders(root) if by_folder else {}
         classes = {split: class_files(path) for split, path in (folders or {"train": root}).items()}
         names = list(classes["train"])
-        if not by_folder and len(names) > 1 and {*names} <= {name for given in NAMES.values() for name in given}:
+        if not by_folder and len(names) > 1 and {*names} <= {name for given in SPLIT_NAMES.values() for name in given}:
             raise ValueError(
                 f"{root} has folders called {' and '.join(names)} but no train folder with class folders in it"
             )
@@ -148,7 +139,7 @@ class ImageFolder(VisionDataModule):
             if by_folder:
                 del shares["test"]
             paths, targets = splits["train"]
-            keys = torch.tensor([_key(Path(path).relative_to(root)) for path in paths])
+            keys = torch.tensor([stable_key(Path(path).relative_to(root).as_posix()) for path in paths])
             parts = stratified_split(targets, list(shares.values()), self.split_seed, keys)
             splits |= {
                 split: ([paths[number] for number in part.tolist()], targets[part])
@@ -164,7 +155,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         ValueError: a split has two, or another folder beside them holds images that nothing would read.
     """
     found: dict[str, Path] = {}
-    for split, names in NAMES.items():
+    for split, names in SPLIT_NAMES.items():
         present = [root / name for name in names if (root / name).is_dir()]
         if len(present) > 1:
             raise ValueError(f"{present[0]} and {present[1]} are both folders for {split}; merge them or move one away")
@@ -198,8 +189,3 @@ def labelled(classes: dict[str, list[str]], names: list[str]) -> tuple[list[str]
     labels = {name: number for number, name in enumerate(names)}
     pairs = [(path, labels[name]) for name, files in classes.items() for path in files]
     return [path for path, _ in pairs], torch.tensor([label for _, label in pairs])
-
-
-def _key(path: Path) -> int:
-    digest = hashlib.blake2b(path.as_posix().encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .common._draws import Stream, draw_bits, draw_integers, draw_uniform
+from .common._loader import Sampler
 from .common._sets import Fetched, ImageSet
 from .common._split import stratified_split
 from .common.datamodule import VisionDataModule
@@ -36,6 +37,7 @@ class PlacedDigits(VisionDataModule):
             whichever stands out, on a crop of a photograph: for methods that must find the digit.
         batch_size: Samples in a batch of one process.
         num_workers: Processes that draw images.
+        sampler: `all` visits every training image once an epoch, `balanced` as many of every class.
         seed: Fixes the order and the images of every epoch.
         split_seed: Fixes which digits and blocks train, validate and test.
         drop_last: Leave out of an epoch of training what does not fill a batch.
@@ -60,12 +62,13 @@ class PlacedDigits(VisionDataModule):
         canvas: Canvas = "plain",
         batch_size: int = 64,
         num_workers: int = 0,
+        sampler: Sampler = "all",
         seed: int = 0,
         split_seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context)
+        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, sampler=sampler)
         if canvas not in SIZES:
             raise ValueError(f"canvas {canvas!r} must be 'plain' or 'photo'")
         self.canvas, self.split_seed = canvas, split_seed
@@ -147,10 +150,10 @@ class PlacedImages(ImageSet):
         return torch.stack([top, left, top + size, left + size], dim=1)
 
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
-        keys = self._keys(epoch)
+        keys, sample = self._keys(epoch), index % len(self)
         low, high = CONTRASTS[self.canvas]
         contrast = low + (high - low) * draw_uniform(index, *keys, Stream.CONTRAST)
-        ink = place(self.digits[index, 0].float() / 255, self.boxes(index, epoch), self.side) * contrast[:, None, None]
+        ink = place(self.digits[sample, 0].float() / 255, self.boxes(index, epoch), self.side) * contrast[:, None, None]
         if self.blocks is None:
             image = (0.15 + 0.7 * ink + NOISE * self._noise(index, keys))[:, None]
         else:
@@ -158,7 +161,7 @@ class PlacedImages(ImageSet):
             colour = (background.mean((1, 2, 3)) < 0.5).float()[:, None, None, None]
             image = background + ink[:, None] * (colour - background)
         assert self.targets is not None
-        return Fetched((image * 255).round().clamp(0, 255).to(torch.uint8), self.targets[index], index)
+        return Fetched((image * 255).round().clamp(0, 255).to(torch.uint8), self.targets[sample], index)
 
     def _keys(self, epoch: int) -> tuple[int, ...]:
         return *self.keys, 0 if self.fixed else epoch

@@ -24,6 +24,8 @@ class Stream(IntEnum):
     NOISE = 7
     CROP = 8
     SAMPLE = 9
+    AUGMENT = 10
+    BALANCE = 11
 
 
 def draw_bits(counter: Tensor, *keys: int) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-__all__ = ["check_labels", "known_targets"]
+__all__ = ["check_balanced", "check_labels", "known_targets"]
 
 
 def check_labels(target: Tensor, num_classes: int, index: Tensor | None = None, source: str = "") -> None:
@@ -33,6 +33,26 @@ def check_labels(target: Tensor, num_classes: int, index: Tensor | None = None, 
         f"{source}label {target[tuple(wrong)].item()} of sample {sample} is outside 0..{most}; "
         f"there are {num_classes} classes"
     )
+
+
+def check_balanced(targets: Tensor | None, num_classes: int, source: str) -> None:
+    """Refuse labels by which an epoch cannot be balanced.
+
+    Args:
+        targets: Labels of the training images, None where they are unknown.
+        num_classes: How many classes there are.
+        source: The datamodule's name, for the message.
+
+    Raises:
+        ValueError: the labels are unknown, several to an image or outside 0 .. num_classes - 1.
+    """
+    if targets is None or targets.ndim != 1:
+        found = "does not tell its labels before it loads images" if targets is None else "has several labels an image"
+        raise ValueError(
+            f"sampler='balanced' draws images by their one class, but {source} {found}; use sampler='all' and weigh "
+            "the classes in the loss"
+        )
+    check_labels(targets, num_classes, source="train: ")
 
 
 def known_targets(dataset: Dataset) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,10 +10,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_vision.images import BadImageError
 
-from ._order import EpochOrder, FixedOrder, batch_bounds
+from ._order import BalancedOrder, EpochOrder, FixedOrder, batch_bounds
 from ._sets import Fetched, ImageSet, SampleError
 
-__all__ = ["ShardedLoader"]
+__all__ = ["Sampler", "ShardedLoader"]
+
+Sampler = Literal["all", "balanced"]
 
 Job = tuple[list[int], int]
 Batch = tuple[Tensor, ...] | dict[str, Tensor]
@@ -32,6 +34,7 @@ class ShardedLoader:
         batch_size: Samples of this rank in a batch.
         seed: Fixes the orders.
         shuffle: A new order each epoch, otherwise that of the dataset.
+        sampler: What a shuffled epoch visits: `all` samples once, or as many of every class, by the dataset's targets.
         drop_last: Leave out what does not fill a batch on every rank.
         rank: Which shard this is.
         world_size: How many shards there are.
@@ -53,6 +56,7 @@ class ShardedLoader:
         *,
         seed: int = 0,
         shuffle: bool = False,
+        sampler: Sampler = "all",
         drop_last: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -62,17 +66,25 @@ class ShardedLoader:
         as_dict: bool = False,
     ) -> None:
         self.dataset = dataset
-        self.sampler = EpochOrder(len(dataset), seed) if shuffle else FixedOrder(len(dataset))
+        if not shuffle:
+            self.sampler: EpochOrder = FixedOrder(len(dataset))
+        elif sampler == "all":
+            self.sampler = EpochOrder(len(dataset), seed)
+        else:
+            assert dataset.targets is not None
+            self.sampler = BalancedOrder(dataset.targets, seed)
         self.batch_sampler = None  # Lightning reads it wherever there is a `sampler`
-        self.rank, self.num_workers, self.pin_memory, self.as_dict = rank, num_workers, pin_memory, as_dict
+        self.rank, self.world_size = rank, world_size
+        self.num_workers, self.pin_memory, self.as_dict = num_workers, pin_memory, as_dict
         self.multiprocessing_context = multiprocessing_context
         self._skipped: list[str] = []
-        self._plan = {
+        self._plan: dict[str, int | str] = {
             "samples": len(dataset),
             "batch_size": batch_size,
             "world_size": world_size,
             "seed": seed,
             "shuffle": shuffle,
+            "sampler": sampler,
             "drop_last": drop_last,
         }
         self._bounds = batch_bounds(len(dataset), batch_size, rank, world_size, drop_last)
@@ -98,7 +110,7 @@ class ShardedLoader:
         place = order.given, order.passes
         self._yielded = self._yielded if self._resuming and place == self._place else 0
         self._place, self._resuming = place, False
-        shard = order.positions()[self.rank :: self._plan["world_size"]]
+        shard = order.positions()[self.rank :: self.world_size]
         jobs = [(shard[start:stop], order.epoch) for start, stop in self._bounds[self._yielded :]]
         for fetched in self._fetch(jobs):
             self._yielded += 1
@@ -111,19 +123,20 @@ class ShardedLoader:
         if place == (order.given, order.passes):
             order.passes += 1
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Epoch and number of batches handed out (not of batches fetched ahead), with what they depend on."""
         here = self.sampler.given, self.sampler.passes
         yielded = self._yielded if here == self._place else 0
         return {"epoch": here[0], "passes": here[1], "yielded": yielded, "batches": len(self), **self._plan}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the batches that had been handed out, if the epoch is still the saved one.
 
         Raises:
             ValueError: inside an epoch, other batches would follow than those that were left, because the batch size,
-                the number of processes, the seed or the data differ.
+                the number of processes, the seed, the sampler or the data differ.
         """
+        state = {"sampler": "all", **state}  # files of version 0.1 know no other
         within = 0 < state["yielded"] < state["batches"]
         for name, value in self._plan.items():
             if within and state[name] != value:

@@ -8,7 +8,7 @@ from torch.utils.data import SequentialSampler
 
 from ._draws import Stream, draw_bits
 
-__all__ = ["EpochOrder", "FixedOrder", "batch_bounds"]
+__all__ = ["BalancedOrder", "EpochOrder", "FixedOrder", "batch_bounds"]
 
 
 class EpochOrder:
@@ -35,6 +35,39 @@ class EpochOrder:
     def positions(self) -> Tensor:
         """Positions of the samples in the order of this epoch, int64 `(samples,)`."""
         return draw_bits(torch.arange(self.samples), self.seed, self.epoch, Stream.ORDER).argsort(stable=True)
+
+
+class BalancedOrder(EpochOrder):
+    """As many places of an epoch for every class, in an order that is a function of (seed, epoch).
+
+    Counts of classes differ by at most one; which classes get one more is drawn anew each epoch. Within a class so do
+    counts of samples: a small class comes again and again, of a large one other samples each epoch.
+
+    Args:
+        targets: Class of each sample, int64 `(N,)`; classes without samples are left out.
+        seed: Another seed, other orders.
+    """
+
+    def __init__(self, targets: Tensor, seed: int = 0) -> None:
+        super().__init__(len(targets), seed)
+        self.targets = targets
+        self.sizes = targets.bincount()
+
+    def positions(self) -> Tensor:
+        """Positions of the samples, int64 `(samples,)`; one above `samples` is a copy, as `ImageSet.fetch` says."""
+        keys = self.seed, self.epoch, Stream.BALANCE
+        shuffled = draw_bits(torch.arange(self.samples), *keys).argsort(stable=True)
+        members = shuffled[self.targets[shuffled].argsort(stable=True)]
+        present = self.sizes.nonzero()[:, 0]
+        # Counters beyond those of the samples: draws that nothing else uses.
+        lots = draw_bits(self.samples + present, *keys).argsort(stable=True)
+        shares = torch.full((len(present),), self.samples // len(present))
+        shares[lots[: self.samples % len(present)]] += 1
+        rank = torch.arange(self.samples) - (shares.cumsum(0) - shares).repeat_interleave(shares)
+        size = self.sizes[present].repeat_interleave(shares)
+        first = (self.sizes.cumsum(0) - self.sizes)[present].repeat_interleave(shares)
+        chosen = members[first + rank % size] + self.samples * (rank // size)
+        return chosen[super().positions()]
 
 
 class FixedOrder(EpochOrder, SequentialSampler):

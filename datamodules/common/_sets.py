@@ -26,8 +26,8 @@ class Fetched:
 
     Args:
         image: `(B, C, H, W)`, uint8 in 0..255, or floats that the user scaled.
-        target: int64 `(B,)`, or None without labels.
-        index: Position of each sample in its set, int64 `(B,)`.
+        target: int64 `(B,)`, float32 `(B, K)` where several classes may apply, or None without labels.
+        index: Position of each sample in its set, as `ImageSet.fetch` was given it, int64 `(B,)`.
         skipped: Files that had to be left out, so that B is smaller.
     """
 
@@ -46,14 +46,17 @@ class ImageSet(Dataset[tuple[Tensor, ...]], ABC):
     """A map-style dataset that gives batches; also usable in a plain DataLoader, as samples (image, target, index)."""
 
     targets: Tensor | None = None
-    """Labels of all samples, int64 `(N,)`, where they are known."""
+    """Labels of all samples where they are known: int64 `(N,)`, or 0 and 1, float32 `(N, K)`."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
-        """The samples at positions `index`, int64 `(B,)`, as they are in `epoch`."""
+        """The samples at positions `index`, int64 `(B,)`, as they are in `epoch`.
+
+        Position `i + k * len(self)` is the k-th copy of sample i: the same image, with random draws of its own.
+        """
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         return self.__getitems__([index])[0]
@@ -80,7 +83,8 @@ class ArrayImages(ImageSet):
 
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
         assert self.targets is not None
-        return Fetched(self.images.index_select(0, index), self.targets.index_select(0, index), index)
+        sample = index % len(self)
+        return Fetched(self.images.index_select(0, sample), self.targets.index_select(0, sample), index)
 
 
 class FileImages(ImageSet):
@@ -88,7 +92,7 @@ class FileImages(ImageSet):
 
     Args:
         paths: One file a sample.
-        targets: int64 `(N,)`, or None without labels.
+        targets: int64 `(N,)`, float32 `(N, K)` of 0 and 1 where several classes may apply, or None without labels.
         channels: 1 or 3.
         image_size: Height and width, pixels.
         resize: "crop" or "squash", as in `lightning_vision.images.convert_image`.
@@ -113,18 +117,19 @@ class FileImages(ImageSet):
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
         images, kept, skipped = [], [], []
         for position in index.tolist():
+            path = self.paths[position % len(self)]
             try:
-                images.append(read_image(self.paths[position], self.channels, self.image_size, self.resize))
+                images.append(read_image(path, self.channels, self.image_size, self.resize))
                 kept.append(position)
             except (BadImageError, FileNotFoundError) as error:
                 if self.on_bad_image == "error":
                     raise BadImageError(f"{error}; remove it or pass on_bad_image='skip'") from error
-                skipped.append(self.paths[position])
+                skipped.append(path)
         if not images:
             raise BadImageError(
                 f"none of the {len(index)} images of a batch can be decoded, {skipped[0]} for one; "
                 "remove them or pass a larger batch_size"
             )
         index = torch.tensor(kept)
-        target = None if self.targets is None else self.targets[index]
+        target = None if self.targets is None else self.targets[index % len(self)]
         return Fetched(torch.stack(images), target, index, tuple(skipped))

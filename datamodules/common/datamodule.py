@@ -2,22 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from lightning_vision.images import Resize, rescale, scale_and_shift
 
-from ._augment import crop_and_flip
-from ._draws import Stream, draw_integers
-from ._labels import check_labels
-from ._loader import Batch, ShardedLoader
+from ..augmentation.augmentation import Augmentation
+from ..augmentation.chain import Chain
+from ..augmentation.policies import policy
+from ..augmentation.shift_crop import ShiftCrop
+from ._labels import check_balanced, check_labels
+from ._loader import Batch, Sampler, ShardedLoader
 from ._sets import ImageSet
 from ._sheet import draw_sheet
+from ._uniforms import EpochUniforms, uniforms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,8 +36,9 @@ class VisionDataModule(LightningDataModule, ABC):
     """Base of all sources: loaders that shard and resume, augmentation on the device, labelled sheets.
 
     Loaders give `(uint8 image, target, index)`. On the device it becomes `(float32 image (B, C, H, W) normalised, int64
-    target (B,))`, in training augmented by draws that are a function of (seed, epoch, sample); for prediction
-    `{"image", "index"}` and, with labels, `"target"`. A subclass sets the sizes and fills the sets in `load`.
+    target (B,))`, or a float32 target `(B, K)` where several classes may apply; in training augmented by draws that are
+    a function of (seed, epoch, sample); for prediction `{"image", "index"}` and, with labels, `"target"`. A subclass
+    sets the sizes and fills the sets in `load`.
 
     Args:
         batch_size: Samples in a batch of one process.
@@ -40,16 +46,23 @@ class VisionDataModule(LightningDataModule, ABC):
         seed: Fixes the order and the augmentation of every epoch.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        augment: What training images go through on the device: the name of a policy or an `Augmentation`; "none" is
+            neutral.
+        sampler: What an epoch of training visits: `all` images once, or `balanced`, as many images of every class, for
+            which those of small classes come several times, augmented anew; the epoch stays as long.
 
     Raises:
-        ValueError: `batch_size` or `num_workers` is not a number of samples or processes.
+        ValueError: `batch_size` or `num_workers` is not a number of samples or processes; `augment` or `sampler` is
+            none of those; at set-up, `sampler="balanced"` finds no single known class an image.
     """
 
     in_channels: int
     image_size: tuple[int, int]
     resize: Resize = "crop"
-    padding: int = 0
-    flip: bool = False
+    multilabel: bool = False
+    """Whether several classes may apply to an image."""
+    train_size: tuple[int, int] | None = None
+    """Height and width of training images before augmentation, pixels, where that is not `image_size`."""
     predict_paths: list[str] | None = None
     train_set: ImageSet | None = None
     val_set: ImageSet | None = None
@@ -63,16 +76,24 @@ class VisionDataModule(LightningDataModule, ABC):
         seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        augment: str | Augmentation = "none",
+        sampler: Sampler = "all",
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size {batch_size} and num_workers {num_workers} must be at least 1 and 0")
         self.batch_size, self.num_workers, self.seed, self.drop_last = batch_size, num_workers, seed, drop_last
         self.multiprocessing_context = multiprocessing_context
+        if not isinstance(augment, str | Augmentation):
+            raise ValueError(f"augment must be a policy's name or an Augmentation, not {augment!r}")
+        if isinstance(augment, str):
+            policy(augment, (32, 32))  # refuses unknown names; the size may not be known yet
+        if sampler not in ("all", "balanced"):
+            raise ValueError(f"sampler {sampler!r} must be all or balanced")
+        self.augment_by, self.sampler = augment, sampler
         self._loaders: WeakSet[ShardedLoader] = WeakSet()
         self._scales: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
-        # Row, column and flip of every training sample, int64 `(3, N)`, and all that they depend on.
-        self._drawn: tuple[tuple[Any, ...], Tensor] | None = None
+        self._uniforms = EpochUniforms()
         self._loaded = False
 
     @abstractmethod
@@ -92,6 +113,20 @@ class VisionDataModule(LightningDataModule, ABC):
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @cached_property
+    def augmentation(self) -> Augmentation | None:
+        """What training images go through; where it does not cut larger ones to `image_size`, a window comes first."""
+        by, size = self.augment_by, self.image_size
+        augmentation = policy(by, size) if isinstance(by, str) else by
+        if self.train_size is None or self.train_size == size:
+            return augmentation
+        window = ShiftCrop(size=size)
+        if augmentation is None:
+            return window
+        probe = torch.zeros(1, self.in_channels, *self.train_size, dtype=torch.uint8)
+        result = augmentation.apply(probe, torch.zeros(1, augmentation.draws))
+        return Chain([window, augmentation]) if result.shape == probe.shape else augmentation
 
     @property
     def mean(self) -> list[float]:
@@ -115,19 +150,22 @@ class VisionDataModule(LightningDataModule, ABC):
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """Images of each class in each split whose labels are known."""
+        """Images of each class in each split whose labels are known; with several labels an image counts for each."""
         self.setup()
         counts = {}
         for split, images in (("train", self.train_set), ("val", self.val_set), ("test", self.test_set)):
-            if images is not None and images.targets is not None and not images.targets.is_floating_point():
-                numbers = images.targets.bincount(minlength=self.num_classes).tolist()
-                counts[split] = dict(zip(self.class_names, numbers, strict=True))
+            if images is not None and images.targets is not None:
+                found = images.targets
+                numbers = found.bincount(minlength=self.num_classes) if found.ndim == 1 else (found > 0).sum(0)
+                counts[split] = dict(zip(self.class_names, numbers.tolist(), strict=True))
         return counts
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits, whatever the stage; once."""
         if not self._loaded:
             self.load()
+            if self.sampler == "balanced" and self.train_set is not None:
+                check_balanced(self.train_set.targets, self.num_classes, type(self).__name__)
             self._loaded = True
 
     def train_dataloader(self) -> ShardedLoader:
@@ -163,36 +201,26 @@ class VisionDataModule(LightningDataModule, ABC):
         if isinstance(batch, dict):
             return {**batch, "image": self.normalise(batch["image"])}
         image, target, index = batch
-        if self.trainer is not None and self.trainer.training:
+        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
             # Asked of the loader that trains: others may exist, and `current_epoch` lags after some resumptions.
             epoch = getattr(self.trainer.train_dataloader, "epoch", self.trainer.current_epoch)
-            key = epoch, index.device, self.seed, self.padding, self.flip
-            if self._drawn is None or self._drawn[0] != key:
-                # For all samples at once: the dozen small operations cost as much for one batch as for 50,000.
-                samples = 0 if self.train_set is None else len(self.train_set)
-                self._drawn = key, self.draw(torch.arange(samples, device=index.device), epoch)
-            image = self.augment(image, index, epoch, self._drawn[1][:, index])
+            # A balanced epoch holds copies, whose positions lie beyond the samples.
+            samples = 0 if self.train_set is None or self.sampler == "balanced" else len(self.train_set)
+            uniform = self._uniforms(index, self.augmentation.draws, self.seed, epoch, samples)
+            image = self.augmentation.apply(image, uniform)
         return self.normalise(image), target
 
-    def augment(self, image: Tensor, index: Tensor, epoch: int, draws: Tensor | None = None) -> Tensor:
-        """Flip and shift each image as (seed, epoch, sample) says.
+    def augment(self, image: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Change each image as (seed, epoch, sample) says; on the device, training batches go through the same.
 
         Args:
-            image: `(B, C, H, W)`.
+            image: uint8 `(B, C, H, W)`; left alone.
             index: Positions of the samples in the training set, int64 `(B,)`.
             epoch: Epoch of training.
-            draws: Row and column of the window, 0 .. 2 * padding, and whether to flip, int64 `(3, B)`; None draws them.
         """
-        if not self.padding and not self.flip:
+        if self.augmentation is None:
             return image
-        row, column, flip = self.draw(index, epoch) if draws is None else draws
-        return crop_and_flip(image, row, column, flip == 1, self.padding)
-
-    def draw(self, index: Tensor, epoch: int) -> Tensor:
-        """Row, column and flip of the samples `index` in `epoch`, int64 `(3, B)`."""
-        steps = 2 * self.padding + 1
-        ranges = ((steps, Stream.ROW), (steps, Stream.COLUMN), (2 if self.flip else 1, Stream.FLIP))
-        return torch.stack([draw_integers(high, index, self.seed, epoch, stream) for high, stream in ranges])
+        return self.augmentation.apply(image, uniforms(index, self.augmentation.draws, self.seed, epoch))
 
     def normalise(self, image: Tensor) -> Tensor:
         """Scale to 0..1 (uint8 only), subtract `mean`, divide by `std`: float32, or the precision of the trainer."""
@@ -211,13 +239,13 @@ class VisionDataModule(LightningDataModule, ABC):
         positions: Sequence[int] | None = None,
         titles: Sequence[str] | None = None,
     ) -> "Figure":
-        """Draw a sheet of images with their class names.
+        """Draw a sheet of images with their class names, as they are or before and after augmentation.
 
         Args:
             split: Where they come from.
             count: How many, spread evenly over the split.
             path: Image file to write.
-            epoch: Show training images as augmented in that epoch; None shows them as they are.
+            epoch: Below the images, show them as augmented in that epoch; None shows them as they are.
             positions: Draw these samples of the split instead of `count` spread ones.
             titles: Write these above the images instead of the class names.
 
@@ -231,12 +259,12 @@ class VisionDataModule(LightningDataModule, ABC):
             positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long().tolist()
         batch = images.fetch(torch.tensor(positions), epoch or 0)
         image, target = batch.image, batch.target
-        if epoch is not None:
-            image = self.augment(image, batch.index, epoch)
-        pixels = image / 255 if image.dtype == torch.uint8 else image
+        rows = [image]
+        if epoch is not None and self.augmentation is not None:
+            rows.append(self.augment(image, batch.index, epoch))
         if titles is None:
             titles = [""] * len(image) if target is None else [self._title(label) for label in target]
-        return draw_sheet(pixels.clamp(0, 1).permute(0, 2, 3, 1).numpy(), titles, path)
+        return draw_sheet([_pixels(row) for row in rows], titles, path)
 
     def teardown(self, stage: str) -> None:
         """Stop the workers."""
@@ -247,10 +275,10 @@ class VisionDataModule(LightningDataModule, ABC):
         self.teardown("")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_loaders", "_drawn")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_loaders", "_uniforms")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _loaders=WeakSet(), _drawn=None)
+        self.__dict__.update(state, _loaders=WeakSet(), _uniforms=EpochUniforms())
 
     def _title(self, label: Tensor) -> str:
         present = [int(label)] if label.ndim == 0 else label.nonzero()[:, 0].tolist()
@@ -273,6 +301,7 @@ class VisionDataModule(LightningDataModule, ABC):
             self.batch_size,
             seed=self.seed,
             shuffle=shuffle,
+            sampler=self.sampler if split == "train" else "all",
             drop_last=drop_last,
             rank=shard.get("rank", 0),
             world_size=shard.get("num_replicas", 1),
@@ -283,3 +312,9 @@ class VisionDataModule(LightningDataModule, ABC):
         )
         self._loaders.add(loader)
         return loader
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """`(N, H, W, C)` in 0..1."""
+    scaled = image / 255 if image.dtype == torch.uint8 else image
+    return scaled.clamp(0, 1).permute(0, 2, 3, 1).numpy()

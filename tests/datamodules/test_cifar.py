@@ -108,7 +108,7 @@ def test_cifar100_has_a_hundred_fine_classes_named_by_its_meta_file(cifar100: Pa
 
 
 def test_the_published_statistics_leave_the_device_normalised(cifar10: Path) -> None:
-    data = CIFAR10(cifar10, augment=False)
+    data = CIFAR10(cifar10, augment="none")
     image, _, _ = next(iter(data.test_dataloader()))
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
 

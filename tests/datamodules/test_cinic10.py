@@ -83,7 +83,7 @@ def test_the_classifier_learns_from_it_unchanged(root: Path) -> None:
 
 
 def test_images_are_augmented_in_training_only_and_only_if_wanted(root: Path) -> None:
-    data, plain = CINIC10(root), CINIC10(root, augment=False)
+    data, plain = CINIC10(root), CINIC10(root, augment="none")
     image, index = torch.full((200, 3, 32, 32), 9, dtype=torch.uint8), torch.arange(200)
 
     def padded(images: Tensor) -> int:

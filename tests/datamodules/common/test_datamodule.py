@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_vision.catalogue import Entry, entries
+from lightning_vision.datamodules.augmentation.augmentation import Augmentation
+from lightning_vision.datamodules.augmentation.shift_crop import ShiftCrop
 from lightning_vision.datamodules.cifar import CIFAR10
 from lightning_vision.datamodules.common._loader import ShardedLoader
 from lightning_vision.datamodules.common._sets import ArrayImages
@@ -65,10 +67,11 @@ class Numbered(VisionDataModule):
 
     in_channels = 1
     image_size = (6, 6)
-    padding = 2
-    flip = True
     statistics = [0.25], [0.5]
     class_names: ClassVar = ["a", "b", "c", "d"]
+
+    def __init__(self, *args: Any, augment: str | Augmentation | None = None, **options: Any) -> None:
+        super().__init__(*args, augment=augment or ShiftCrop(2, flip=True), **options)
 
     def load(self) -> None:
         number = torch.arange(40)
@@ -113,7 +116,7 @@ def test_training_images_are_the_draws_of_their_epoch_and_sample() -> None:
     assert not equal(expected[:3], seen[3:])
 
 
-@pytest.mark.parametrize(("name", "value"), [("padding", 1), ("flip", False), ("seed", 5)])
+@pytest.mark.parametrize(("name", "value"), [("augmentation", ShiftCrop(1)), ("augmentation", None), ("seed", 5)])
 def test_an_augmentation_changed_between_two_fits_takes_effect_at_once(name: str, value: Any) -> None:
     changed, fresh = Numbered(batch_size=16), Numbered(batch_size=16)
     fit(changed, max_epochs=1)
@@ -213,10 +216,7 @@ def test_another_batch_size_in_mid_epoch_is_refused_by_the_fit(tmp_path: Path) -
 
 @pytest.mark.filterwarnings("error:You requested to overfit")
 def test_overfitting_batches_sees_the_same_ones_each_epoch() -> None:
-    class Still(Numbered):
-        padding, flip = 0, False
-
-    seen = fit(Still(batch_size=4), max_epochs=2, overfit_batches=2).seen["train"]
+    seen = fit(Numbered(batch_size=4, augment="none"), max_epochs=2, overfit_batches=2).seen["train"]
 
     assert equal(seen[:2], seen[2:])
     assert ((seen[0][0][:, 0, 0, 0] * 0.5 + 0.25) * 255).round().tolist() == [0.0, 1.0, 2.0, 3.0]
@@ -321,11 +321,24 @@ def test_every_datamodule_goes_through_yaml_and_back(entry: Entry) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "pdf"])
 def test_plot_draws_a_labelled_sheet(suffix: str, tmp_path: Path) -> None:
-    figure = Numbered().plot("val", count=7, path=tmp_path / f"sheet.{suffix}", epoch=0)
+    figure = Numbered().plot("val", count=7, path=tmp_path / f"sheet.{suffix}")
 
     assert (tmp_path / f"sheet.{suffix}").stat().st_size > 1000
     # Samples 0, 6, 13, 19, 26, 32, 39 of labels modulo 4; the grid of nine has two empty cells.
     assert [axes.get_title() for axes in figure.axes] == ["a", "c", "b", "d", "c", "a", "d", "", ""]
+
+
+def test_plot_draws_images_before_and_after_augmentation_one_below_the_other() -> None:
+    data = Numbered(augment=ShiftCrop(1, flip=True))
+    figure = data.plot("train", epoch=3, positions=[5, 9, 17, 30, 39])
+    images = data.train_set.images[torch.tensor([5, 9, 17, 30, 39])]  # type: ignore[union-attr]  # loaded by then
+    after = data.augment(images, torch.tensor([5, 9, 17, 30, 39]), 3)
+    shown = [torch.from_numpy(axes.images[0].get_array() * 255).round().long() for axes in figure.axes if axes.images]
+    rows = [images[:4], after[:4], images[4:], after[4:]]
+
+    assert [axes.get_title() for axes in figure.axes] == ["b", "b", "b", "c", *[""] * 4, "d", *[""] * 7]
+    assert torch.equal(torch.cat(rows)[:, 0].long(), torch.stack(shown))
+    assert not torch.equal(images, after)
 
 
 def shards_of_a_fit() -> tuple[int, list[list[int]]]:

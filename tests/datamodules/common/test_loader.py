@@ -206,7 +206,7 @@ def test_another_batch_size_is_fine_at_an_epochs_start() -> None:
 
 
 def test_the_state_is_plain_data() -> None:
-    assert {int, bool} == {type(value) for value in make().state_dict().values()}
+    assert {int, bool, str} == {type(value) for value in make().state_dict().values()}
 
 
 @WORKERS
