@@ -32,8 +32,9 @@ def print_table(title: str, rows: Mapping[str, str]) -> None:
 def effective(optimizer: Optimizer) -> str:
     """Class and settings of an optimizer, a range where its parameter groups differ."""
     settings = {}
-    for name in optimizer.defaults:
-        values = [group[name] for group in optimizer.param_groups]
+    for name, default in optimizer.defaults.items():
+        # After a checkpoint is loaded torch adds defaults that the groups of other libraries' optimizers do not have.
+        values = [group.get(name, default) for group in optimizer.param_groups]
         same = all(value == values[0] for value in values)
         settings[name] = f"{values[0]}" if same else f"{min(values):.3g} to {max(values):.3g}"
     chosen = ", ".join(f"{name}={value}" for name, value in settings.items() if value not in ("None", "False"))
