@@ -56,7 +56,7 @@ def rows(quick: bool) -> list[Row]:
     return [
         Row.speedup("`CIFAR10`", "torchvision, 0 workers", wall["ours"], wall["0 workers"], "wall", ">= 10"),
         Row.speedup("`CIFAR10`", "torchvision, 2 workers", wall["ours"], wall["2 workers"], "wall"),
-        Row.speedup("`CIFAR10`", "`CIFAR10(augment="none")`", wall["ours"], wall["floor"], "wall"),
+        Row.speedup("`CIFAR10`", '`CIFAR10(augment="none")`', wall["ours"], wall["floor"], "wall"),
     ]
 
 
