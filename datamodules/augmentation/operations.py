@@ -57,22 +57,19 @@ def rotate(images: Tensor, magnitude: Tensor, interpolation: Interpolation = "ne
 
 def adjust_brightness(images: Tensor, magnitude: Tensor) -> Tensor:
     """Blend each image with black: its values times 1 + `magnitude`."""
-    return _uint8(images * _factor(images, magnitude)[0])
+    return _uint8(images * _factor(images, magnitude).float())
 
 
 def adjust_color(images: Tensor, magnitude: Tensor) -> Tensor:
     """Blend each image with its grey one: 1 + `magnitude` of it and -`magnitude` of the other."""
     if images.shape[1] == 1:
         return images.clone()
-    factor, rest = _factor(images, magnitude)
-    return _uint8(torch.addcmul(images * factor, _grey(images), rest))
+    return _blended(images, _grey(images), magnitude)
 
 
 def adjust_contrast(images: Tensor, magnitude: Tensor) -> Tensor:
     """Blend each image with the mean of its grey one: 1 + `magnitude` of it and -`magnitude` of the other."""
-    factor, rest = _factor(images, magnitude)
-    mean = _grey(images).mean((-3, -2, -1), keepdim=True)
-    return _uint8(torch.addcmul(images * factor, mean, rest))
+    return _blended(images, _grey(images).mean((-3, -2, -1), keepdim=True), magnitude)
 
 
 def adjust_sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -82,7 +79,6 @@ def adjust_sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
     """
     if min(images.shape[-2:]) <= 2:
         return images.clone()
-    _, rest = _factor(images, magnitude)
     wide = images.to(torch.int32)
     rows = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
     inner = wide[..., 1:-1, 1:-1]
@@ -90,7 +86,8 @@ def adjust_sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
     # Rounding: 2 * total is even and 13 (2 k + 1) odd, so total / 13 never lies halfway between two integers.
     smooth = (2 * total + 13) // 26
     result = images.clone()
-    result[..., 1:-1, 1:-1] = _uint8(torch.addcmul(inner.float(), (smooth - inner).float(), rest))
+    rest = (1.0 - _factor(images, magnitude)).float()
+    result[..., 1:-1, 1:-1] = _uint8(_sum(inner, smooth - inner, rest))
     return result
 
 
@@ -158,10 +155,20 @@ OPERATIONS: dict[str, Callable[..., Tensor]] = {
 """The operations by the names that policies have for them."""
 
 
-def _factor(images: Tensor, magnitude: Tensor) -> tuple[Tensor, Tensor]:
-    """1 + magnitude and its complement to 1, in double precision and then float32: `(B, 1, 1, 1)`."""
-    factor = 1.0 + magnitude.to(images.device).double()[:, None, None, None]
-    return factor.float(), (1.0 - factor).float()
+def _factor(images: Tensor, magnitude: Tensor) -> Tensor:
+    """1 + magnitude, float64 `(B, 1, 1, 1)`."""
+    return 1.0 + magnitude.to(images.device).double()[:, None, None, None]
+
+
+def _blended(images: Tensor, other: Tensor, magnitude: Tensor) -> Tensor:
+    """1 + magnitude of the images and -magnitude of `other`, float32 `(B, 1, 1 or H, 1 or W)`."""
+    factor = _factor(images, magnitude)
+    return _uint8(_sum(images * factor.float(), other, (1.0 - factor).float()))
+
+
+def _sum(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """one + share * other, rounded once, as a fused multiplication and addition of float32 on every device."""
+    return (one.double() + other.double() * share.double()).float()
 
 
 def _grey(images: Tensor) -> Tensor:
