@@ -1,5 +1,6 @@
 """Train, and keep the best and the last checkpoint."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
+from lightning_vision.commands._class_table import class_rows, gaps, uneven
 from lightning_vision.commands._report import effective, print_table, require
 
 CONTINUES = True
@@ -20,13 +22,30 @@ def run(cli: Any, ckpt_path: str | None = None) -> None:
             goes on in the checkpoint's own folder.
     """
     require(cli, "model", "data")
-    cli.trainer.callbacks.append(_ShowOptimizers())
+    cli.trainer.callbacks.append(_Announce())
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)
     _report(cli.trainer, cli.run_dir)
 
 
-class _ShowOptimizers(Callback):
-    """Prints what is really optimised with, once: configs, flags and defaults have been merged by then."""
+class _Announce(Callback):
+    """Says once what is trained on and what is really optimised with, when configs, flags and data have met."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        counts: dict[str, dict[str, int]] = getattr(datamodule, "class_counts", None) or {}
+        if "train" not in counts:
+            return
+        multilabel = getattr(datamodule, "multilabel", False)
+        if len(counts["train"]) == 1 and not multilabel:
+            (only,) = counts["train"]
+            raise ValueError(f"all images are of one class, {only!r}; a classifier needs at least two to tell apart")
+        monitored = [saver.monitor or "" for saver in _savers(trainer)]
+        if "val" not in counts and any(name.startswith("val/") for name in monitored):
+            raise ValueError(
+                "no image is left for validation, by which the best checkpoint is chosen; add images or raise "
+                "--data.val_fraction"
+            )
+        _show_data(counts, datamodule, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:
@@ -34,13 +53,41 @@ class _ShowOptimizers(Callback):
 
 
 @rank_zero_only
-def _report(trainer: Trainer, run_dir: object) -> None:
+def _show_data(counts: dict[str, dict[str, int]], datamodule: Any, module: Any) -> None:
+    title = "images with each label" if getattr(datamodule, "multilabel", False) else "images of each class"
+    print_table(title, class_rows(counts))
+    said = [getattr(datamodule, "split_origin", ""), *gaps(counts)]
+    if getattr(module, "balanced", True) is False:
+        said.append(uneven(counts["train"]))
+    print("".join(f"  {sentence}\n" for sentence in said if sentence), end="", flush=True)
+
+
+@rank_zero_only
+def _report(trainer: Trainer, run_dir: Path | None) -> None:
     metrics = trainer.callback_metrics.items()
     if rows := {name: f"{float(value):.4f}" for name, value in sorted(metrics) if name.startswith("val/")}:
         print_table("validation, last epoch", rows)
     written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
-    for saver in (saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)):
+    for saver in _savers(trainer):
         for path in filter(None, (saver.best_model_path, saver.last_model_path)):
             best = saver.monitor if path == saver.best_model_path else None
             written[Path(path).stem] = f"{path} ({best} {saver.best_model_score:.4f})" if best else path
     print_table("written", written)
+    monitored = sorted(_savers(trainer), key=lambda saver: saver.monitor is None)
+    if files := [path for saver in monitored for path in (saver.best_model_path, saver.last_model_path) if path]:
+        checkpoint = f"--ckpt_path {_typed(files[0])}"
+        commands = {"use it": f"lightning_vision predict {checkpoint} --sheet 24 --images FOLDER"}
+        config = Path(run_dir or trainer.default_root_dir) / "config.yaml"
+        if config.exists():
+            commands = {"measure it": f"lightning_vision test --config {_typed(config)} {checkpoint}"} | commands
+        print_table("next", commands)
+
+
+def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
+    return [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+
+
+def _typed(path: str | Path) -> str:
+    """`path` as one would type it here."""
+    absolute = Path(path).absolute()
+    return shlex.quote(str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute))
