@@ -3,16 +3,12 @@
 The protocol stands in docs/study_lowdata.md; it and the constants below were committed before the first run.
 """
 
-import logging
-import multiprocessing
 import time
-import warnings
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from math import sqrt
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -24,8 +20,9 @@ from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
 
 from .shipped_callbacks import callback_and_settings
+from .study import in_processes, table
 
-__all__ = ["FewDigits", "blocks", "paired_difference", "train"]
+__all__ = ["FewDigits", "blocks", "train"]
 
 SEEDS = range(5)
 SHOTS, BATCH, STEPS = 10, 25, 1020
@@ -96,9 +93,7 @@ def blocks(quick: bool) -> dict[str, str]:
     """
     seeds, steps = ([0], 4) if quick else (SEEDS, STEPS)
     tasks = [(arm, seed, steps * arm.length) for arm in ARMS for seed in seeds]
-    # Fresh interpreters: a fork of a process in which torch has computed can hang.
-    with multiprocessing.get_context("spawn").Pool(1 if quick else 2, _quiet) as pool:
-        outcomes = pool.starmap(train, tasks, chunksize=1)
+    outcomes = in_processes(train, tasks, 1 if quick else 2)
     runs: dict[Arm, list[Outcome]] = {arm: [] for arm in ARMS}
     for (arm, _, _), outcome in zip(tasks, outcomes, strict=True):
         runs[arm].append(outcome)
@@ -139,48 +134,19 @@ def train(arm: Arm, seed: int, steps: int) -> Outcome:
     return Outcome(100 * scores["test/acc"], seconds)
 
 
-def paired_difference(scores: list[float], plain: list[float]) -> tuple[str, str]:
-    """Mean of the paired differences with its standard error, points, and whether it is larger than two of these.
-
-    >>> paired_difference([91.0, 93.0], [90.0, 90.0])
-    ('+2.0 ± 1.0', 'no')
-    """
-    gains = [score - base for score, base in zip(scores, plain, strict=True)]
-    if len(gains) < 2:
-        return f"{mean(gains):+.1f}", ""
-    error = stdev(gains) / sqrt(len(gains))
-    return f"{mean(gains):+.1f} ± {error:.1f}", "yes" if abs(mean(gains)) > 2 * error else "no"
-
-
 def _callback(name: str, seed: int) -> Callback:
     """The callback in its shipped setting, its draws by `seed`."""
     kind, settings = callback_and_settings(name)
     return kind(**settings | ({"seed": seed} if "seed" in signature(kind).parameters else {}))
 
 
-def _quiet() -> None:
-    torch.set_num_threads(1)
-    logging.disable(logging.INFO)
-    warnings.filterwarnings("ignore", module="lightning")
-
-
 def _table(runs: dict[Arm, list[Outcome]], arms: list[Arm], steps: int) -> str:
-    plain = [run.accuracy for run in runs[ARMS[0]]]
-    numbers = " | ".join(f"seed {seed}" for seed in range(len(plain)))
-    lines = [
-        f"| arm | steps | {numbers} | mean | to plain | over 2 SE? | CPU |",
-        f"|---|--:|{'--:|' * len(plain)}--:|--:|---|--:|",
-    ]
-    for arm in arms:
-        scores = [run.accuracy for run in runs[arm]]
-        gain, verdict = ("", "") if arm is ARMS[0] else paired_difference(scores, plain)
-        seconds = mean(run.seconds for run in runs[arm])
-        each = " | ".join(f"{score:.1f}" for score in scores)
-        cells = [arm.name, f"{steps * arm.length:,}", each, f"{mean(scores):.1f}", gain, verdict, f"{seconds:.1f} s"]
-        lines.append(f"| {' | '.join(cells)} |")
+    scores = {arm.name: [run.accuracy for run in runs[arm]] for arm in arms}
+    lengths = {arm.name: f"{steps * arm.length:,}" for arm in arms}
+    seconds = {arm.name: f"{mean(run.seconds for run in runs[arm]):.1f} s" for arm in arms}
     protocol = (
         f"Accuracy, percent of 359 test digits; {SHOTS} training images a class, `resnet8_cifar`, AdamW (rate {LR}, "
         f"decay {WEIGHT_DECAY}), cosine, batches of {BATCH}; each callback in the setting of its shipped file. SE is "
         "the standard error of the paired difference over the seeds; CPU is the processor time of one training."
     )
-    return "\n".join([*lines, "", protocol])
+    return f"{table(scores, {'steps': lengths}, {'CPU': seconds})}\n\n{protocol}"

@@ -75,7 +75,7 @@ def test_few_digits_are_ten_of_each_class_from_the_training_split_and_others_wit
 
 
 def test_a_difference_is_paired_and_held_against_two_standard_errors() -> None:
-    from benchmarks.study_lowdata import paired_difference
+    from benchmarks.study import paired_difference
 
     plain = [80.0, 90.0, 70.0]
 

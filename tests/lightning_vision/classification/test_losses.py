@@ -136,11 +136,11 @@ def test_names_make_the_losses(name, kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "hinge"}, "unknown loss 'hinge'; known are cross_entropy, bce and focal, or pass an nn.Module"),
-        ({"name": "bce", "label_smoothing": 0.1}, "label_smoothing=0.1 works with loss='cross_entropy', not with"),
-        ({"name": "focal", "label_smoothing": 0.1}, "label_smoothing=0.1 works with loss='cross_entropy', not with"),
-        ({"name": "cross_entropy", "label_smoothing": 1.5}, "label_smoothing must lie in 0..1, got 1.5"),
-        ({"name": "cross_entropy", "class_weights": [1.0]}, "class_weights has 1 numbers for 3 classes"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'; known are cross_entropy, bce and focal, or pass an nn.Module"),
+        ({"loss": "bce", "label_smoothing": 0.1}, "label_smoothing=0.1 works with loss='cross_entropy', not with"),
+        ({"loss": "focal", "label_smoothing": 0.1}, "label_smoothing=0.1 works with loss='cross_entropy', not with"),
+        ({"loss": "cross_entropy", "label_smoothing": 1.5}, "label_smoothing must lie in 0..1, got 1.5"),
+        ({"loss": "cross_entropy", "class_weights": [1.0]}, "class_weights has 1 numbers for 3 classes"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
