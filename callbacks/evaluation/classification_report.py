@@ -1,0 +1,85 @@
+"""What a classifier gets wrong: which classes it confuses, and which images it is most sure and wrong about."""
+
+from pathlib import Path
+from typing import Any, Literal, final
+
+from ..hooks._checks import whole
+from ..hooks.predictions import Pixels, Predictions, Stage
+from ._tally import ClassTally
+
+__all__ = ["ClassificationReport"]
+
+
+@final
+class ClassificationReport(Predictions):
+    """Writes confusion matrix, per-class table and the worst mistakes of the best validation and of a test.
+
+    It looks at the logits that the module's forward gives in a validation or test step, of any module, and at the
+    labels of the batch. When a fit ends, the report of its best validation is written, when a `test` or `validate`
+    ends, that one's: `val_per_class.csv`, `val_confusion.png` and `val_mistakes.png` (or `test_...`) in `report/` of
+    the first logger's folder, or else of the Trainer's `default_root_dir`; the worst classes and the most frequent
+    confusions are printed. Over several processes the counts are sums. Training sees nothing of it.
+
+    Args:
+        monitor: Logged value by which the best validation of a fit is told; None reports the latest.
+        mode: `min` if a small value of `monitor` is good, `max` if a large one.
+        worst: Mistakes on the sheet, images, >= 0; 0 makes none. They are kept as uint8 of at most 96 pixels a side.
+        every_n_epochs: While fitting, only validations of every n-th epoch take part, from the first on, >= 0.
+            Neutral: 0, which also silences tests.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key.
+
+    Shape:
+        Logits `(B, K)`; labels int `(B,)` (outside 0..K-1 are passed over), or 0 and 1 `(B, K)` for several labels an
+        image, where each counts as a decision, yes above a logit of 0, and there is no confusion matrix. Images
+        `(B, C, H, W)`, normalised by the datamodule's `mean` and `std` if it has them; others give no sheet.
+
+    Raises:
+        ValueError: an argument out of its range; a second one in the Trainer; in the first batch, sanity check included, if a step asks forward for
+            no logits or labels do not fit them; after the first validation, if nothing is logged under `monitor`.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_vision.callbacks import ClassificationReport
+        >>> trainer = Trainer(callbacks=[ClassificationReport(worst=12)], accelerator="cpu", logger=False)
+
+    See also:
+        `lightning_vision.classification.ImageClassifier`, which logs F1 and calibration as numbers.
+    """
+
+    def __init__(
+        self,
+        monitor: str | None = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        worst: int = 24,
+        every_n_epochs: int = 1,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            monitor=monitor,
+            mode=mode,
+            every_n_epochs=every_n_epochs,
+            image_key=image_key,
+            target_key=target_key,
+            name=name,
+        )
+        whole("ClassificationReport", "worst", worst, 0)
+        self.worst = worst
+
+    def tally(self, names: list[str] | None, pixels: Pixels | None) -> ClassTally:
+        return ClassTally(self.worst, names, pixels)
+
+    def write(self, report: dict[str, Any], stage: Stage, heading: str, folder: Path) -> None:
+        # Here, for matplotlib takes a while to import and most runs end elsewhere.
+        from ._sheets import confusion_sheet, mistake_sheet
+        from ._table import told, write_csv
+
+        write_csv(report, folder / f"{stage}_per_class.csv")
+        if len(report["confusions"]) or not report["multilabel"]:
+            confusion_sheet(report).savefig(folder / f"{stage}_confusion.png", dpi=120)
+        if report["images"] is not None:
+            mistake_sheet(report).savefig(folder / f"{stage}_mistakes.png", dpi=120)
+        print(f"{told(report, heading)}\nin {folder}")
