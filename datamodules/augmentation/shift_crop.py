@@ -10,7 +10,7 @@ from torch import Tensor
 from ._checks import check_images, window
 from .augmentation import Augmentation
 
-__all__ = ["ShiftCrop", "crop_windows"]
+__all__ = ["ShiftCrop"]
 
 
 def crop_windows(
@@ -92,7 +92,7 @@ class ShiftCrop(Augmentation):
     def __init__(
         self, padding: int | Literal["auto"] = 0, flip: bool = False, size: int | Sequence[int] | None = None
     ) -> None:
-        if padding != "auto" and padding < 0:
+        if padding != "auto" and (not isinstance(padding, int) or padding < 0):
             raise ValueError(f'ShiftCrop: padding must be pixels, at least 0, or "auto", not {padding}')
         self.padding, self.flip = padding, flip
         self.size = window("ShiftCrop", size)
