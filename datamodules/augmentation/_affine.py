@@ -2,21 +2,49 @@
 
 import math
 from collections import OrderedDict
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-__all__ = ["GEOMETRIC", "Fill", "Interpolation", "move", "moves", "source_pixels"]
+__all__ = ["GEOMETRIC", "Fill", "Interpolation", "channel_values", "check_outside", "move", "moves", "source_pixels"]
 
 Fill = int | list[int]
-Interpolation = str
+Interpolation = Literal["nearest", "bilinear"]
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
 # Policies have few magnitudes, so the same maps come again and again; 128 MiB are 320 maps of 224 x 224 pixels.
 _BYTES = 2**27
 _maps: OrderedDict[tuple[str, float, int, int], Tensor] = OrderedDict()
+
+
+def check_outside(name: str, interpolation: str, fill: object) -> None:
+    """Refuse settings of the operations that move pixels.
+
+    Raises:
+        ValueError: an unknown interpolation; a fill that is no value 0..255, nor a list of 1 or 3.
+    """
+    if interpolation not in get_args(Interpolation):
+        known = " or ".join(get_args(Interpolation))
+        raise ValueError(f"{name}: interpolation is {interpolation!r}; give {known}.")
+    values = fill if isinstance(fill, list) and len(fill) in (1, 3) else [fill]
+    if any(type(value) is not int or not 0 <= value <= 255 for value in values):
+        raise ValueError(f"{name}: fill is {fill!r}; give a whole number from 0 to 255, or a list of one a channel.")
+
+
+def channel_values(fill: Fill, channels: int) -> list[int]:
+    """What is let in from outside, a value a channel.
+
+    Raises:
+        ValueError: values for another number of channels.
+    """
+    if isinstance(fill, int):
+        return [fill] * channels
+    if len(fill) != channels:
+        raise ValueError(f"fill has {len(fill)} values and the images {channels} channels; give one value for all.")
+    return fill
 
 
 def moves(name: str, magnitude: float) -> bool:

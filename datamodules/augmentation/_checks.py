@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["check_images", "interval", "window"]
+__all__ = ["check_images", "interval", "whole", "window"]
 
 
 def check_images(name: str, images: Tensor, uniform: Tensor, draws: int) -> None:
@@ -56,3 +56,14 @@ def window(name: str, size: int | Sequence[int] | None) -> tuple[int, int] | Non
     if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
         raise ValueError(f"{name}: size must be one side or height and width in pixels, at least 1, not {size}")
     return sides[0], sides[1]
+
+
+def whole(name: str, what: str, value: object, low: int, high: int | None = None) -> None:
+    """Refuse what is no whole number from `low` to `high`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if type(value) is not int or value < low or (high is not None and value > high):
+        wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}: {what} is {value!r}; give a whole number {wanted}.")

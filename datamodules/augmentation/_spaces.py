@@ -1,11 +1,10 @@
 """How strong the operations of a space are at each of its bins, in the units of `operations.py`."""
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 
-__all__ = ["SIGNED", "Space"]
+__all__ = ["Space"]
 
 SIGNED = frozenset(
     ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"]
@@ -41,12 +40,35 @@ class Space:
         self.most["Rotate"] = degrees
         self.across = across
         self.bits = bits
+        self._known: dict[tuple[str, int, int], list[float]] = {}
 
-    @cache  # noqa: B019 - the spaces are constants of their modules
-    def magnitudes(self, name: str, bins: int, height: int, width: int) -> list[float]:
-        """The operation's magnitude at each bin; zeros for one that has none. float32 values, as torchvision's."""
+    def step(self, name: str, number: int, bins: int, sign: float, sides: tuple[int, int]) -> tuple[str, float]:
+        """An operation and its magnitude.
+
+        Args:
+            name: The operation.
+            number: Of the bin, from 0.
+            bins: How many there are.
+            sign: A uniform number; below one half a magnitude that has a sign is negative.
+            sides: Height and width of the image, pixels.
+        """
+        side = sides[1] if name == "TranslateX" else sides[0]
+        key = (name, bins, side)
+        if key not in self._known:
+            self._known[key] = self.magnitudes(name, bins, side)
+        magnitude = self._known[key][number]
+        return name, -magnitude if name in SIGNED and sign < 0.5 else magnitude
+
+    def magnitudes(self, name: str, bins: int, side: int) -> list[float]:
+        """The operation's magnitude at each bin, float32 as torchvision's; zeros for one that has none.
+
+        Args:
+            name: The operation.
+            bins: How many bins.
+            side: Pixels along which a translation goes.
+        """
         if name in ("TranslateX", "TranslateY"):
-            values = torch.linspace(0.0, self.across(width if name == "TranslateX" else height), bins)
+            values = torch.linspace(0.0, self.across(side), bins)
         elif name == "Posterize":
             most, fewer = self.bits
             values = (most - torch.arange(bins) / ((bins - 1) / fewer)).round()

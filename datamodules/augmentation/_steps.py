@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ._affine import GEOMETRIC, Fill, Interpolation
+from ._affine import GEOMETRIC, Fill, Interpolation, channel_values
 from ._by_sample import take_steps
 from .operations import OPERATIONS
 
@@ -29,7 +29,7 @@ def apply_plans(images: Tensor, plans: list[Plan], interpolation: Interpolation,
 
 def apply_by_sample(images: Tensor, plans: list[Plan], interpolation: Interpolation, fill: Fill) -> Tensor:
     """`apply_plans`, image after image, on the CPU."""
-    values = [fill] * images.shape[1] if isinstance(fill, int) else fill
+    values = channel_values(fill, images.shape[1])
     result = torch.empty_like(images, memory_format=torch.contiguous_format)
     for source, sink, plan in zip(images.contiguous().numpy(), result.numpy(), plans, strict=True):
         sink[:] = take_steps(source, plan, interpolation, values)

@@ -1,7 +1,9 @@
 """The operations of AutoAugment and its successors, each image with a magnitude of its own.
 
 Cubuk et al. 2019, arXiv:1805.09501, Table 6. Images are uint8 `(B, C, H, W)`, C is 1 or 3, on any device and left
-alone; `magnitude` is `(B,)`, float, on any device. Each equals torchvision's operation at that magnitude.
+alone; `magnitude` is `(B,)`, float, on any device. Each equals torchvision's operation at that magnitude. What moves
+pixels takes the nearest or interpolates (`interpolation`, `nearest` or `bilinear`) and lets in `fill` from outside, 0..255, for
+all channels or a list of one a channel.
 """
 
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._affine import Fill, Interpolation, move, moves, source_pixels
+from ._affine import Fill, Interpolation, channel_values, move, moves, source_pixels
 
 __all__ = [
     "OPERATIONS",
@@ -186,7 +188,7 @@ def _uint8(values: Tensor) -> Tensor:
 
 def _moved(name: str, images: Tensor, magnitude: Tensor, interpolation: Interpolation, fill: Fill) -> Tensor:
     count, channels, height, width = images.shape
-    values = [fill] * channels if isinstance(fill, int) else fill
+    values = channel_values(fill, channels)
     magnitudes = [it if moves(name, it) else 0.0 for it in magnitude.tolist()]
     if interpolation != "nearest":
         moved = [

@@ -1,25 +1,68 @@
-"""RandAugment: a number of operations an image, all of one strength."""
+"""RandAugment: a number of operations an image, all of one strength.
+
+Cubuk et al. 2020, arXiv:1909.13719, Fig. 2. Symbols: N `num_ops`, M `magnitude`.
+"""
 
 from typing import final
 
 from torch import Tensor
 
-from ._affine import Fill, Interpolation
-from ._checks import check_images
-from ._spaces import SIGNED
+from ._affine import Fill, Interpolation, check_outside
+from ._checks import check_images, whole
 from ._steps import Plan, apply_plans
 from .augmentation import Augmentation
 from .auto_augment import SPACE
-from .operations import OPERATIONS
 
 __all__ = ["RandAugment"]
 
-NAMES = tuple(name for name in OPERATIONS if name != "Invert")
+NAMES = tuple(name for name in SPACE.names if name != "Invert")
 
 
 @final
 class RandAugment(Augmentation):
-    """Change each image by operations drawn at random, all of one strength."""
+    """Changes each image by operations drawn at random, a fixed number of them and all of one strength.
+
+    Every operation is equally likely each time, doing nothing is one of them, and a magnitude is turned to the negative
+    half of the time where the operation has a sign. Images are changed as torchvision's `RandAugment` changes them, bit
+    for bit on a CPU, each with draws of its own.
+
+    Args:
+        num_ops: Operations an image, one after the other, >= 0; 2 as the paper on ImageNet. Neutral: 0.
+        magnitude: Bin of the strength of all of them, 0 .. num_magnitude_bins - 1; 9 as the paper on ImageNet.
+        num_magnitude_bins: How finely strengths are told apart, >= 2; 31 as the paper, whose strengths go to 30.
+        interpolation: `nearest` or `bilinear`, of the operations that move pixels; torchvision's default.
+        fill: What they let in from outside, 0..255, for all channels or a list of one a channel; 0 is black.
+
+    Shape:
+        uint8 `(B, C, H, W)`, 0..255, C is 1 or 3, to the same.
+
+    Raises:
+        ValueError: a number out of its range; an unknown interpolation or fill; images that are not uint8
+            `(B, 1 or 3, H, W)`.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+        >>> RandAugment(num_ops=2, magnitude=9)(images).shape
+        torch.Size([2, 3, 32, 32])
+
+    Reference: Cubuk et al. 2020, arXiv:1909.13719
+
+    BibTeX:
+        @inproceedings{cubuk2020randaugment,
+          title = {{RandAugment}: Practical Automated Data Augmentation with a Reduced Search Space},
+          author = {Cubuk, Ekin D. and Zoph, Barret and Shlens, Jonathon and Le, Quoc V.},
+          booktitle = {Conference on Computer Vision and Pattern Recognition Workshops},
+          year = {2020},
+          eprint = {1909.13719},
+          archivePrefix = {arXiv},
+        }
+
+    Differs from the paper:
+        Magnitudes are torchvision's. Solarize grows stronger with the bin, as the others do.
+
+    See also:
+        `TrivialAugment`, which has nothing to set; `AutoAugment`, whose choice was learned.
+    """
 
     def __init__(
         self,
@@ -29,6 +72,10 @@ class RandAugment(Augmentation):
         interpolation: Interpolation = "nearest",
         fill: Fill = 0,
     ) -> None:
+        whole("RandAugment", "num_ops", num_ops, 0)
+        whole("RandAugment", "num_magnitude_bins", num_magnitude_bins, 2)
+        whole("RandAugment", "magnitude", magnitude, 0, num_magnitude_bins - 1)
+        check_outside("RandAugment", interpolation, fill)
         self.num_ops = num_ops
         self.magnitude = magnitude
         self.num_magnitude_bins = num_magnitude_bins
@@ -38,16 +85,23 @@ class RandAugment(Augmentation):
 
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         check_images("RandAugment", images, uniform, self.draws)
-        return apply_plans(images, self.plans(uniform, *images.shape[-2:]), self.interpolation, self.fill)
+        plans = self.plans(uniform, (images.shape[2], images.shape[3]))
+        return apply_plans(images, plans, self.interpolation, self.fill)
 
-    def plans(self, uniform: Tensor, height: int, width: int) -> list[Plan]:
-        """The steps of each image, operations with magnitudes, that the numbers `(B, draws)` stand for."""
-        result = []
-        for row in uniform.tolist():
-            plan = []
-            for which, sign in zip(row[::2], row[1::2], strict=True):
-                name = NAMES[int(which * len(NAMES))]
-                magnitude = SPACE.magnitudes(name, self.num_magnitude_bins, height, width)[self.magnitude]
-                plan.append((name, -magnitude if name in SIGNED and sign < 0.5 else magnitude))
-            result.append(plan)
-        return result
+    def plans(self, uniform: Tensor, sides: tuple[int, int]) -> list[Plan]:
+        """The steps that each image takes.
+
+        Args:
+            uniform: What `apply` takes, `(B, draws)`: two numbers a step, the operation and its sign.
+            sides: Height and width, pixels.
+
+        Returns:
+            For each image names of operations and magnitudes.
+        """
+        return [
+            [
+                SPACE.step(NAMES[int(which * len(NAMES))], self.magnitude, self.num_magnitude_bins, sign, sides)
+                for which, sign in zip(row[::2], row[1::2], strict=True)
+            ]
+            for row in uniform.tolist()
+        ]
