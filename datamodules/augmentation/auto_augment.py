@@ -40,7 +40,7 @@ class AutoAugment(Augmentation):
     Args:
         policy: `imagenet`, `cifar10` or `svhn`, as published; or the path of a YAML file that `write_policy` or
             `lightning_vision search_policy` wrote; or a list of sub-policies, each a list of steps
-            `[operation, probability, bin]`: a name of `OPERATIONS`, a share 0..1, a whole number 0..9 (None for
+            `[operation, probability, bin]`: an operation, a share 0..1, a whole number 0..9 (None for
             operations without magnitude). Neutral: probabilities of 0.
         interpolation: `nearest` or `bilinear`, of the operations that move pixels; torchvision's default.
         fill: What they let in from outside, 0..255, for all channels or a list of one a channel; 0 is black.

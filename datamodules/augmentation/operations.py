@@ -2,8 +2,8 @@
 
 Cubuk et al. 2019, arXiv:1805.09501, Table 6. Images are uint8 `(B, C, H, W)`, C is 1 or 3, on any device and left
 alone; `magnitude` is `(B,)`, float, on any device. Each equals torchvision's operation at that magnitude. What moves
-pixels takes the nearest or interpolates (`interpolation`, `nearest` or `bilinear`) and lets in `fill` from outside, 0..255, for
-all channels or a list of one a channel.
+pixels takes the nearest one or interpolates (`interpolation`, `nearest` or `bilinear`) and lets in `fill` from outside,
+0..255, for all channels or a list of one a channel.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from torch import Tensor
 from ._affine import Fill, Interpolation, channel_values, move, moves, source_pixels
 
 __all__ = [
-    "OPERATIONS",
     "adjust_brightness",
     "adjust_color",
     "adjust_contrast",
