@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_vision.images import BadImageError, convert_image, list_images, read_image
+from lightning_vision.images import BadImageError, convert_image, list_images, read_image, rescale
 
 RED, GREY = [255, 0, 0], [100, 100, 100]
 
@@ -173,3 +173,19 @@ def test_a_single_file_is_its_own_list(tmp_path: Path) -> None:
     (tmp_path / "scan.bin").write_bytes(b"")
 
     assert list_images(tmp_path / "scan.bin") == [str(tmp_path / "scan.bin")]
+
+
+def test_normalise_by_hand() -> None:
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 2, 1, 1)
+    scale, shift = torch.tensor([4.0, 2.0]) / 255, torch.tensor([1.0, -0.5])
+    result = rescale(image, scale.view(-1, 1, 1), shift.view(-1, 1, 1))
+
+    assert torch.float32 == result.dtype
+    assert result.flatten().tolist() == [-1.0, 2.5]
+
+
+def test_normalising_leaves_the_images_alone() -> None:
+    floats = torch.ones(1, 1, 2, 2)
+    rescale(floats, torch.full((1, 1, 1), 2.0), torch.ones(1, 1, 1))
+
+    assert (floats == 1).all()
