@@ -48,6 +48,7 @@ class VisionCLI(LightningCLI):
     def __init__(self, options: Callable[..., Any], args: list[str], continues: bool = False) -> None:
         self.options, self.continues = options, continues
         name = options.__module__.rpartition(".")[2]
+        self.words = args
         args, files = config_paths(spell_out(args, options))
         configs = [read_config(file) for file in files]
         import_named([*args, *configs])

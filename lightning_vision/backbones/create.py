@@ -135,7 +135,7 @@ def _unreachable(name: str, repository: str, error: Exception, pretrained: bool)
     way_out = "check the name"
     if pretrained:
         copy = f"a copy of {huggingface_hub.hf_hub_url(repository, _HUB_FILES[0])}" if repository else "a local file"
-        way_out = f"pass weights=FILE with {copy}, or pretrained=False"
+        way_out = f"pass weights=FILE (--model.weights FILE) with {copy}, or pretrained=False"
     return ConnectionError(f"backbone {name!r} could not be fetched ({type(error).__name__}); when offline, {way_out}")
 
 

@@ -24,7 +24,7 @@ def run(cli: Any, ckpt_path: str | None = None) -> None:
     require(cli, "model", "data")
     cli.trainer.callbacks.append(_Announce())
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)
-    _report(cli.trainer, cli.run_dir)
+    _report(cli)
 
 
 class _Announce(Callback):
@@ -47,7 +47,8 @@ class _Announce(Callback):
             )
         _show_data(counts, datamodule, pl_module)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Before a schedule has set the first step's rates, so these are the ones that were asked for.
         for optimizer in trainer.optimizers:
             rank_zero_info(f"Optimizer: {effective(optimizer)}")
 
@@ -63,11 +64,12 @@ def _show_data(counts: dict[str, dict[str, int]], datamodule: Any, module: Any) 
 
 
 @rank_zero_only
-def _report(trainer: Trainer, run_dir: Path | None) -> None:
+def _report(cli: Any) -> None:
+    trainer: Trainer = cli.trainer
     metrics = trainer.callback_metrics.items()
     if rows := {name: f"{float(value):.4f}" for name, value in sorted(metrics) if name.startswith("val/")}:
         print_table("validation, last epoch", rows)
-    written = {"run folder": str(run_dir or trainer.log_dir or trainer.default_root_dir)}
+    written = {"run folder": str(cli.run_dir or trainer.log_dir or trainer.default_root_dir)}
     for saver in _savers(trainer):
         for path in filter(None, (saver.best_model_path, saver.last_model_path)):
             best = saver.monitor if path == saver.best_model_path else None
@@ -76,15 +78,24 @@ def _report(trainer: Trainer, run_dir: Path | None) -> None:
     monitored = sorted(_savers(trainer), key=lambda saver: saver.monitor is None)
     if files := [path for saver in monitored for path in (saver.best_model_path, saver.last_model_path) if path]:
         checkpoint = f"--ckpt_path {_typed(files[0])}"
-        commands = {"use it": f"lightning_vision predict {checkpoint} --sheet 24 --images FOLDER"}
-        config = Path(run_dir or trainer.default_root_dir) / "config.yaml"
-        if config.exists():
-            commands = {"measure it": f"lightning_vision test --config {_typed(config)} {checkpoint}"} | commands
-        print_table("next", commands)
+        words = _without_checkpoint(cli.words)
+        print_table(
+            "next",
+            {
+                "measure it": shlex.join(["lightning_vision", "test", *words]) + f" {checkpoint}",
+                "use it": f"lightning_vision predict {checkpoint} --sheet 24 --images FOLDER",
+            },
+        )
 
 
 def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
     return [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+
+
+def _without_checkpoint(words: list[str]) -> list[str]:
+    """The words of this fit but for the run that it went on with."""
+    at = next((at for at, word in enumerate(words) if word.partition("=")[0] == "--ckpt_path"), len(words))
+    return words[:at] + words[at + (1 if "=" in "".join(words[at : at + 1]) else 2) :]
 
 
 def _typed(path: str | Path) -> str:

@@ -111,8 +111,8 @@ def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     message = (
-        r"^backbone 'resnet10t' could not be fetched \(\w+\); when offline, pass weights=FILE with a copy of "
-        r"https://[\w./-]+/timm/resnet10t\.c3_in1k/resolve/main/model\.safetensors, or pretrained=False$"
+        r"^backbone 'resnet10t' could not be fetched \(\w+\); when offline, pass weights=FILE \(--model.weights FILE\) "
+        r"with a copy of https://[\w./-]+/timm/resnet10t\.c3_in1k/resolve/main/model\.safetensors, or pretrained=False$"
     )
     with pytest.raises(ConnectionError, match=message):
         create("resnet10t", num_classes=4, in_channels=1, pretrained=True)
