@@ -16,7 +16,9 @@ Outcome = TypeVar("Outcome")
 
 
 def in_processes(run: Callable[..., Outcome], tasks: Iterable[Sequence[Any]], processes: int) -> list[Outcome]:
-    """`run(*task)` of each task, in order, with one torch thread in each of so many processes."""
+    """`run(*task)` of each task, in order, with one torch thread in each of so many processes; 0 is this one."""
+    if not processes:
+        return [run(*task) for task in tasks]
     # Fresh interpreters: a fork of a process in which torch has computed can hang.
     with multiprocessing.get_context("spawn").Pool(processes, _quiet) as pool:
         return pool.starmap(run, tasks, chunksize=1)

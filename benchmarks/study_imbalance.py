@@ -101,7 +101,7 @@ def blocks(quick: bool) -> dict[str, str]:
     seeds, steps = ([0], 4) if quick else (SEEDS, STEPS)
     tasks = [(arm, seed, steps) for arm in ARMS for seed in seeds]
     runs: dict[str, list[Outcome]] = {arm.name: [] for arm in ARMS}
-    for (arm, _, _), outcome in zip(tasks, in_processes(train, tasks, 1 if quick else 2), strict=True):
+    for (arm, _, _), outcome in zip(tasks, in_processes(train, tasks, 0 if quick else 2), strict=True):
         runs[arm.name].append(outcome)
     scores = {name: [run.f1 for run in each] for name, each in runs.items()}
     rare = {name: f"{mean(run.rare for run in each):.1f}" for name, each in runs.items()}

@@ -93,7 +93,7 @@ def blocks(quick: bool) -> dict[str, str]:
     """
     seeds, steps = ([0], 4) if quick else (SEEDS, STEPS)
     tasks = [(arm, seed, steps * arm.length) for arm in ARMS for seed in seeds]
-    outcomes = in_processes(train, tasks, 1 if quick else 2)
+    outcomes = in_processes(train, tasks, 0 if quick else 2)
     runs: dict[Arm, list[Outcome]] = {arm: [] for arm in ARMS}
     for (arm, _, _), outcome in zip(tasks, outcomes, strict=True):
         runs[arm].append(outcome)

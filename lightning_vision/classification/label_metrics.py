@@ -68,7 +68,7 @@ class LabelMetrics(nn.Module):
         scores, target = self._all()
         counts = multilabel_stat_scores(
             self._decided(scores), target, self.num_classes, average="none", validate_args=False
-        )
+        ).reshape(self.num_classes, 5)
         extra = zip(self._average_precisions().tolist(), self.thresholds or [], strict=True)
         return [
             class_row(name, row) | {"average_precision": precision, "threshold": threshold}
@@ -81,7 +81,7 @@ class LabelMetrics(nn.Module):
 
     def _all(self) -> tuple[Tensor, Tensor]:
         scores, target = self._seen.compute().split(self.num_classes, 1)
-        return scores, target.long()
+        return scores.contiguous(), target.long()
 
     def _average_precisions(self) -> Tensor:
         """Of each label `(K,)`; 0 where no image has it, for it is undefined there."""

@@ -12,6 +12,8 @@ __all__ = ["CSV", "JSONL", "PNG", "captions", "merge"]
 
 JSONL, CSV, PNG = "predictions.jsonl", "predictions.csv", "predictions.png"
 SCALARS = ("index", "path", "label", "class_name", "target", "target_name")
+# Between the labels of one image in a cell of the CSV.
+SEPARATOR = ";"
 
 
 def merge(parts: Sequence[Path], folder: Path, class_names: Sequence[str]) -> None:
@@ -40,7 +42,7 @@ def merge(parts: Sequence[Path], folder: Path, class_names: Sequence[str]) -> No
         last = None
         for record in records:
             if last is None:
-                table.writerow(_columns(class_names, len(record["top_k"])))
+                table.writerow(_columns(class_names, record))
             elif record["index"] == last:
                 raise ValueError(f"sample {last} was predicted by two processes; let the datamodule shard by rank")
             last = record["index"]
@@ -54,23 +56,36 @@ def captions(jsonl: Path, count: int) -> tuple[list[int], list[str]]:
     with jsonl.open(encoding="utf-8") as lines:
         for record in map(json.loads, lines):
             title = f"{record['class_name']} {record['top_k'][0]['probability']:.0%}"
-            if record["target"] in (None, record["label"]):
+            said, true, name = record["label"], record["target"], record["target_name"]
+            if "labels" in record:
+                title = _joined(record["labels"], ", ") or "nothing"
+                said, true, name = record["labels"], name, _joined(name, ", ") or "nothing"
+            if record["target"] is None or said == true:
                 right.append((record["index"], title))
             else:
-                missed.append((record["index"], f"{title}, is {record['target_name']}"))
+                missed.append((record["index"], f"{title}, is {name}"))
     shown = missed[:count]
     room = min(count - len(shown), len(right))
     shown += [right[number * len(right) // room] for number in range(room)]
     return [index for index, _ in shown], [title for _, title in shown]
 
 
-def _columns(class_names: Sequence[str], top_k: int) -> list[str]:
-    ranked = [f"top_{place}{part}" for place in range(1, top_k + 1) for part in ("", "_name", "_probability")]
-    return [*SCALARS, *(f"probability_{name}" for name in class_names), *ranked]
+def _columns(class_names: Sequence[str], record: dict[str, Any]) -> list[str]:
+    places = range(1, len(record["top_k"]) + 1)
+    ranked = [f"top_{place}{part}" for place in places for part in ("", "_name", "_probability")]
+    labels = ["labels"] if "labels" in record else []
+    return [*SCALARS, *labels, *(f"probability_{name}" for name in class_names), *ranked]
 
 
 def _cells(record: dict[str, Any]) -> Iterator[Any]:
-    yield from (record[name] for name in SCALARS)
+    yield from (record[name] for name in SCALARS[:-1])
+    yield _joined(record["target_name"], SEPARATOR)
+    if "labels" in record:
+        yield _joined(record["labels"], SEPARATOR)
     yield from record["probabilities"]
     for entry in record["top_k"]:
         yield from (entry["label"], entry["class_name"], entry["probability"])
+
+
+def _joined(names: str | list[str] | None, separator: str) -> str | None:
+    return separator.join(names) if isinstance(names, list) else names

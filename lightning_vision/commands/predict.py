@@ -126,12 +126,14 @@ class PredictionWriter(Callback):
         files = [paths[i] for i in index] if paths else [None] * len(index)
         numbers = [str(label) for label in range(outputs["probabilities"].shape[1])]
         self._names = getattr(pl_module, "class_names", numbers)
-        records = prediction_records(outputs["probabilities"], index, self._names, files, self.top_k)
+        thresholds = getattr(pl_module, "thresholds", None)
+        records = prediction_records(outputs["probabilities"], index, self._names, files, self.top_k, thresholds)
         targets = outputs["target"].tolist() if "target" in outputs else [None] * len(index)
         names = getattr(datamodule, "class_names", self._names)
         assert self._part is not None
         for record, target in zip(records, targets, strict=True):
-            self._part.write(json.dumps(record | _truth(target, names)) + "\n")
+            truth = _truth(target, names) if thresholds is None else _truths(target, names)
+            self._part.write(json.dumps(record | truth) + "\n")
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         assert self._part is not None
@@ -174,6 +176,15 @@ def _truth(target: Any, names: Sequence[str]) -> dict[str, Any]:
     """A label and its name; -1 is a label that nobody knows, and one that the data does not name has no name."""
     name = names[target] if isinstance(target, int) and 0 <= target < len(names) else None
     return {"target": None if target == -1 else target, "target_name": name}
+
+
+def _truths(target: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Several labels an image as 0 and 1, and the names of those that are there."""
+    if not isinstance(target, list):
+        known = _truth(target, names)
+        return known | {"target_name": None if known["target_name"] is None else [known["target_name"]]}
+    there = [name for name, label in zip(names, target, strict=True) if label > 0.5]
+    return {"target": [int(label > 0.5) for label in target], "target_name": there}
 
 
 def _files(cli: Any, images: str, ckpt_path: str, reading: dict[str, Any]) -> ImageFolder:

@@ -34,9 +34,11 @@ def run(cli: Any, ckpt_path: str | None = None) -> str | None:
 @rank_zero_only
 def _show(rows: list[dict[str, Any]]) -> None:
     scores = [name for name in rows[0] if name not in ("class", "support")]
-    table = {"class": "  ".join(f"{name:>9}" for name in ("support", *scores))}
+    widths = {name: max(9, len(name)) for name in scores}
+    table = {"class": "  support  " + "  ".join(f"{name:>{width}}" for name, width in widths.items())}
     for row in rows:
-        table[str(row["class"])] = f"{row['support']:9}  " + "  ".join(f"{row[name]:9.4f}" for name in scores)
+        cells = (f"{row[name]:{width}.4f}" for name, width in widths.items())
+        table[str(row["class"])] = f"{row['support']:9}  " + "  ".join(cells)
     print_table("test, each class", table)
 
 
