@@ -14,18 +14,21 @@ COLUMNS = 6
 
 
 def confusion_sheet(report: dict[str, Any]) -> Figure:
-    """The matrix of counts, coloured by the share of a class's images; of many classes the most confused ones."""
+    """The matrix of counts, coloured by their share of a class; of many classes the most confused ones."""
     chosen = _most_confused(report)
     matrix, every = _part(report, chosen), len(report["names"])
     names = [_short(report["names"][it]) for it in chosen]
-    side = 1.6 + 0.34 * len(chosen)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
+    # Inches; a layout engine would measure the letters, which takes as long as drawing them.
+    margin, inside = 0.55 + 0.075 * max(map(len, names)), 0.34 * max(len(chosen), 5)
+    side = margin + inside + 0.35
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_axes((margin / side, margin / side, inside / side, inside / side))
     images = report["counts"][chosen, 0].clamp_min(1)
     share = matrix / images[:, None]
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    # The root, so that a rare confusion is seen beside the diagonal.
+    axes.imshow(share.sqrt(), cmap="Blues", vmin=0, vmax=1)
     for row, column in matrix.nonzero().tolist():
-        dark = share[row, column] > 0.5
+        dark = share[row, column] > 0.4
         number = int(matrix[row, column])
         text = f"{number}" if number < 10_000 else f"{number // 1000}k"
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
@@ -46,12 +49,12 @@ def mistake_sheet(report: dict[str, Any]) -> Figure:
     # One picture for all: a sheet of axes takes ten times as long.
     gap = max(1, width // 8)
     line = max(1, round(0.42 * width))
-    sheet = np.full((rows * (height + line), columns * (width + gap), channels), 255, dtype=np.uint8)
+    sheet = np.full((rows * (height + line) + gap, columns * (width + gap) + gap, channels), 255, dtype=np.uint8)
     scale = 1.25 / (width + gap)  # inches a pixel
     figure = Figure(figsize=(sheet.shape[1] * scale, sheet.shape[0] * scale))
     axes = figure.add_axes((0, 0, 1, 1))
     for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        top, left = index // columns * (height + line), index % columns * (width + gap) + gap // 2
+        top, left = index // columns * (height + line) + gap, index % columns * (width + gap) + gap
         sheet[top : top + height, left : left + width] = image
         caption = _caption(report, index)
         axes.text(left + width / 2 - 0.5, top + height, caption, ha="center", va="top", fontsize=7.5, linespacing=1.1)
@@ -65,12 +68,10 @@ def _caption(report: dict[str, Any], index: int) -> str:
     confidence = float(report["confidence"][index])
     names = report["names"]
     if not report["multilabel"]:
-        return f"{_short(names[said])} {confidence:.2f}\nis {_short(names[own])}"
-    return (
-        f"{_short(names[said])} {confidence:.2f}\nis not"
-        if own < 0
-        else f"not {_short(names[own])}\n{confidence:.2f}, but is"
-    )
+        return f"said {_short(names[said])} {confidence:.2f}\nis {_short(names[own])}"
+    if own < 0:
+        return f"said {_short(names[said])} {confidence:.2f}\nis not"
+    return f"said not {_short(names[own])} {confidence:.2f}\nis"
 
 
 def _most_confused(report: dict[str, Any]) -> list[int]:

@@ -47,11 +47,11 @@ def told(report: dict[str, Any], heading: str) -> str:
     ]
     names = report["names"]
     pairs = [
-        f"{names[own]} for {names[other]} {times:,} of {int(report['counts'][own, 0]):,}"
+        f"{names[own]} for {names[other]} ({times:,} of {int(report['counts'][own, 0]):,})"
         for own, other, times in report["confusions"][:CONFUSIONS].tolist()
     ]
     if pairs:
-        lines.append(f"most often taken: {'; '.join(pairs)}")
+        lines.append(f"most often taken: {', '.join(pairs)}")
     return "\n".join(lines)
 
 

@@ -36,8 +36,9 @@ class ClassificationReport(Predictions):
         `(B, C, H, W)`, normalised by the datamodule's `mean` and `std` if it has them; others give no sheet.
 
     Raises:
-        ValueError: an argument out of its range; a second one in the Trainer; in the first batch, sanity check included, if a step asks forward for
-            no logits or labels do not fit them; after the first validation, if nothing is logged under `monitor`.
+        ValueError: an argument out of its range; a second one in the Trainer; in the first batch, sanity check
+            included, if a step asks forward for no logits or labels do not fit them; after the first validation, if
+            nothing is logged under `monitor`.
 
     Example:
         >>> from lightning.pytorch import Trainer

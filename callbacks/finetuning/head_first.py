@@ -24,7 +24,7 @@ class HeadFirst(Freezing):
 
     A new classifier sends large and random gradients into pretrained features; here those stand still until it reads
     them well. While `epochs` last, all other parameters have no gradient, so neither steps nor weight decay reach them
-    and a step is cheaper; parts without a trained parameter are in evaluation mode, batch norm's statistics included.
+    and a step is cheaper; what holds no trained parameter is in evaluation mode, batch norm's statistics included.
     The optimizer holds all parameters from the start, in its own groups, so rates and schedules are those of a plain
     run. Parameters that the module froze itself stay frozen.
 
@@ -96,18 +96,17 @@ class HeadFirst(Freezing):
                 f"HeadFirst: all parameters of {found} are frozen by {type(pl_module).__name__} itself, so nothing "
                 "would train; thaw them, or name another part with head=."
             )
-        rank_zero_info(
-            f"HeadFirst: for {self.epochs} epochs only {found} trains, {len(head)} of {len(trains)} parameters."
-        )
+        length = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        rank_zero_info(f"HeadFirst: for {length} only {found} trains, {len(head)} of {len(trains)} parameters.")
         if len(head) == len(trains):
             return (
                 f"HeadFirst: {type(pl_module).__name__} has frozen all but {found} itself, so nothing will be thawed "
-                f"after {self.epochs} epochs; leave HeadFirst or the module's own freezing out."
+                f"after {length}; leave HeadFirst or the module's own freezing out."
             )
         if epochs is not None and epochs <= self.epochs:
             return (
-                f"HeadFirst: training ends after {epochs} epochs and only {found} trains for the first {self.epochs}, "
-                "so nothing else ever trains; lower epochs, or train longer."
+                f"HeadFirst: training has max_epochs={epochs} and only {found} trains for the first {length}, so "
+                "nothing else ever does; lower epochs, or train longer."
             )
         return None
 

@@ -20,7 +20,8 @@ class Frozen:
     """A module of which only some parts train; made, it is frozen, until `undo`.
 
     What was frozen or in evaluation before stays so. A part that contains a trained one keeps its mode, for its forward
-    may depend on it (auxiliary outputs, dropout before the head).
+    may depend on it (auxiliary outputs, dropout before the head); so does one without parameters that the module holds
+    directly, such as a loss, a metric or an augmentation.
 
     Args:
         module: Which module.
@@ -31,11 +32,13 @@ class Frozen:
         named = list(module.named_parameters(remove_duplicate=False))
         kept = {id(it) for name, it in named if lies_in(plain_name(name), trained)}
         self.parameters = [it for it in module.parameters() if id(it) not in kept and it.requires_grad]
-        parts = {plain_name(name): part for name, part in module.named_modules(remove_duplicate=False)}
+        bare = tuple(name for name, part in module.named_children() if next(part.parameters(), None) is None)
         spared = {
             id(part)
-            for name, part in parts.items()
-            if not name or lies_in(name, trained) or any(it.startswith(f"{name}.") for it in trained)
+            for name, part in module.named_modules(remove_duplicate=False)
+            if not name
+            or lies_in(plain_name(name), (*trained, *bare))
+            or any(it.startswith(f"{plain_name(name)}.") for it in trained)
         }
         self.parts = [part for part in module.modules() if id(part) not in spared and part.training]
         for parameter in self.parameters:

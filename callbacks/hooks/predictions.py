@@ -55,9 +55,8 @@ class Predictions(Method):
 
     Raises:
         ValueError: from the constructor, for a mode or count that is none; at set-up, if the Trainer has two of the
-            class; in the first batch, sanity check included,
-            if the step asked forward for no logits or the labels do not fit them; at the first validation's end, if
-            nothing is logged under `monitor`.
+            class; in the first batch, sanity check included, if the step asked forward for no logits or the labels do
+            not fit them; at the first validation's end, if nothing is logged under `monitor`.
     """
 
     place = Place.OBSERVE
