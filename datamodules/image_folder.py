@@ -9,10 +9,9 @@ from torch import Tensor
 from lightning_vision.images import Resize, list_images
 
 from .augmentation.augmentation import Augmentation
-from .common._file_source import SPLIT_NAMES, FileSource, Found, stable_key
+from .common._file_source import SPLIT_NAMES, FileSource, Found
 from .common._loader import Sampler
 from .common._sets import OnBadImage
-from .common._split import stratified_split
 
 __all__ = ["ImageFolder"]
 
@@ -134,18 +133,10 @@ class ImageFolder(FileSource):
                 )
         splits = {split: labelled(found, names) for split, found in classes.items()}
         if "val" not in splits:
-            test = 0.0 if by_folder else self.test_fraction
-            shares = {"train": 1 - self.val_fraction - test, "val": self.val_fraction, "test": test}
-            if by_folder:
-                del shares["test"]
             paths, targets = splits["train"]
-            keys = torch.tensor([stable_key(Path(path).relative_to(root).as_posix()) for path in paths])
-            parts = stratified_split(targets, list(shares.values()), self.split_seed, keys)
-            splits |= {
-                split: ([paths[number] for number in part.tolist()], targets[part])
-                for split, part in zip(shares, parts, strict=True)
-            }
-        return names, splits
+            files = [Path(path).relative_to(root).as_posix() for path in paths]
+            splits |= self.draw(paths, targets, files, test=not by_folder)
+        return names, {**splits}
 
 
 def split_folders(root: Path) -> dict[str, Path]:

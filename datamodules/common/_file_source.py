@@ -6,14 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_vision.images import EXTENSIONS, Resize, list_images
 
 from ._sets import FileImages, OnBadImage
+from ._split import iterative_split, stratified_split
 from .datamodule import VisionDataModule
 
-__all__ = ["SPLIT_NAMES", "FileSource", "Found", "stable_key"]
+__all__ = ["SPLIT_NAMES", "FileSource", "Found"]
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Splits, and what they are called in folders and tables."""
@@ -97,6 +99,28 @@ class FileSource(VisionDataModule):
         if isinstance(self.predict_set, FileImages):
             self.predict_paths = self.predict_set.paths
 
+    def draw(
+        self, paths: list[str], targets: Tensor, names: list[str], test: bool
+    ) -> dict[str, tuple[list[str], Tensor]]:
+        """Training, validation and, where it is wanted, test images, drawn out of all.
+
+        Args:
+            paths: The files.
+            targets: Their labels, int64 `(N,)`, or 0 and 1 `(N, K)`.
+            names: What identifies each file, wherever the data lie; they decide the draw together with `split_seed`.
+            test: Draw a test set, too.
+        """
+        shares = {"train": 1 - self.val_fraction - (self.test_fraction if test else 0.0), "val": self.val_fraction}
+        if test:
+            shares["test"] = self.test_fraction
+        divide = stratified_split if targets.ndim == 1 else iterative_split
+        keys = torch.tensor([_stable_key(name) for name in names])
+        parts = divide(targets, list(shares.values()), self.split_seed, keys)
+        return {
+            split: ([paths[number] for number in part.tolist()], targets[part])
+            for split, part in zip(shares, parts, strict=True)
+        }
+
     def _images_of(self, paths: list[str], targets: Tensor | None, size: tuple[int, int] | None) -> FileImages:
         return FileImages(paths, targets, self.in_channels, size or self.image_size, self.resize, self.on_bad_image)
 
@@ -106,7 +130,7 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def stable_key(name: str) -> int:
+def _stable_key(name: str) -> int:
     """64 bits, as a signed integer, that depend on nothing but `name`."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
