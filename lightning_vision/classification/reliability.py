@@ -71,7 +71,7 @@ def reliability(probabilities: Tensor, target: Tensor, bins: int = 15) -> Reliab
 
 
 def reliability_diagram(found: Mapping[str, Reliability]) -> "Figure":
-    """Draw reliability diagrams side by side: a bar is what came true, the diagonal what was claimed.
+    """Draw reliability diagrams side by side: a bar is what came true, the line across it what was claimed.
 
     Under each diagram stands the share of decisions in each bin.
 
@@ -96,8 +96,8 @@ def reliability_diagram(found: Mapping[str, Reliability]) -> "Figure":
         )
         width = {"width": 1 / bins, "align": "edge", "edgecolor": "white"}
         above.bar(left, true, color="C0", label="came true", **width)
-        apart = [said - was for said, was in zip(claimed, true, strict=True)]
-        above.bar(left, apart, bottom=true, color="C3", alpha=0.35, label="up to what was claimed", **width)
+        right = [edge + 1 / bins for edge in left]
+        above.hlines(claimed, left, right, color="C3", linewidth=2.5, label="was claimed")
         above.plot([0, 1], [0, 1], "k--", linewidth=1)
         below.bar(left, share, color="0.6", **width)
         if one.count[-1]:

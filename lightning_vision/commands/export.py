@@ -11,6 +11,7 @@ from timm.models import model_entrypoint
 from torch import Tensor
 
 from lightning_vision.base.weights import load_checkpoint
+from lightning_vision.classification.calibration import Calibration
 from lightning_vision.commands._files import output_folder, saved_preprocessing
 from lightning_vision.commands._report import print_table
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
@@ -46,7 +47,7 @@ def run(
 
     Raises:
         ValueError: the checkpoint holds no preprocessing, the configured data is not of this package, a format cannot
-            express the network, or its logits differ.
+            express the network or its calibration, or its logits differ.
         FileExistsError: a file exists and `overwrite` is off.
         ModuleNotFoundError: ONNX is wanted and its packages are missing.
     """
@@ -59,9 +60,15 @@ def run(
             f"{kind} is not of this package and cannot be compared on; name files to compare on by --images"
         )
     module, told = _restored(cli, ckpt_path), saved_preprocessing(cli, ckpt_path)
+    calibration: Calibration | None = module.calibration
+    if calibration is not None and calibration.delta is not None and "timm" in wanted:
+        raise ValueError(
+            "a timm file holds weights alone, and the checkpoint's calibration shifts images; leave out `timm`, or "
+            "calibrate with --method temperature"
+        )
     name, arguments = _timm_name(module) if "timm" in wanted else ("", {})
     folder = output_folder(cli, output, [FILES[kind] for kind in wanted], overwrite)
-    network = programs.RawPixels(module.network, told["mean"], told["std"]).eval()
+    network = programs.RawPixels(module.network, told["mean"], told["std"], calibration).eval()
     metadata = {"output": "logits", **{key: json.dumps(value) for key, value in told.items()}}
     # Files appear all at once under their final names, after each was found to be right.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch, torch.no_grad():
@@ -73,13 +80,15 @@ def run(
             path = Path(scratch, FILES[kind])
             loaded: Callable[[Tensor], Tensor]
             if kind == "timm":
-                programs.write_timm(module.network, metadata, path)
-                loaded = programs.RawPixels(programs.read_timm(path, name, arguments), told["mean"], told["std"])
+                programs.write_timm(module.network, metadata | _said_of(calibration, False), path)
+                read = programs.read_timm(path, name, arguments)
+                # Weights alone: what calibrates them is left to the reader.
+                loaded = programs.RawPixels(read, told["mean"], told["std"], calibration)
             elif kind == "onnx":
-                programs.write_onnx(program, metadata, path)
+                programs.write_onnx(program, metadata | _said_of(calibration, True), path)
                 loaded = programs.read_onnx(path)
             else:
-                programs.write_torch_export(program, metadata, path)
+                programs.write_torch_export(program, metadata | _said_of(calibration, True), path)
                 loaded = programs.read_torch_export(path)
             differences[kind] = _difference(kind, loaded, pixels, expected)
         for file in Path(scratch).iterdir():
@@ -92,14 +101,27 @@ def run(
         own = model_entrypoint(name).__module__.startswith("lightning_vision.")
         print(f"load it with{' (after `import lightning_vision.backbones`)' if own else ''}")
         print(f"  timm.create_model({name!r}, {settings}, checkpoint_path={files['timm']!r})")
+        if calibration is not None:
+            print(f"it holds weights alone: divide its logits by {calibration.temperature:.6g} to calibrate them")
     return {"files": files, "differences": differences}
 
 
 def _restored(cli: Any, ckpt_path: str) -> Any:
     """The module with the checkpoint's weights, whether a config or the checkpoint built it."""
     if cli.config_init.get("model") is not None:
-        cli.model.load_state_dict(load_checkpoint(ckpt_path)["state_dict"])
+        content = load_checkpoint(ckpt_path)
+        cli.model.load_state_dict(content["state_dict"])
+        if state := content.get("calibration"):
+            cli.model.calibration = Calibration.from_state(state)
     return cli.model.cpu().float().eval()
+
+
+def _said_of(calibration: Calibration | None, applied: bool) -> dict[str, str]:
+    """What a file's metadata say of a calibration, and whether the file's logits have it already."""
+    if calibration is None:
+        return {}
+    shift = calibration.delta is not None
+    return {"calibration": json.dumps({"temperature": calibration.temperature, "shift": shift, "applied": applied})}
 
 
 def _timm_name(module: Any) -> tuple[str, dict[str, Any]]:
@@ -119,7 +141,7 @@ def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> t
         source = f"{len(pixels[:COMPARED])} images of {type(cli.datamodule).__name__}"
         if pixels.shape[1:] != (channels, *size):
             raise ValueError(f"{source} are {tuple(pixels.shape[1:])}, the checkpoint's are {(channels, *size)}")
-        return pixels[:COMPARED], module(prepared[:COMPARED]), source
+        return pixels[:COMPARED], _logits(module, prepared[:COMPARED]), source
     if images is None:
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(256, (COMPARED, channels, *size), dtype=torch.uint8, generator=generator)
@@ -130,7 +152,14 @@ def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> t
             raise ValueError(f"there are no images in {images}")
         pixels = torch.stack([read_image(path, channels, size, told["resize"]) for path in found])
         source = f"{len(found)} images of {images}"
-    return pixels, module(normalise(pixels, told["mean"], told["std"])), source
+    return pixels, _logits(module, normalise(pixels, told["mean"], told["std"])), source
+
+
+def _logits(module: Any, image: Tensor) -> Tensor:
+    """The module's logits `(B, K)` of normalised images, as its predictions use them."""
+    found = module.calibration or Calibration()
+    logits: Tensor = found(module(found.perturb(image)))
+    return logits
 
 
 def _from_data(datamodule: VisionDataModule) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Networks as files: a torch.export program, an ONNX model, or plain weights for timm.
 
-The two programs take pixel values as image files hold them and give logits; scaling and normalisation are inside, so
-nothing but resizing is left to the program that runs them. Each format is a pair: `write_X` makes a file, `read_X`
-loads it back as a function from images to logits, as a stranger would.
+The two programs take pixel values as image files hold them and give logits; scaling, normalisation and calibration are
+inside, so nothing but resizing is left to the program that runs them. A timm file holds weights alone. Each format is a
+pair: `write_X` makes a file, `read_X` loads it back as a function from images to logits, as a stranger would.
 """
 
 import importlib.util
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_vision.classification.calibration import Calibration
 from lightning_vision.images import normalise
 
 __all__ = [
@@ -38,17 +39,26 @@ class RawPixels(nn.Module):
         network: Takes normalised images `(B, C, H, W)`, gives logits `(B, K)`; shared, not copied.
         mean: Mean of each channel, for pixel values from 0 to 1.
         std: Standard deviation of each channel, for pixel values from 0 to 1.
+        calibration: Shifts normalised images and divides logits; None does neither.
 
     Shape:
         uint8 `(B, C, H, W)` to float32 `(B, K)`.
     """
 
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+    def __init__(
+        self, network: nn.Module, mean: list[float], std: list[float], calibration: Calibration | None = None
+    ) -> None:
         super().__init__()
         self.network, self.mean, self.std = network, mean, std
+        self.calibration = calibration
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(normalise(image, self.mean, self.std))
+        image = normalise(image, self.mean, self.std)
+        if self.calibration is None:
+            logits: Tensor = self.network(image)
+        else:
+            logits = self.calibration(self.network(self.calibration.perturb(image)))
+        return logits
 
 
 def trace_program(network: RawPixels, image: Tensor) -> torch.export.ExportedProgram:
