@@ -15,9 +15,8 @@ Fill = int | list[int]
 Interpolation = Literal["nearest", "bilinear"]
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
-# Policies have few magnitudes, so the same maps come again and again; 128 MiB are 320 maps of 224 x 224 pixels.
+# Policies have few magnitudes, so the same maps come again and again; 128 MiB are 334 maps of 224 x 224 pixels.
 _BYTES = 2**27
-_maps: OrderedDict[tuple[str, float, int, int], Tensor] = OrderedDict()
 
 
 def check_outside(name: str, interpolation: str, fill: object) -> None:
@@ -82,14 +81,32 @@ def source_pixels(name: str, magnitude: float, height: int, width: int) -> Tenso
     Pixels are numbered row by row; H * W is "from outside". torchvision moves an image of rows and columns, so that a
     place halfway between two pixels, where the last bit of a float decides, is given to the same one.
     """
-    key = (name, magnitude, height, width)
-    found = _maps.pop(key, None)
-    if found is None:
-        rows = torch.arange(1, height + 1, dtype=torch.float32)[:, None].expand(height, width)
-        columns = torch.arange(1, width + 1, dtype=torch.float32).expand(height, width)
-        row, column = move(torch.stack([rows, columns]), name, magnitude, "nearest", None).long() - 1
-        found = torch.where(row < 0, height * width, row * width + column).flatten()
-    _maps[key] = found
-    while len(_maps) > 1 and sum(it.nbytes for it in _maps.values()) > _BYTES:
-        _maps.popitem(last=False)
-    return found
+    return _maps.get((name, magnitude, height, width))
+
+
+class _Maps:
+    """The maps that were asked for last, as many as `_BYTES` hold."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[tuple[str, float, int, int], Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: tuple[str, float, int, int]) -> Tensor:
+        if key in self._held:
+            self._held.move_to_end(key)
+            return self._held[key]
+        made = self._held[key] = _made(*key)
+        self._bytes += made.nbytes
+        while self._bytes > _BYTES and len(self._held) > 1:
+            self._bytes -= self._held.popitem(last=False)[1].nbytes
+        return made
+
+
+_maps = _Maps()
+
+
+def _made(name: str, magnitude: float, height: int, width: int) -> Tensor:
+    rows = torch.arange(1, height + 1, dtype=torch.float32)[:, None].expand(height, width)
+    columns = torch.arange(1, width + 1, dtype=torch.float32).expand(height, width)
+    row, column = move(torch.stack([rows, columns]), name, magnitude, "nearest", None).long() - 1
+    return torch.where(row < 0, height * width, row * width + column).flatten()

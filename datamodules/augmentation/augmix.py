@@ -122,7 +122,8 @@ class AugMix(Augmentation):
             For each chain, all of the first image and so on, names of operations and magnitudes.
         """
         result = []
-        for length, *rest in uniform[:, 1 + self.width :].reshape(len(uniform) * self.width, -1).tolist():
+        numbers = (self.draws - 1 - self.width) // self.width
+        for length, *rest in uniform[:, 1 + self.width :].reshape(-1, numbers).tolist():
             depth = 1 + int(length * 3) if self.depth == -1 else self.depth
             steps = list(zip(rest[::3], rest[1::3], rest[2::3], strict=True))[:depth]
             result.append(
