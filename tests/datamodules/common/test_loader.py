@@ -31,6 +31,15 @@ def make(**options: Any) -> ShardedLoader:
     return ShardedLoader(numbered(), 5, **{"shuffle": True, "seed": 3, **options})
 
 
+def skewed() -> ArrayImages:
+    """Thirty images of class 0, five of 1 and two of 2, filled with their number."""
+    return ArrayImages(numbered().images, torch.tensor([0] * 30 + [1] * 5 + [2] * 2))
+
+
+def balanced(**options: Any) -> ShardedLoader:
+    return ShardedLoader(skewed(), 5, **{"shuffle": True, "seed": 3, "sampler": "balanced", **options})
+
+
 def samples(batches: Any) -> list[list[int]]:
     return [index.tolist() for _, _, index in batches]
 
@@ -175,6 +184,7 @@ def test_two_ranks_share_an_epoch_and_a_global_batch_is_that_of_one_process() ->
         ({"batch_size": 6}, "with batch_size 6, it was saved with batch_size 5"),
         ({"world_size": 2}, "with world_size 2, it was saved with world_size 1"),
         ({"seed": 4}, "with seed 4, it was saved with seed 3"),
+        ({"sampler": "balanced"}, "with sampler balanced, it was saved with sampler all"),
         ({"dataset": numbered(38)}, "with samples 38, it was saved with samples 37"),
     ],
 )
@@ -386,3 +396,53 @@ def test_batches_can_be_dicts(files: list[str]) -> None:
 
     assert list(next(iter(labelled))) == ["image", "target", "index"]
     assert {name: tuple(value.shape) for name, value in batch.items()} == {"image": (3, 1, 4, 4), "index": (3,)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_copies_of_a_sample_bring_its_image_and_label_and_an_index_of_their_own(num_workers: int) -> None:
+    seen = list(balanced(num_workers=num_workers))
+    image, target, index = (torch.cat(parts) for parts in zip(*seen, strict=True))
+
+    assert torch.equal(index % 37, image[:, 0, 0, 0].long())
+    assert torch.equal(skewed().targets[index % 37], target)  # type: ignore[index]  # labelled
+    assert sorted(target.bincount().tolist()) == [12, 12, 13]
+    assert len(index.unique()) == 37
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
+def test_a_balanced_run_resumes_after_any_batch(rank: int, world_size: int) -> None:
+    options = {"rank": rank, "world_size": world_size}
+    straight, length = epochs(balanced(**options), 3), len(balanced(**options))
+    for done in range(2 * length):
+        first, resumed = balanced(**options), balanced(**options)
+        seen = samples(itertools.islice(itertools.chain.from_iterable(itertools.repeat(first)), done))
+        resumed.load_state_dict(copy.deepcopy(first.state_dict()))
+        rest = samples(itertools.islice(itertools.chain.from_iterable(itertools.repeat(resumed)), 3 * length - done))
+
+        assert straight == seen + rest
+
+
+def test_two_ranks_share_a_balanced_epoch() -> None:
+    halves = [list(itertools.chain(*samples(balanced(rank=rank, world_size=2)))) for rank in (0, 1)]
+    whole = list(itertools.chain(*samples(balanced())))
+
+    assert sorted(whole) == sorted(halves[0] + halves[1])
+
+
+def test_a_state_saved_before_samplers_had_names_is_one_of_all_samples() -> None:
+    first, resumed = make(), make()
+    seen = samples(itertools.islice(first, 2))
+    state = first.state_dict()
+    del state["sampler"]
+    resumed.load_state_dict(state)
+
+    assert samples(make()) == seen + samples(resumed)
+
+
+def test_copies_of_files_are_read_and_skipped_by_their_sample(files: list[str]) -> None:
+    images = FileImages(files, torch.arange(12), 1, (4, 4), on_bad_image="skip")
+    fetched = images.fetch(torch.tensor([13, 15, 26]))
+
+    assert [1, 2] == fetched.image[:, 0, 0, 0].tolist() == fetched.target.tolist()  # type: ignore[union-attr]  # labelled
+    assert fetched.index.tolist() == [13, 26]
+    assert (files[3],) == fetched.skipped

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from lightning_vision.datamodules.common._order import EpochOrder, FixedOrder, batch_bounds
+from lightning_vision.datamodules.common._order import BalancedOrder, EpochOrder, FixedOrder, batch_bounds
 
 GRID = list(itertools.product([*range(1, 40), 97, 359, 1000], [1, 2, 3, 4, 7, 8], [1, 2, 3, 5, 16, 64]))
 
@@ -95,3 +95,58 @@ def test_a_fixed_order_never_changes() -> None:
 
     assert [0, 1, 2, 3, 4] == order.positions().tolist() == list(order)
     assert order.epoch == 7
+
+
+@pytest.mark.parametrize("sizes", [[90, 9, 1], [5, 5], [1, 1, 1, 200], [7, 0, 30], [12]])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_balanced_epoch_holds_as_many_of_every_class_and_of_every_sample_in_it(sizes: list[int], seed: int) -> None:
+    targets = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    targets = targets[torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))]
+    order = BalancedOrder(targets, seed)
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        positions = order.positions()
+        visits = (positions % len(targets)).bincount(minlength=len(targets))
+        counts = torch.zeros(len(sizes)).index_add(0, targets, visits.float())[torch.tensor(sizes) > 0]
+
+        assert len(targets) == len(positions) == len(positions.unique())
+        assert counts.max() - counts.min() <= 1
+        for label in targets.unique():
+            own = visits[targets == label]
+            assert own.max() - own.min() <= 1
+
+
+def test_a_balanced_order_is_a_function_of_seed_and_epoch() -> None:
+    targets = torch.tensor([0] * 30 + [1] * 3 + [2] * 4)
+
+    def orders(seed: int) -> list[list[int]]:
+        order = BalancedOrder(targets, seed)
+        return [(order.set_epoch(epoch), order.positions().tolist())[1] for epoch in (2, 0, 1, 2)]
+
+    assert orders(1) == orders(1)
+    assert orders(1)[0] == orders(1)[3]
+    assert orders(1)[0] != orders(1)[1]
+    assert orders(1)[0] != orders(2)[0]
+
+
+def test_classes_and_samples_take_turns_in_what_is_left_over() -> None:
+    """37 places for 3 classes: one gets 13; of class 0 another 12 or 13 of 30 samples each epoch."""
+    targets = torch.tensor([0] * 30 + [1] * 3 + [2] * 4)
+    order = BalancedOrder(targets)
+    most, seen = torch.zeros(3), torch.zeros(37)
+    for epoch in range(300):
+        order.set_epoch(epoch)
+        sample = order.positions() % 37
+        most[targets[sample].bincount().argmax()] += 1
+        seen += sample.bincount(minlength=37)
+
+    # 100 +- 8.2 and, for class 0, 123.3 +- 8.5 or so: four deviations.
+    assert (most - 100).abs().max() < 33
+    assert (seen[:30] - 37 * 100 / 30).abs().max() < 34
+
+
+def test_a_balanced_epoch_is_mixed() -> None:
+    targets = torch.tensor([0] * 900 + [1] * 100)
+    early = targets[BalancedOrder(targets).positions()[:200] % 1000]
+
+    assert abs(early.float().mean() - 0.5) < 4 * 0.5 / 200**0.5

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from lightning_vision.datamodules.common._split import stratified_split
+from lightning_vision.datamodules.common._split import iterative_split, stratified_split
 
 SHARES = (0.7, 0.1, 0.2)
 
@@ -64,3 +64,48 @@ def test_another_process_with_other_global_seeds_draws_the_same_split() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert str(stratified_split(torch.arange(60) % 3, SHARES, 5)[2].tolist()) == done.stdout.strip()
+
+
+def several(seed: int) -> torch.Tensor:
+    """400 samples of five labels that apply to 1% to 50% of them; some have none."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(400, 5, generator=generator) < torch.tensor([0.01, 0.05, 0.1, 0.25, 0.5])).float()
+
+
+def deviations(targets: torch.Tensor, parts: list[torch.Tensor]) -> torch.Tensor:
+    shares = torch.tensor(SHARES)[:, None]
+    return (torch.stack([targets[part].sum(0) for part in parts]) - shares * targets.sum(0)).abs()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_several_labels_parts_are_disjoint_complete_and_near_the_shares(seed: int) -> None:
+    targets = several(seed)
+    parts = iterative_split(targets, SHARES, seed)
+    chance = torch.randperm(400, generator=torch.Generator().manual_seed(seed)).split([280, 40, 80])
+    found, drawn = deviations(targets, parts), deviations(targets, list(chance))
+
+    assert list(range(400)) == sorted(torch.cat(parts).tolist())
+    assert found[:, 0].max() < 1
+    assert 3 * found.sum() < drawn.sum()
+
+
+def test_the_rarest_label_is_dealt_first_to_the_part_that_lacks_it_most() -> None:
+    # Label 1 stands on samples 0 and 1 only: one each. Then parts have one label 0 each, and 2 and 3 are dealt alike.
+    targets = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    first, second = iterative_split(targets, (0.6, 0.4), 3)
+
+    assert [len(first), len(second)] == [3, 2]
+    assert targets[first].sum(0).tolist() == targets[second].sum(0).tolist() == [2.0, 1.0]
+    assert 4 in first
+
+
+def test_keys_decide_where_samples_with_several_labels_go() -> None:
+    targets, keys = several(0), torch.arange(400) * 7919 % 1000
+    turned = torch.arange(400).flip(0)
+    parts = iterative_split(targets, SHARES, 0, keys)
+    again = iterative_split(targets[turned], SHARES, 0, keys[turned])
+
+    assert [set(part.tolist()) for part in parts] == [set(turned[part].tolist()) for part in again]
+    assert [set(part.tolist()) for part in parts] != [
+        set(part.tolist()) for part in iterative_split(targets, SHARES, 1)
+    ]
