@@ -31,6 +31,9 @@ class FileSource(VisionDataModule):
     The arguments are those of `ImageFolder`, and in `loading` those of the base.
     """
 
+    # For people, once `found` is known.
+    split_origin: str = "Split: as the data say."
+
     def __init__(
         self,
         image_size: int | tuple[int, int],
@@ -113,6 +116,8 @@ class FileSource(VisionDataModule):
         shares = {"train": 1 - self.val_fraction - (self.test_fraction if test else 0.0), "val": self.val_fraction}
         if test:
             shares["test"] = self.test_fraction
+        what = f"{self.val_fraction:.0%} for validation" + (f", {self.test_fraction:.0%} for testing" if test else "")
+        self.split_origin = f"Split: drawn class by class with split_seed {self.split_seed}, {what}."
         divide = stratified_split if targets.ndim == 1 else iterative_split
         keys = torch.tensor([_stable_key(name) for name in names])
         parts = divide(targets, list(shares.values()), self.split_seed, keys)
