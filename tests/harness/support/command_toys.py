@@ -6,10 +6,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms.v2.functional import rotate
 
 from lightning_vision.callbacks.hooks.method import Method, Place
+from lightning_vision.datamodules import Digits
+from lightning_vision.datamodules.common._sets import ArrayImages
 
-__all__ = ["NamedCounter", "StepCounter", "ToyData", "ToyModule"]
+__all__ = ["NamedCounter", "StepCounter", "TiltedDigits", "ToyData", "ToyModule"]
 
 
 class ToyModule(LightningModule):
@@ -89,3 +92,13 @@ class NamedCounter(Method):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.count = state_dict["count"]
+
+
+class TiltedDigits(Digits):
+    """Digits that stand upright in training and lean by 30 degrees, to either side, in validation."""
+
+    def load(self) -> None:
+        super().load()
+        assert isinstance(self.val_set, ArrayImages) and self.val_set.targets is not None
+        leaning = [rotate(image, (-30.0, 30.0)[number % 2]) for number, image in enumerate(self.val_set.images)]
+        self.val_set = ArrayImages(torch.stack(leaning), self.val_set.targets)

@@ -1,0 +1,107 @@
+"""The search for an AutoAugment policy, as a user runs it."""
+
+import ast
+import csv
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_vision import main
+from lightning_vision.commands.search_policy import CONTROLLERS
+from lightning_vision.datamodules.augmentation.auto_augment import read_policy
+from lightning_vision.datamodules.augmentation.operations import OPERATIONS
+from lightning_vision.datamodules.augmentation.policy_search import PolicyController
+
+CONFIG = ["search_policy", "--config", "classification/digits", "--data", "support.command_toys.TiltedDigits"]
+CONFIG += ["--data.batch_size", "128", "--trainer.accelerator", "cpu"]
+SHORT = ["--budget", "3", "--proxy_epochs", "1", "--sub_policies", "1", "--trainer.limit_train_batches", "2"]
+
+
+def search(root: Path, *flags: str) -> dict[str, Any]:
+    return main([*CONFIG, "--trainer.default_root_dir", str(root), *flags]).output
+
+
+def proposed(found: dict[str, Any]) -> list[list[list[list[Any]]]]:
+    return [ast.literal_eval(row["policy"]) for row in csv.DictReader(Path(found["trials"]).open())]
+
+
+def test_a_search_writes_the_best_policies_joined_and_a_row_a_trial(tmp_path: Path) -> None:
+    found = search(tmp_path, *SHORT, "--keep", "2", "--monitor", "val/loss", "--mode", "min")
+    policies, scores = proposed(found), found["scores"]
+    best = sorted(range(3), key=lambda trial: scores[trial])[:2]
+
+    assert [[list(step) for step in sub] for sub in read_policy(found["policy"])] == [
+        sub for trial in best for sub in policies[trial]
+    ]
+    assert len(set(scores)) > 1
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"policy.yaml", "search.csv"}
+
+
+class Idle(PolicyController):
+    """Proposes to do nothing."""
+
+    def ask(self) -> list[list[list[Any]]]:
+        return [[["Invert", 0.0, 0]]]
+
+    def tell(self, policy: list[list[list[Any]]], score: float) -> None:
+        pass
+
+
+def test_equal_searches_find_the_same_and_a_policy_that_does_nothing_scores_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = (search(tmp_path, *SHORT, "--output", str(tmp_path / name)) for name in "ab")
+    monkeypatch.setitem(CONTROLLERS, "random", Idle)
+    nothing = search(tmp_path, *SHORT, "--controller", "random", "--output", str(tmp_path / "c"))
+
+    assert left["scores"] == right["scores"]
+    assert proposed(left) == proposed(right)
+    assert nothing["scores"] == [nothing["without"]] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("controller", ["evolution", "reinforce"])
+def test_row_239_a_search_on_leaning_digits_finds_rotation_more_often_than_chance(
+    controller: str, tmp_path: Path
+) -> None:
+    found = search(
+        tmp_path, "--controller", controller, "--budget", "40", "--proxy_epochs", "2", "--sub_policies", "1",
+        "--monitor", "val/loss", "--mode", "min",
+    )  # fmt: skip
+    order = torch.tensor(found["scores"]).argsort()[:10].tolist()
+    policies = proposed(found)
+    steps = [step[0] for trial in order for sub in policies[trial] for step in sub]
+    hits, p = steps.count("Rotate"), 1 / (len(OPERATIONS) - 1)
+    by_chance = sum(comb(len(steps), k) * p**k * (1 - p) ** (len(steps) - k) for k in range(hits, len(steps) + 1))
+
+    assert by_chance < 0.001
+    assert min(found["scores"]) < found["without"] - 0.3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budget", "0"], r"--budget 0 must be at least 1$"),
+        (["--trainer.devices", "2"], r"search_policy runs on one process, not on 2; add --trainer.devices 1$"),
+        ([*SHORT, "--monitor", "val/nothing"], r"--monitor val/nothing: the model does not log it; it logs .*val/acc"),
+        (
+            ["--data", "support.command_toys.ToyData", "--model.num_classes", "7", "--model.in_channels", "1"],
+            r"ToyData is not of this package, so no policy can be put into it$",
+        ),
+    ],
+    ids=["no trial", "two processes", "unknown metric", "data of others"],
+)
+def test_what_cannot_be_searched_is_refused(flags: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        search(tmp_path, *flags)
+
+
+def test_files_of_an_earlier_search_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("policy: mine")
+    with pytest.raises(FileExistsError, match=r"policy.yaml exists; choose another --output or add --overwrite"):
+        search(tmp_path, *SHORT, "--output", str(tmp_path))
+
+    assert (tmp_path / "policy.yaml").read_text() == "policy: mine"
