@@ -12,8 +12,8 @@ __all__ = ["CSV", "JSONL", "PNG", "captions", "merge"]
 
 JSONL, CSV, PNG = "predictions.jsonl", "predictions.csv", "predictions.png"
 SCALARS = ("index", "path", "label", "class_name", "target", "target_name")
-# Between the labels of one image in a cell of the CSV.
-SEPARATOR = ";"
+# Joins the labels of one image in a cell of the CSV; alone it says that there are none, as `CSVImages` reads it.
+SEPARATOR = "|"
 
 
 def merge(parts: Sequence[Path], folder: Path, class_names: Sequence[str]) -> None:
@@ -58,8 +58,8 @@ def captions(jsonl: Path, count: int) -> tuple[list[int], list[str]]:
             title = f"{record['class_name']} {record['top_k'][0]['probability']:.0%}"
             said, true, name = record["label"], record["target"], record["target_name"]
             if "labels" in record:
-                title = _joined(record["labels"], ", ") or "nothing"
-                said, true, name = record["labels"], name, _joined(name, ", ") or "nothing"
+                title = ", ".join(record["labels"]) or "none"
+                said, true, name = record["labels"], name, ", ".join(name or []) or "none"
             if record["target"] is None or said == true:
                 right.append((record["index"], title))
             else:
@@ -79,13 +79,13 @@ def _columns(class_names: Sequence[str], record: dict[str, Any]) -> list[str]:
 
 def _cells(record: dict[str, Any]) -> Iterator[Any]:
     yield from (record[name] for name in SCALARS[:-1])
-    yield _joined(record["target_name"], SEPARATOR)
+    yield _cell(record["target_name"])
     if "labels" in record:
-        yield _joined(record["labels"], SEPARATOR)
+        yield _cell(record["labels"])
     yield from record["probabilities"]
     for entry in record["top_k"]:
         yield from (entry["label"], entry["class_name"], entry["probability"])
 
 
-def _joined(names: str | list[str] | None, separator: str) -> str | None:
-    return separator.join(names) if isinstance(names, list) else names
+def _cell(names: str | list[str] | None) -> str | None:
+    return SEPARATOR.join(names) or SEPARATOR if isinstance(names, list) else names
