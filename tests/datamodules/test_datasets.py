@@ -284,3 +284,24 @@ def test_labels_that_a_transform_changes_are_not_believed() -> None:
 
     assert known_targets(dataset) is None
     assert known_targets(Items(1)) is None
+
+
+def test_floats_are_not_augmented_but_refused() -> None:
+    data = from_datasets(TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4).long()), num_classes=2, augment="light")
+    with pytest.raises(
+        ValueError, match=r"^augment works on uint8 images .* are float32 with 1 channels; give uint8 or"
+    ):
+        data.setup()
+
+
+def test_a_balanced_epoch_takes_the_labels_that_a_dataset_tells() -> None:
+    images, labels = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.tensor([0] * 8 + [1] * 2)
+    told = from_datasets(TensorDataset(images, labels), num_classes=2, sampler="balanced", batch_size=10)
+
+    assert next(iter(told.train_dataloader()))[1].bincount().tolist() == [5, 5]
+
+    silent = from_datasets([(images[0], 1)] * 4, num_classes=2, sampler="balanced")  # type: ignore[arg-type]  # map-style
+    with pytest.raises(
+        ValueError, match=r"^sampler='balanced' draws .* does not tell its labels before it loads images"
+    ):
+        silent.setup()

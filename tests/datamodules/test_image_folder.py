@@ -116,6 +116,12 @@ def mixed(folder: Path) -> None:
     pixels = np.full((30, 50), 120, dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "grey.png")
     Image.fromarray(np.stack([pixels] * 3, 2)).save(folder / "rgb.bmp")
+    Image.fromarray(pixels).save(folder / "SHOUTED.JPG", quality=100)
+    Image.merge("LA", (Image.fromarray(pixels), Image.fromarray(pixels * 0 + 255))).save(folder / "veiled.png")
+    see_through = np.concatenate([pixels * 0, pixels * 0 + 1])
+    marked = Image.fromarray(see_through).convert("P")
+    marked.putpalette([120, 120, 120, 0, 0, 0])
+    marked.crop((0, 0, 50, 30)).save(folder / "transparent.png", transparency=1)
     Image.fromarray(np.stack([pixels] * 3, 2)).resize((7, 90)).save(folder / "tall.webp", lossless=True)
     Image.fromarray(np.stack([pixels, pixels, pixels, pixels * 0 + 255], 2)).save(folder / "rgba.png")
     Image.fromarray(pixels).quantize(4).save(folder / "palette.gif")
@@ -133,10 +139,10 @@ def test_mixed_sizes_modes_and_formats_become_one_batch(channels: int, resize: A
     data = ImageFolder(tmp_path, image_size=(16, 20), channels=channels, resize=resize, val_fraction=0)
     image, target, _ = next(iter(data.train_dataloader()))
 
-    assert (8, channels, 16, 20) == tuple(image.shape)
+    assert (11, channels, 16, 20) == tuple(image.shape)
     assert torch.uint8 == image.dtype
     assert ((image.int() - 120).abs() <= 2).all()
-    assert target.tolist() == [0] * 8
+    assert target.tolist() == [0] * 11
 
 
 def test_images_labels_and_paths_belong_together(tmp_path: Path) -> None:
@@ -265,6 +271,12 @@ def test_an_empty_folder_to_predict_is_one_sentence(tmp_path: Path) -> None:
         ({}, "ImageFolder needs a root"),
         ({"root": "x", "val_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
         ({"root": "x", "val_fraction": -0.1}, "leave nothing to train on"),
+        (
+            {"root": "x", "train_size": 200},
+            "train_size 200x200 is smaller than image_size 224x224, which is cut out of it",
+        ),
+        ({"root": "x", "eval_size": (300, 200)}, "eval_size 300x200 is smaller than image_size 224x224"),
+        ({"root": "x", "augment": "lite"}, "no augmentation policy 'lite'"),
         ({"root": "x", "channels": 4}, "channels must be 1 or 3, not 4"),
         ({"root": "x", "resize": "stretch"}, "resize 'stretch' must be crop or squash"),
         ({"root": "x", "on_bad_image": "ignore"}, "on_bad_image 'ignore' error or skip"),
@@ -339,3 +351,17 @@ def test_split_folders_without_one_to_train_on_are_no_classes(tmp_path: Path) ->
 
     message = f"{tmp_path} has folders called test and val but no train folder with class folders in it"
     refused(ImageFolder(tmp_path), ValueError, message)
+
+
+def test_images_are_decoded_at_the_sizes_of_training_and_evaluation(tmp_path: Path) -> None:
+    write(tmp_path, cat=20)
+    for policy, train_size in (("none", 9), ("standard", (9, 12)), ("light", None)):
+        data = ImageFolder(tmp_path, image_size=8, train_size=train_size, eval_size=(10, 8), augment=policy)
+        image, _, index = next(iter(data.train_dataloader()))
+
+        assert image.shape[2:] == {9: (9, 9), (9, 12): (9, 12), None: (8, 8)}[train_size]
+        assert data.augment(image, index, 0).shape[2:] == (8, 8)
+        for loader in (data.val_dataloader(), data.test_dataloader()):
+            assert next(iter(loader))[0].shape[2:] == (10, 8)
+        assert next(iter(data.predict_dataloader()))["image"].shape[2:] == (10, 8)
+        assert data.preprocessing["image_size"] == (8, 8)

@@ -20,10 +20,13 @@ from torch import Tensor
 
 from lightning_vision.catalogue import Entry, entries
 from lightning_vision.datamodules.augmentation.augmentation import Augmentation
+from lightning_vision.datamodules.augmentation.chain import Chain
+from lightning_vision.datamodules.augmentation.policies import POLICIES
 from lightning_vision.datamodules.augmentation.shift_crop import ShiftCrop
 from lightning_vision.datamodules.cifar import CIFAR10
 from lightning_vision.datamodules.common._loader import ShardedLoader
 from lightning_vision.datamodules.common._sets import ArrayImages
+from lightning_vision.datamodules.common._uniforms import EpochUniforms, uniforms
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.digits import Digits
 from lightning_vision.datamodules.image_folder import ImageFolder
@@ -309,7 +312,7 @@ DATAMODULES = [entry for entry in entries() if entry.kind == "datamodule"]
 def test_every_datamodule_goes_through_yaml_and_back(entry: Entry) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
-    needed = {"root": "somewhere"} if entry.name == "ImageFolder" else {}
+    needed = {"ImageFolder": {"root": "somewhere"}, "CSVImages": {"csv": "table.csv"}}.get(entry.name, {})
     config = parser.parse_object({"data": {"class_path": entry.path, "init_args": {"batch_size": 9, **needed}}})
     again = parser.parse_string(parser.dump(config))
     data = parser.instantiate(again).data
@@ -341,6 +344,109 @@ def test_plot_draws_images_before_and_after_augmentation_one_below_the_other() -
     assert not torch.equal(images, after)
 
 
+def test_every_policy_trains_images_of_any_size_it_is_given() -> None:
+    images = torch.randint(256, (4, 3, 40, 36), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for name in POLICIES:
+        data = Numbered(augment=name)
+        data.in_channels, data.image_size, data.train_size = 3, (32, 32), (40, 36)
+        first, again, later = (data.augment(images, torch.arange(4), epoch) for epoch in (0, 0, 1))
+
+        assert first.shape == (4, 3, 32, 32)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, later)
+
+
+def test_an_augmentation_that_does_not_cut_larger_images_has_a_window_drawn_before_it() -> None:
+    rows = torch.arange(12, dtype=torch.uint8).view(1, 1, 12, 1).expand(500, 1, 12, 6)
+    data = Numbered(augment=Chain([]))
+    data.train_size = (12, 6)
+    first = data.augment(rows, torch.arange(500), 0)[:, 0, :, 0]
+    counts = first[:, 0].long().bincount(minlength=7).double()
+
+    assert torch.equal(first[:, :1] + torch.arange(6, dtype=torch.uint8), first)
+    # Chi-square, 6 degrees of freedom, one in a thousand; keys are fixed.
+    assert ((counts - 500 / 7) ** 2 / (500 / 7)).sum() < 22.5
+
+
+def test_numbers_kept_for_an_epoch_are_those_of_a_batch() -> None:
+    index = torch.tensor([7, 0, 39])
+    kept, many = EpochUniforms(), EpochUniforms()
+    expected = uniforms(index, 5, 1, 2)
+
+    assert torch.equal(expected, kept(index, 5, 1, 2, 40))
+    assert torch.equal(expected, many(index, 5, 1, 2, 2**20))
+    assert not torch.equal(expected, kept(index, 5, 1, 3, 40))
+    assert not torch.equal(expected, kept(index, 5, 2, 2, 40))
+    assert torch.equal(expected, kept(index, 5, 1, 2, 40))
+    assert (expected >= 0).all()
+    assert (expected < 1).all()
+    assert len(expected.unique()) == 15
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"augment": "strog"}, r"no augmentation policy 'strog'; did you mean strong\b.*"),
+        ({"augment": True}, "augment must be a policy's name or an Augmentation, not True"),
+        ({"sampler": "equal"}, "sampler 'equal' must be all or balanced"),
+    ],
+)
+def test_an_unknown_policy_or_sampler_is_refused_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Digits(**options) if "sampler" in options else CIFAR10(**options)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    ["strong", {"class_path": "RandAugment", "init_args": {"num_ops": 1, "magnitude": 5}}],
+    ids=["name", "object"],
+)
+def test_an_augmentation_goes_through_yaml_by_name_or_by_class(augment: Any) -> None:
+    from lightning_vision.datamodules.augmentation import RandAugment
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningDataModule, "data")
+    config = parser.parse_object({"data": {"class_path": "CIFAR10", "init_args": {"augment": augment}}})
+    again = parser.parse_string(parser.dump(config))
+    found = parser.instantiate(again).data.augment_by
+
+    assert config == again
+    assert found == "strong" or (isinstance(found, RandAugment) and found.num_ops == 1)
+
+
+def test_images_of_a_balanced_epoch_are_augmented_copy_by_copy() -> None:
+    class Skewed(Numbered):
+        def load(self) -> None:
+            images = torch.arange(36, dtype=torch.uint8).view(1, 1, 6, 6).expand(40, 1, 6, 6)
+            self.train_set = ArrayImages(images, torch.tensor([0] * 39 + [3]))
+
+    data = Skewed(batch_size=40, sampler="balanced", augment=ShiftCrop(2))
+    ((image, target),) = fit(data, max_epochs=1).seen["train"]
+
+    assert target.bincount().tolist() == [20, 0, 0, 20]
+    # Twenty draws of 25 windows of the one image of class 3.
+    assert len(image[target == 3].flatten(1).unique(dim=0)) > 8
+
+
+def balanced_shard_of_a_fit(folder: str) -> tuple[list[list[float]], list[list[float]], list[float]]:
+    """Sums of this rank's images in a straight run, in one resumed at its fifth step, and labels of two epochs."""
+
+    class Uneven(Numbered):
+        def load(self) -> None:
+            super().load()
+            self.train_set.targets = torch.tensor([0] * 25 + [1] * 9 + [2] * 4 + [3] * 2)  # type: ignore[union-attr]
+
+    def seen(**options: Any) -> tuple[list[list[float]], list[float]]:
+        shared = {"strategy": "ddp", "devices": 2, "max_epochs": 2, "limit_val_batches": 0}
+        batches = fit(Uneven(batch_size=4, sampler="balanced"), **shared, **options).seen["train"]
+        return [image.sum((1, 2, 3)).tolist() for image, _ in batches], torch.cat([y for _, y in batches]).tolist()
+
+    writer = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=7)
+    straight, labels = seen(callbacks=[writer])
+    resumed, _ = seen(ckpt_path=Path(folder) / "step=7.ckpt")
+    return straight, resumed, labels
+
+
 def shards_of_a_fit() -> tuple[int, list[list[int]]]:
     model = Watcher()
     data = Digits(batch_size=64)
@@ -351,9 +457,21 @@ def shards_of_a_fit() -> tuple[int, list[list[int]]]:
     return len(model.seen["val"]), [index.tolist() for _, _, index in loader]
 
 
-def test_two_ranks_validate_every_sample_once_in_equally_many_batches(two_ranks: Any) -> None:
-    (first_count, first), (second_count, second) = two_ranks(shards_of_a_fit)
+def shards(folder: str) -> tuple[Any, Any]:
+    return shards_of_a_fit(), balanced_shard_of_a_fit(folder)
+
+
+def test_two_ranks_validate_each_sample_once_and_share_and_resume_balanced_epochs(
+    two_ranks: Any, tmp_path: Path
+) -> None:
+    ((first_count, first), mine), ((second_count, second), theirs) = two_ranks(shards, str(tmp_path))
     own, others = (sorted(itertools.chain(*shard)) for shard in (first, second))
 
     assert 2 == first_count == second_count
     assert (list(range(0, 180, 2)), list(range(1, 180, 2))) == (own, others)
+    for straight, resumed, _ in (mine, theirs):
+        assert len(straight) == 10
+        assert straight[7:] == resumed
+    for epoch in (slice(0, 20), slice(20, 40)):
+        counts = torch.tensor(mine[2][epoch] + theirs[2][epoch]).bincount()
+        assert counts.tolist() == [10] * 4
