@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from ._around import Around
 from ._checks import whole
+from ._stand_in import StandIn
 from .method import Method, Place
 
 __all__ = ["Ensemble", "log_mean_probability"]
@@ -66,7 +67,7 @@ class Ensemble(Method):
         self._reads = True  # whether members of a file are taken
         self._placed: list[dict[str, Tensor]] = []
         self._before = 0
-        self._inside = self._called = False
+        self._stand_in: StandIn | None = None
 
     @abstractmethod
     def due(self, step: int) -> bool:
@@ -111,9 +112,9 @@ class Ensemble(Method):
         if self.members and self._belong:
             like = dict([*pl_module.named_parameters(), *pl_module.named_buffers()])
             self._placed = [{name: it.to(like[name]) for name, it in one.items()} for one in self.members]
-            self._called = False
-            self.undo_later(self._placed.clear)
-            self.undo_later(Around(pl_module, "forward", partial(self._forward, pl_module)).undo)
+            action = partial(self._forward, pl_module)
+            self._stand_in = StandIn(type(self).__name__, pl_module, action, "pass snapshots=0")
+            self.undo_later(self._stand_down)
             steps = ", ".join(map(str, self.steps))
             rank_zero_info(f"{type(self).__name__}: this tests the ensemble of the weights after steps {steps}.")
         elif self.members:
@@ -137,11 +138,8 @@ class Ensemble(Method):
         dataloader_idx: int = 0,
     ) -> None:
         super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        if self._placed and not self._called:
-            raise ValueError(
-                f"{type(self).__name__}: test_step of {type(pl_module).__name__} did not call the module's forward, so "
-                "the ensemble cannot stand in for it; take logits from `self(images)` there, or pass snapshots=0."
-            )
+        if self._stand_in is not None:
+            self._stand_in.must_have_been_called("the ensemble", "test_step")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
@@ -169,24 +167,16 @@ class Ensemble(Method):
         self._keep([])
         return proceed(checkpoint)
 
-    @torch.compiler.disable
+    def _stand_down(self) -> None:
+        assert self._stand_in is not None
+        self._stand_in.undo()
+        self._stand_in, self._placed = None, []
+
     def _forward(self, pl_module: LightningModule, proceed: Any, *args: Any, **kwargs: Any) -> Any:
-        # functional_call runs the module, and so comes back here, with a member's weights in place.
-        if self._inside:
-            return proceed(*args, **kwargs)
-        self._inside = self._called = True
-        try:
-            logits = [functional_call(pl_module, one, args, kwargs) for one in self._placed]
-        finally:
-            self._inside = False
-        first = logits[0]
-        if not isinstance(first, Tensor) or first.ndim != 2 or not first.is_floating_point():
-            came = f"{tuple(first.shape)} {first.dtype}" if isinstance(first, Tensor) else type(first).__name__
-            raise ValueError(
-                f"{type(self).__name__}: the ensemble averages logits (B, K), and forward returned {came}; return "
-                "logits from forward, or pass snapshots=0."
-            )
-        return log_mean_probability(torch.stack(logits))
+        # functional_call runs the module, and so comes back to its own forward, with a member's weights in place.
+        logits = [functional_call(pl_module, one, args, kwargs) for one in self._placed]
+        assert self._stand_in is not None
+        return log_mean_probability(torch.stack([self._stand_in.logits("the ensemble", it) for it in logits]))
 
 
 def _fingerprint(pl_module: LightningModule) -> list[int]:
