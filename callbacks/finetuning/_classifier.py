@@ -3,7 +3,7 @@
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from ..hooks._frozen import lies_in
+from ..hooks._frozen import lies_in, part_name
 from ..hooks._live_tensors import plain_name
 
 __all__ = ["classifier_of", "named_parts"]
@@ -60,7 +60,7 @@ def _of_timm(pl_module: LightningModule) -> list[tuple[str, ...]]:
     for name, part in pl_module.named_modules():
         classifier = (getattr(part, "pretrained_cfg", None) or {}).get("classifier") or ()
         names = [classifier] if isinstance(classifier, str) else list(classifier)
-        prefix = f"{plain_name(name)}." if name else ""
+        prefix = f"{part_name(name)}." if name else ""
         parts = tuple(f"{prefix}{it}" for it in names if _trains(part, it))
         if parts and parts not in found:
             found.append(parts)
@@ -69,12 +69,12 @@ def _of_timm(pl_module: LightningModule) -> list[tuple[str, ...]]:
 
 def _by_name(pl_module: LightningModule) -> list[tuple[str, ...]]:
     networks = tuple(
-        plain_name(name) for name, part in pl_module.named_modules() if name and hasattr(part, "pretrained_cfg")
+        part_name(name) for name, part in pl_module.named_modules() if name and hasattr(part, "pretrained_cfg")
     )
     names = [
-        plain_name(name)
+        part_name(name)
         for name, part in pl_module.named_modules()
-        if name.rpartition(".")[2] in NAMES and not lies_in(plain_name(name), networks) and _trains(part, "")
+        if name.rpartition(".")[2] in NAMES and not lies_in(part_name(name), networks) and _trains(part, "")
     ]
     depth = min((name.count(".") for name in names), default=0)
     return [(name,) for name in names if name.count(".") == depth]
@@ -82,7 +82,7 @@ def _by_name(pl_module: LightningModule) -> list[tuple[str, ...]]:
 
 def _last_linear(pl_module: LightningModule) -> list[tuple[str, ...]]:
     layers = [
-        (plain_name(name), part)
+        (part_name(name), part)
         for name, part in pl_module.named_modules()
         if any(True for _ in part.parameters(recurse=False))
     ]

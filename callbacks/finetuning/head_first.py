@@ -97,7 +97,9 @@ class HeadFirst(Freezing):
                 "would train; thaw them, or name another part with head=."
             )
         length = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
-        rank_zero_info(f"HeadFirst: for {length} only {found} trains, {len(head)} of {len(trains)} parameters.")
+        rank_zero_info(
+            f"HeadFirst: for {length} the head trains alone: {found}, {len(head)} of {len(trains)} parameters."
+        )
         if len(head) == len(trains):
             return (
                 f"HeadFirst: {type(pl_module).__name__} has frozen all but {found} itself, so nothing will be thawed "
@@ -105,8 +107,8 @@ class HeadFirst(Freezing):
             )
         if epochs is not None and epochs <= self.epochs:
             return (
-                f"HeadFirst: training has max_epochs={epochs} and only {found} trains for the first {length}, so "
-                "nothing else ever does; lower epochs, or train longer."
+                f"HeadFirst: training has max_epochs={epochs} and the head trains alone for the first {length}, so "
+                "nothing else ever trains; lower epochs, or train longer."
             )
         return None
 

@@ -4,7 +4,7 @@ from lightning.pytorch import LightningModule
 
 from ._live_tensors import plain_name
 
-__all__ = ["Frozen", "lies_in"]
+__all__ = ["Frozen", "lies_in", "part_name"]
 
 
 def lies_in(name: str, parts: tuple[str, ...]) -> bool:
@@ -14,6 +14,15 @@ def lies_in(name: str, parts: tuple[str, ...]) -> bool:
     (True, False)
     """
     return any(name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def part_name(name: str) -> str:
+    """A part's name in its module without the wrappers of `torch.compile`.
+
+    >>> part_name("network._orig_mod"), part_name("network._orig_mod.fc")
+    ('network', 'network.fc')
+    """
+    return plain_name(f"{name}.")[:-1]
 
 
 class Frozen:
@@ -37,8 +46,8 @@ class Frozen:
             id(part)
             for name, part in module.named_modules(remove_duplicate=False)
             if not name
-            or lies_in(plain_name(name), (*trained, *bare))
-            or any(it.startswith(f"{plain_name(name)}.") for it in trained)
+            or lies_in(part_name(name), (*trained, *bare))
+            or any(it.startswith(f"{part_name(name)}.") for it in trained)
         }
         self.parts = [part for part in module.modules() if id(part) not in spared and part.training]
         for parameter in self.parameters:
