@@ -1,6 +1,6 @@
-"""Fill the citations of the cards from the docstrings: `python -m benchmarks.cite`.
+"""Fill the citations of the pages from the docstrings: `python -m benchmarks.cite`.
 
-A card asks for them with the markers `<!-- cite:CLASS -->` and `<!-- /cite:CLASS -->`.
+A page of docs/ asks for them with the markers `<!-- cite:CLASS -->` and `<!-- /cite:CLASS -->`.
 """
 
 import inspect
@@ -12,7 +12,7 @@ from lightning_vision.catalogue import find
 
 __all__ = ["citation", "cited"]
 
-CARDS = Path(__file__).parents[1] / "docs" / "methods"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def cited(card: str) -> str:
@@ -49,7 +49,7 @@ def _block(found: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    for path in sorted(CARDS.glob("*.md")):
+    for path in sorted(DOCS.rglob("*.md")):
         before = path.read_text(encoding="utf-8")
         if (after := cited(before)) != before:
             path.write_text(after, encoding="utf-8")

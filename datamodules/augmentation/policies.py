@@ -11,7 +11,7 @@ from .random_erasing import RandomErasing
 from .resized_crop import ResizedCrop
 from .shift_crop import ShiftCrop
 
-__all__ = ["POLICIES", "policy"]
+__all__ = ["policy"]
 
 Size = tuple[int, int]
 

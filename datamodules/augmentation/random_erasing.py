@@ -39,6 +39,20 @@ class RandomErasing(Augmentation):
         True
 
     Reference: Zhong et al. 2020, arXiv:1708.04896
+
+    BibTeX:
+        @inproceedings{zhong2020random,
+          title = {Random Erasing Data Augmentation},
+          author = {Zhong, Zhun and Zheng, Liang and Kang, Guoliang and Li, Shaozi and Yang, Yi},
+          booktitle = {AAAI Conference on Artificial Intelligence},
+          year = {2020},
+          eprint = {1708.04896},
+          archivePrefix = {arXiv},
+        }
+
+    Differs from the paper:
+        Shapes are uniform in their logarithm and attempts end after ten, as in torchvision. The paper fills with noise,
+        which is `value="noise"`; black is torchvision's default.
     """
 
     draws = 2 * ATTEMPTS + 5

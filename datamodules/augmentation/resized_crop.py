@@ -39,6 +39,23 @@ class ResizedCrop(Augmentation):
         torch.Size([2, 3, 32, 32])
 
     Reference: Szegedy et al. 2015, arXiv:1409.4842
+
+    BibTeX:
+        @inproceedings{szegedy2015going,
+          title = {Going Deeper with Convolutions},
+          author = {Szegedy, Christian and Liu, Wei and Jia, Yangqing and Sermanet, Pierre and Reed, Scott and
+            Anguelov, Dragomir and Erhan, Dumitru and Vanhoucke, Vincent and Rabinovich, Andrew},
+          booktitle = {Conference on Computer Vision and Pattern Recognition},
+          year = {2015},
+          eprint = {1409.4842},
+          archivePrefix = {arXiv},
+        }
+
+    Differs from the paper:
+        Shapes are uniform in their logarithm, as torchvision draws them, and the interpolation is always bilinear.
+
+    See also:
+        `ShiftCrop`, which keeps the scale.
     """
 
     draws = 2 * ATTEMPTS + 3

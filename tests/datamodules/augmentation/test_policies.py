@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from lightning_vision.datamodules.augmentation import POLICIES, Augmentation, Chain, ColorJitter, ShiftCrop, policy
+from lightning_vision.datamodules.augmentation import Augmentation, Chain, ColorJitter, ShiftCrop
+from lightning_vision.datamodules.augmentation.policies import POLICIES, policy
 
 NAMED = [name for name in POLICIES if name != "none"]
 STAGES = {
