@@ -37,7 +37,7 @@ class VisionCLI(LightningCLI):
 
     Args:
         options: Function whose parameters after the first become flags.
-        args: The words after the subcommand.
+        args: The words after the subcommand, kept as `words`.
         continues: Whether `--ckpt_path` names a run to go on with, in that run's folder.
 
     Raises:
@@ -46,9 +46,8 @@ class VisionCLI(LightningCLI):
     """
 
     def __init__(self, options: Callable[..., Any], args: list[str], continues: bool = False) -> None:
-        self.options, self.continues = options, continues
+        self.options, self.words, self.continues = options, args, continues
         name = options.__module__.rpartition(".")[2]
-        self.words = args
         args, files = config_paths(spell_out(args, options))
         configs = [read_config(file) for file in files]
         import_named([*args, *configs])
@@ -116,8 +115,7 @@ class VisionCLI(LightningCLI):
         if self.checkpoint is not None and self.config.get("model") is not None:
             # The checkpoint's weights take the place of others, which are neither fetched nor read.
             model = resolve_class(self.config.model.class_path, LightningModule)
-            for name, value in getattr(model, "superseded", {}).items():
-                self.config.model.init_args[name] = value
+            self.config.model.init_args.update(Namespace(**getattr(model, "superseded", {})))
         self.run_dir = place_run(self.config.trainer, Path(checkpoint) if checkpoint and self.continues else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.photos import photo_folder
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 CARDS = sorted((ROOT / "docs" / "methods").glob("*.md"))
@@ -22,6 +24,12 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_python_blocks_run_in_order(page: Path) -> None:
+    if "photos" in page.read_text():  # of the reader's own
+        photo_folder("photos", ("brick", "cat"), number=8)
+        photo_folder("new", ("cat",), number=2)
+        for file in Path("new/cat").iterdir():
+            file.rename(Path("new") / file.name)
+        Path("new/cat").rmdir()
     scope: dict[str, object] = {"__name__": "__page__"}
     for block in blocks(page, "python"):
         exec(compile(block, name(page), "exec"), scope)  # the page's own code, run as a reader would

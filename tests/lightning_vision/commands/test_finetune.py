@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from lightning_vision import ImageClassifier, Result, main
 from lightning_vision.console import console
+from support import ROOT
 from support.photos import PHOTOGRAPHS, damage, digit_folder, photo_folder, photo_table
 
 FOLDER = ["--config", "classification/finetune_folder", "--data.root", "photos"]
@@ -76,6 +77,19 @@ def test_a_folder_of_photographs_becomes_a_classifier_and_its_predictions(
     assert predicted.output["count"] == 8
     assert sum(row["class_name"] in row["path"] for row in records) >= 5
     assert Image.open("predictions.png").width > 200
+
+
+def test_the_front_pages_three_commands_run_one_after_the_other() -> None:
+    page = (ROOT / "README.md").read_text().partition("## Your own photographs")[2].partition("```")[0]
+    commands = [line.split()[1:] for line in page.splitlines() if line.startswith("    lightning_vision ")]
+    photo_folder("photos", ("brick", "cat"), number=8)
+    photo_folder("new", ("cat",), number=2)
+    shrunk = {"fit": [*HERE, *UNTRAINED, "--trainer.max_epochs", "1"], "test": [*HERE, *UNTRAINED], "predict": QUIET}
+    results = [main([*command, *shrunk[command[0]]]) for command in commands]
+
+    assert [command[0] for command in commands] == ["fit", "test", "predict"]
+    assert results[1].metrics.keys() >= {"test/acc"}
+    assert results[2].output["count"] == 2
 
 
 def test_the_schedule_ends_with_the_training_and_not_with_the_configs_twenty_epochs() -> None:
