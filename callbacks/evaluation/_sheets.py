@@ -57,7 +57,15 @@ def mistake_sheet(report: dict[str, Any]) -> Figure:
         top, left = index // columns * (height + line) + gap, index % columns * (width + gap) + gap
         sheet[top : top + height, left : left + width] = image
         caption = _caption(report, index)
-        axes.text(left + width / 2 - 0.5, top + height, caption, ha="center", va="top", fontsize=7.5, linespacing=1.1)
+        axes.text(
+            left + width / 2 - 0.5,
+            top + height + 0.02 * width,
+            caption,
+            ha="center",
+            va="top",
+            fontsize=7.5,
+            linespacing=1.1,
+        )
     axes.imshow(sheet.squeeze(2) if channels == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set_axis_off()
     return figure
@@ -65,13 +73,13 @@ def mistake_sheet(report: dict[str, Any]) -> Figure:
 
 def _caption(report: dict[str, Any], index: int) -> str:
     own, said = report["mistakes"][index].tolist()
-    confidence = float(report["confidence"][index])
+    sure = f"{float(report['confidence'][index]):.2f}"
     names = report["names"]
     if not report["multilabel"]:
-        return f"said {_short(names[said])} {confidence:.2f}\nis {_short(names[own])}"
-    if own < 0:
-        return f"said {_short(names[said])} {confidence:.2f}\nis not"
-    return f"said not {_short(names[own])} {confidence:.2f}\nis"
+        return f"said {_short(names[said], 10)} {sure}\nis {_short(names[own], 14)}"
+    return (
+        f"said {_short(names[said], 10)} {sure}\nis not" if own < 0 else f"said no {_short(names[own], 8)} {sure}\nis"
+    )
 
 
 def _most_confused(report: dict[str, Any]) -> list[int]:
@@ -98,5 +106,5 @@ def _part(report: dict[str, Any], chosen: list[int]) -> Tensor:
     return matrix
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:15]}…"
+def _short(name: str, length: int = 16) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"

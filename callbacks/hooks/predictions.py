@@ -127,13 +127,13 @@ class Predictions(Method):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        self._answer = None
+        self._listen_to(pl_module)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-        self._answer = None
+        self._listen_to(pl_module)
 
     def on_validation_batch_end(
         self,
@@ -225,7 +225,12 @@ class Predictions(Method):
         mean, std = getattr(data, "mean", None), getattr(data, "std", None)
         pixels = (list(mean), list(std)) if mean is not None and std is not None else None
         self._tally = self.tally(None if names is None else [str(it) for it in names], pixels)
-        self._forward = Around(pl_module, "forward", self._listen)
+
+    def _listen_to(self, pl_module: LightningModule) -> None:
+        self._answer = None
+        # Not before the first batch: what changes the answer (several views, an ensemble) is in place by then.
+        if self._tally is not None and self._forward is None:
+            self._forward = Around(pl_module, "forward", self._listen)
 
     def _release(self) -> None:
         if self._forward is not None:

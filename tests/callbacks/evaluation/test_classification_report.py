@@ -219,7 +219,7 @@ def test_the_sheet_says_what_was_said_how_surely_and_what_it_is():
     ]
     assert [it.get_text() for it in mistake_sheet(several).axes[0].texts] == [
         "said ape 1.00\nis not",
-        "said not bee 0.99\nis",
+        "said no bee 0.99\nis",
     ]
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Subset
 
-from lightning_vision.callbacks import ClassificationReport
+from lightning_vision.callbacks import ClassificationReport, TestTimeAugmentation
 from support.compare import seeded
 from support.data import ResumableLoader, labelled_images
 from support.modules import DictBatches, Plain
@@ -143,6 +143,29 @@ def test_names_come_from_the_module_where_no_datamodule_has_them(capsys):
     quiet_trainer(callbacks=[ClassificationReport()]).test(seeded(Named), loader(), verbose=False)
 
     assert capsys.readouterr().out.splitlines()[2][0] in "abcdefghij"
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_is_reported_is_the_answer_after_all_views(turned):
+    """Five crops whose mean is another answer than the last one of them, in both list orders."""
+    module, report = seeded(Plain), ClassificationReport(monitor=None)
+    callbacks = [TestTimeAugmentation(views="five_crop", validate=True), report]
+    answers = []
+
+    class Asks(Callback):
+        def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+            answers.append((pl_module(batch[0]).argmax(1), batch[1]))
+
+    trainer = quiet_trainer(
+        callbacks=[*callbacks[:: -1 if turned else 1], Asks()], max_epochs=1, num_sanity_val_steps=0
+    )
+    trainer.fit(module, loader(60), loader())
+    counted = torch.zeros(10, 10, dtype=torch.int64)
+    for said, target in answers:
+        for own, other in zip(target.tolist(), said.tolist(), strict=True):
+            counted[own, other] += 1
+
+    assert torch.equal(matrix(report.best["report"]), counted)
 
 
 class Tuple(Plain):
