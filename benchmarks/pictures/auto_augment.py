@@ -32,7 +32,7 @@ def draw() -> Figure:
         names = below if chains == 1 else [f"{chains} chains"] * len(images)
         shown = [images[0], *method.apply(images, uniform)]
         for axis, image, text in zip(row, shown, ["as it is", *names], strict=True):
-            axis.imshow(image.permute(1, 2, 0), interpolation="nearest")
+            axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.set_xlabel(text.replace(" + ", "\n"), fontsize=7)
         row[0].set_ylabel(name, fontsize=8)
