@@ -88,7 +88,7 @@ def create(
     repository = _repository(name, pretrained)
     if files := _cached(repository):
         # Without asking the hub, which without a network is asked six times; weights with their own loader go by it.
-        if ":" not in name and not timm.get_pretrained_cfg(name).custom_load:
+        if ":" not in name and not getattr(timm.get_pretrained_cfg(name), "custom_load", False):
             chosen = {"pretrained_cfg_overlay": {"file": files[0]}} | chosen
     elif repository:
         _ask_hub(name, repository, pretrained)
@@ -110,7 +110,7 @@ def _repository(name: str, pretrained: bool) -> str:
     """Where `name` needs something of Hugging Face's hub, `OWNER/REPO`; empty if it does not."""
     if ":" in name:
         return name.removeprefix("hf-hub:").partition("@")[0] if name.startswith("hf-hub:") else ""
-    return (timm.get_pretrained_cfg(name).hf_hub_id or "") if pretrained else ""
+    return getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None) or "" if pretrained else ""
 
 
 def _cached(repository: str) -> list[str]:
