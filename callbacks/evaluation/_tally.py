@@ -69,7 +69,6 @@ class ClassTally:
         self._scores = torch.full((self.worst,), -1.0, device=logits.device)
         self._rows = torch.full((self.worst, 2), -1, device=logits.device)
         self._images: Tensor | None = None
-        self._floor = -1.0
 
     def _count(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Count; the confidence of each mistake, -1 where there is none, and rows of class and what it is taken for."""
@@ -97,21 +96,22 @@ class ClassTally:
         return score, torch.stack([at.where(~invented, -1), at.where(invented, -1)], 1)
 
     def _keep(self, image: Any, score: Tensor, rows: Tensor) -> None:
-        best = score.topk(min(self.worst, len(score)))
-        # Elsewhere asking would wait for the device.
-        if score.device.type == "cpu" and float(best.values[0]) <= self._floor:
-            return
-        merged = torch.cat([self._scores, best.values]).topk(self.worst)
-        self._rows = torch.cat([self._rows, rows[best.indices]])[merged.indices]
+        best, at = score.topk(min(self.worst, len(score)))
+        if score.device.type == "cpu":
+            # Elsewhere asking how many they are would wait for the device.
+            better = best > self._scores[-1]
+            best, at = best[better], at[better]
+            if not len(best):
+                return
+        merged = torch.cat([self._scores, best]).topk(self.worst)
+        self._scores = merged.values
+        self._rows = torch.cat([self._rows, rows[at]])[merged.indices]
         if isinstance(image, Tensor) and image.ndim == 4 and image.shape[1]:
-            small = _thumbnails(image[best.indices], self.pixels)
+            small = _thumbnails(image[at], self.pixels)
             if self._images is None:
                 self._images = small.new_zeros(self.worst, *small.shape[1:])
             small = _resized(small, self._images.shape[2:])
             self._images = torch.cat([self._images, small])[merged.indices]
-        self._scores = merged.values
-        if score.device.type == "cpu":
-            self._floor = float(merged.values[-1])
 
     def _own(self) -> dict[str, Any] | None:
         """This process's part, on the CPU."""
