@@ -36,7 +36,7 @@ def by_lbfgs(logits: Tensor, target: Tensor) -> float:
         return value
 
     optimizer.step(loss)  # type: ignore[arg-type]  # a tensor will do
-    return float(temperature)
+    return float(temperature.detach())
 
 
 def rows(quick: bool) -> list[Row]:

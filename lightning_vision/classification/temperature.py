@@ -70,11 +70,10 @@ def fit_temperature(logits: Tensor, target: Tensor) -> float:
         slope, curvature = _slope(gaps, beta)
         low, high = (beta, high) if slope < 0 else (low, beta)
         step = slope / curvature if curvature > 0 else float("inf")
-        # Far from the minimum the curvature vanishes; then the bounds are halved.
-        following = beta - step if low < beta - step < high else (low + high) / 2
-        if abs(following - beta) <= 1e-14 * beta:
+        if abs(step) <= 1e-12 * beta:
             break
-        beta = following
+        # Far from the minimum the curvature vanishes; then the bounds are halved.
+        beta = beta - step if low < beta - step < high else (low + high) / 2
     return 1 / beta
 
 
@@ -89,5 +88,7 @@ def _gaps(logits: Tensor, target: Tensor) -> Tensor:
 def _slope(gaps: Tensor, beta: float) -> tuple[float, float]:
     """First and second derivative of L at `beta`."""
     p = (beta * gaps).softmax(1)
-    mean = (p * gaps).sum(1)
-    return float(mean.mean()), float(((p * gaps.square()).sum(1) - mean.square()).mean())
+    weighed = p * gaps
+    mean = weighed.sum(1)
+    second = torch.dot(weighed.flatten(), gaps.flatten()) / len(gaps)
+    return float(mean.mean()), float(second - mean.square().mean())
