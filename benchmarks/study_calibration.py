@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_vision.classification.calibration import Calibration
-from lightning_vision.classification.neural_clamping import neural_clamping
-from lightning_vision.classification.reliability import reliability
+from lightning_vision.classification.clamping import neural_clamping
+from lightning_vision.classification.reliability_bins import reliability
 from lightning_vision.classification.temperature import fit_temperature
 from lightning_vision.datamodules import Digits
 

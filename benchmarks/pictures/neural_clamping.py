@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.study_calibration import digits_of, outputs, over_trained
 from lightning_vision.classification.calibration import Calibration
-from lightning_vision.classification.neural_clamping import neural_clamping
+from lightning_vision.classification.clamping import neural_clamping
 from lightning_vision.classification.temperature import fit_temperature
 
 __all__ = ["draw"]

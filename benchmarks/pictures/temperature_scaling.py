@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.study_calibration import digits_of, outputs, over_trained
 from lightning_vision.classification.calibration import Calibration
-from lightning_vision.classification.reliability import reliability, reliability_diagram
+from lightning_vision.classification.reliability_bins import reliability, reliability_diagram
 from lightning_vision.classification.temperature import fit_temperature
 
 __all__ = ["draw"]

@@ -10,10 +10,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_vision.classification.calibration import Calibration
+from lightning_vision.classification.clamping import neural_clamping
 from lightning_vision.classification.classifier import ImageClassifier
 from lightning_vision.classification.metrics import accuracy, label_accuracy
-from lightning_vision.classification.neural_clamping import neural_clamping
-from lightning_vision.classification.reliability import Reliability, reliability, reliability_diagram
+from lightning_vision.classification.reliability_bins import Reliability, reliability, reliability_diagram
 from lightning_vision.classification.temperature import fit_temperature
 from lightning_vision.commands._folders import prepare_folder
 from lightning_vision.commands._report import print_table, require

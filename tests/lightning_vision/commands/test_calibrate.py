@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from lightning_vision import ImageClassifier, main
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.classification.calibration import Calibration
-from lightning_vision.classification.reliability import reliability
+from lightning_vision.classification.reliability_bins import reliability
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
 from support.trainers import quiet_trainer

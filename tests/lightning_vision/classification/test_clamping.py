@@ -9,8 +9,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from lightning_vision.classification.calibration import Calibration
-from lightning_vision.classification.neural_clamping import clamping_loss, neural_clamping
-from lightning_vision.classification.reliability import reliability
+from lightning_vision.classification.clamping import clamping_loss, neural_clamping
+from lightning_vision.classification.reliability_bins import reliability
 from lightning_vision.classification.temperature import fit_temperature
 from lightning_vision.datamodules import Digits
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from lightning_vision.classification.reliability import reliability, reliability_diagram
+from lightning_vision.classification.reliability_bins import reliability, reliability_diagram
 
 
 def test_bins_by_hand() -> None:
