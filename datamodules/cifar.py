@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augmentation.augmentation import Augmentation
+from .augmentation.policies import Augment
 from .common._labels import check_labels
 from .common._loader import Sampler
 from .common._sets import ArrayImages
@@ -36,7 +36,7 @@ class _CIFAR(VisionDataModule):
         self,
         root: str | Path = "data",
         val_fraction: float = 0.1,
-        augment: str | Augmentation = "light",
+        augment: Augment = "light",
         download: bool = False,
         batch_size: int = 128,
         num_workers: int = 0,

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from .augmentation.augmentation import Augmentation
+from .augmentation.policies import Augment
 from .cifar import CLASSES
 from .common._loader import Sampler
 from .common._sets import FileImages, OnBadImage
@@ -56,7 +56,7 @@ class CINIC10(VisionDataModule):
         root: str | Path = "data/CINIC-10",
         merge_train_valid: bool = False,
         origin: Literal["all", "cifar10", "imagenet"] = "all",
-        augment: str | Augmentation = "light",
+        augment: Augment = "light",
         normalize: bool = True,
         on_bad_image: OnBadImage = "error",
         batch_size: int = 128,

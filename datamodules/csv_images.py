@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_vision.images import Resize
 
-from .augmentation.augmentation import Augmentation
+from .augmentation.policies import Augment
 from .common._file_source import SPLIT_NAMES, FileSource, Found
 from .common._loader import Sampler
 from .common._sets import OnBadImage
@@ -92,7 +92,7 @@ class CSVImages(FileSource):
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         predict_root: str | Path | None = None,
-        augment: str | Augmentation = "light",
+        augment: Augment = "light",
         sampler: Sampler = "all",
         mean: list[float] | None = None,
         std: list[float] | None = None,

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from lightning_vision.images import Resize, convert_image
 
-from .augmentation.augmentation import Augmentation
+from .augmentation.policies import Augment
 from .common._draws import Stream, draw_bits
 from .common._labels import check_labels, known_targets
 from .common._loader import Sampler
@@ -34,7 +34,7 @@ def from_datasets(
     resize: Resize = "crop",
     mean: list[float] | None = None,
     std: list[float] | None = None,
-    augment: str | Augmentation = "none",
+    augment: Augment = "none",
     sampler: Sampler = "all",
     batch_size: int = 32,
     num_workers: int = 0,

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .augmentation.policies import Augment
 from .augmentation.shift_crop import ShiftCrop
 from .common._loader import Sampler
 from .common._sets import ArrayImages
@@ -41,6 +42,7 @@ class Digits(VisionDataModule):
         seed: Fixes the order and the augmentation of every epoch.
         split_seed: Fixes which digits train, validate and test.
         shift: Move training images by up to so many pixels in both directions; 0 is neutral, 1 a gentle augmentation.
+        augment: What comes after that, as in `VisionDataModule`; "none" is neutral.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
 
@@ -68,13 +70,14 @@ class Digits(VisionDataModule):
         seed: int = 0,
         split_seed: int = 0,
         shift: int = 0,
+        augment: Augment = "none",
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
     ) -> None:
         if not 0 <= shift <= 7:
             raise ValueError(f"shift {shift} must be 0 to 7 pixels, for the digits are 8 wide")
-        augment = ShiftCrop(shift) if shift else "none"
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
+        stages = [*([ShiftCrop(shift)] if shift else []), *(augment if isinstance(augment, list) else [augment])]
+        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, stages, sampler)
         self.split_seed = split_seed
 
     @property

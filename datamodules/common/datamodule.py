@@ -16,7 +16,7 @@ from lightning_vision.images import Resize, rescale, scale_and_shift
 
 from ..augmentation.augmentation import Augmentation
 from ..augmentation.chain import Chain
-from ..augmentation.policies import policy
+from ..augmentation.policies import Augment, augmentation_for
 from ..augmentation.shift_crop import ShiftCrop
 from ._labels import check_balanced, check_labels
 from ._loader import Batch, Sampler, ShardedLoader
@@ -46,8 +46,8 @@ class VisionDataModule(LightningDataModule, ABC):
         seed: Fixes the order and the augmentation of every epoch.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
-        augment: What training images go through on the device: the name of a policy or an `Augmentation`; "none" is
-            neutral.
+        augment: What training images go through on the device: the name of a policy, a policy's YAML file, an
+            `Augmentation`, or a list of these; "none" is neutral.
         sampler: What an epoch of training visits: `all` images once, or `balanced`, as many images of every class, for
             which those of small classes come several times, augmented anew; the epoch stays as long.
 
@@ -76,7 +76,7 @@ class VisionDataModule(LightningDataModule, ABC):
         seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
-        augment: str | Augmentation = "none",
+        augment: Augment = "none",
         sampler: Sampler = "all",
     ) -> None:
         super().__init__()
@@ -84,10 +84,7 @@ class VisionDataModule(LightningDataModule, ABC):
             raise ValueError(f"batch_size {batch_size} and num_workers {num_workers} must be at least 1 and 0")
         self.batch_size, self.num_workers, self.seed, self.drop_last = batch_size, num_workers, seed, drop_last
         self.multiprocessing_context = multiprocessing_context
-        if not isinstance(augment, str | Augmentation):
-            raise ValueError(f"augment must be a policy's name or an Augmentation, not {augment!r}")
-        if isinstance(augment, str):
-            policy(augment, (32, 32))  # refuses unknown names; the size may not be known yet
+        augmentation_for(augment, (32, 32))  # refuses what is none; the size may not be known yet
         if sampler not in ("all", "balanced"):
             raise ValueError(f"sampler {sampler!r} must be all or balanced")
         self.augment_by, self.sampler = augment, sampler
@@ -117,8 +114,8 @@ class VisionDataModule(LightningDataModule, ABC):
     @cached_property
     def augmentation(self) -> Augmentation | None:
         """What training images go through; where it does not cut larger ones to `image_size`, a window comes first."""
-        by, size = self.augment_by, self.image_size
-        augmentation = policy(by, size) if isinstance(by, str) else by
+        size = self.image_size
+        augmentation = augmentation_for(self.augment_by, size)
         if self.train_size is None or self.train_size == size:
             return augmentation
         window = ShiftCrop(size=size)

@@ -99,6 +99,10 @@ def run(
     shown = {"without a policy": f"{without:.4f}", "best policy": f"{best[0][0]:.4f}"}
     print_table(monitor, shown | {f"all {budget}, mean": f"{np.mean([value for value, _ in trials]):.4f}"})
     print_table("written", {"policy": str(folder / YAML), "trials": str(folder / CSV)})
+    given = cli.config.data.init_args.get("augment") or "none"
+    after = "..." if not isinstance(given, str) else given
+    flag = str(folder / YAML) if after == "none" else f"'[{after}, {folder / YAML}]'"
+    print_table("next", {"train with it": f"--data.augment {flag}"})
     return {
         "policy": str(folder / YAML),
         "trials": str(folder / CSV),

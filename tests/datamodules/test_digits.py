@@ -10,6 +10,7 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 
+from lightning_vision.datamodules.augmentation import Chain, ColorJitter, ShiftCrop
 from lightning_vision.datamodules.common._sets import ArrayImages
 from lightning_vision.datamodules.digits import Digits
 from support import ROOT
@@ -114,3 +115,12 @@ def test_a_shift_moves_training_digits_by_up_to_that_many_pixels() -> None:
     assert matches.any(0).all()
     assert matches.any(1).all()
     assert torch.equal(images, Digits().augment(images, index, 0))
+
+
+def test_an_augmentation_comes_after_the_shift() -> None:
+    augmentation = Digits(shift=2, augment=ColorJitter(0.5)).augmentation
+
+    assert isinstance(augmentation, Chain)
+    assert [type(stage) for stage in augmentation.stages] == [ShiftCrop, ColorJitter]
+    assert type(Digits(shift=2).augmentation) is ShiftCrop
+    assert Digits().augmentation is None

@@ -1,11 +1,13 @@
 """Named policies: what they are made of, equal to torchvision's recipe, at every size."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
 from lightning_vision.datamodules.augmentation import Augmentation, Chain, ColorJitter, ShiftCrop
-from lightning_vision.datamodules.augmentation.policies import POLICIES, policy
+from lightning_vision.datamodules.augmentation.policies import POLICIES, augmentation_for, policy
 
 NAMED = [name for name in POLICIES if name != "none"]
 STAGES = {
@@ -44,6 +46,23 @@ def test_settings_are_those_of_the_documentation() -> None:
     assert vars(jitter) == vars(ColorJitter(0.4, 0.4, 0.4))
     assert (rand.num_ops, rand.magnitude, erasing.prob) == (2, 9, 0.25)
     assert stages_of("auto_cifar10")[0].flip and not stages_of("auto_svhn")[0].flip
+
+
+def test_a_file_is_the_policy_in_it_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("policy: [[[Invert, 1.0, null]]]")
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+
+    assert torch.equal(policy(str(tmp_path / "mine.yaml"), (8, 8))(images), 255 - images)
+
+
+def test_a_list_acts_in_its_order_and_what_changes_nothing_is_left_out() -> None:
+    jitter = ColorJitter(0.4)
+    chain = augmentation_for(["light", "none", jitter], (24, 16))
+
+    assert isinstance(chain, Chain)
+    assert [type(stage) for stage in chain.stages] == [ShiftCrop, ColorJitter]
+    assert augmentation_for([jitter, "none"], (24, 16)) is jitter
+    assert augmentation_for(["none"], (24, 16)) is augmentation_for([], (24, 16)) is None
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -387,7 +387,7 @@ def test_numbers_kept_for_an_epoch_are_those_of_a_batch() -> None:
     ("options", "message"),
     [
         ({"augment": "strog"}, r"no augmentation policy 'strog'; did you mean strong\b.*"),
-        ({"augment": True}, "augment must be a policy's name or an Augmentation, not True"),
+        ({"augment": True}, "augment must be a policy's name, an Augmentation or a list of these, not True"),
         ({"sampler": "equal"}, "sampler 'equal' must be all or balanced"),
     ],
 )

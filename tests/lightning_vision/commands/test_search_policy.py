@@ -28,8 +28,11 @@ def proposed(found: dict[str, Any]) -> list[list[list[list[Any]]]]:
     return [ast.literal_eval(row["policy"]) for row in csv.DictReader(Path(found["trials"]).open())]
 
 
-def test_a_search_writes_the_best_policies_joined_and_a_row_a_trial(tmp_path: Path) -> None:
+def test_a_search_writes_the_best_policies_joined_and_a_row_a_trial(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = search(tmp_path, *SHORT, "--keep", "2", "--monitor", "val/loss", "--mode", "min")
+    assert f"train with it  --data.augment {found['policy']}" in capsys.readouterr().out
     policies, scores = proposed(found), found["scores"]
     best = sorted(range(3), key=lambda trial: scores[trial])[:2]
 
@@ -60,6 +63,21 @@ def test_equal_searches_find_the_same_and_a_policy_that_does_nothing_scores_as_n
     assert left["scores"] == right["scores"]
     assert proposed(left) == proposed(right)
     assert nothing["scores"] == [nothing["without"]] * 3
+
+
+def test_a_found_policy_trains_behind_a_named_one(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("policy:\n  - [[Invert, 1.0, null]]\n")
+    digits = ["--config", "classification/digits", "--trainer.default_root_dir", str(tmp_path / "runs")]
+    short = ["--trainer.limit_train_batches", "2", "--trainer.max_epochs", "1", "--data.shift", "0"]
+    losses = {
+        augment: main(["fit", *digits, *short, "--data.augment", augment]).metrics["train/loss_epoch"]
+        for augment in ("none", str(policy), f"[none, {policy}]", f"[light, {policy}]")
+    }
+    plain, inverted, listed, shifted = losses.values()
+
+    assert inverted == listed
+    assert len({plain, inverted, shifted}) == 3
 
 
 @pytest.mark.slow
