@@ -22,7 +22,7 @@ from .bit import zero_classifier
 from .class_counts import balanced_weights, positive_weights, training_counts
 from .label_metrics import LabelMetrics
 from .logit_adjustment import LogitAdjustment
-from .losses import BinaryCrossEntropy, make_loss
+from .losses import BinaryCrossEntropy, CrossEntropy, Focal, make_loss
 from .metrics import EpochMetrics, accuracies, accuracy, label_accuracy
 from .thresholds import NO_CHOICE
 
@@ -231,12 +231,17 @@ class ImageClassifier(VisionModule):
         """Compare sizes with the datamodule and take over its preprocessing; a fit that balances also its class counts.
 
         Raises:
-            ValueError: the datamodule has another number of classes or channels, or cannot tell the counts.
+            ValueError: the datamodule has another number of classes or channels or several labels an image where the
+                loss expects one, or cannot tell the counts.
         """
         super().setup(stage)
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        one_label = isinstance(self.criterion, (CrossEntropy, Focal, nn.CrossEntropyLoss))
+        if one_label and getattr(datamodule, "multilabel", False) is True:
+            source, loss = type(datamodule).__name__, type(self.criterion).__name__
+            raise ValueError(f"{source} has several labels an image and {loss} expects one; pass loss='bce'")
         if stage == "fit" and (self.balanced or self.tau):
             wanted_by = "class_weights='balanced'" if self.balanced else f"logit_adjustment={self.tau}"
-            datamodule = getattr(self.trainer, "datamodule", None)
             counts = training_counts(datamodule, self.num_classes, wanted_by)
             self._balance(self.trainer.strategy.broadcast(counts))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from lightning_vision.callbacks.evaluation.classification_report import ClassificationReport
 from lightning_vision.commands._report import print_table, require
 
 
@@ -24,7 +25,8 @@ def run(cli: Any, ckpt_path: str | None = None) -> str | None:
     rows: list[dict[str, Any]] = getattr(cli.model, "per_class", [])
     if not rows:
         return None
-    _show(rows)
+    if not any(isinstance(it, ClassificationReport) for it in cli.trainer.callbacks):  # it has shown them
+        _show(rows)
     if cli.run_dir is None:
         return None
     _write(rows, cli.run_dir / "per_class.csv")

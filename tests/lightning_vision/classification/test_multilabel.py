@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
+from torch import nn
 
 from lightning_vision import main
 from lightning_vision.base.weights import load_checkpoint
@@ -201,3 +202,12 @@ def test_the_command_writes_the_chosen_labels_and_a_row_for_each(capsys):
         assert record["labels"] == [str(k) for k, (score, threshold) in enumerate(each) if score > threshold]
     assert {len(record["labels"]) for record in records} != {1}
     assert "average_precision  threshold" in " ".join(capsys.readouterr().out.split(" ")).replace("   ", "  ")
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", nn.CrossEntropyLoss()], ids=["named", "focal", "torch's"])
+def test_a_loss_of_one_label_is_refused_where_the_data_has_several(loss: str | nn.Module) -> None:
+    data = Digits()
+    data.multilabel = True
+    module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1, loss=loss)
+    with pytest.raises(ValueError, match=r"^Digits has several labels an image and \w+ expects one; pass loss='bce'$"):
+        quiet_trainer().fit(module, data)
