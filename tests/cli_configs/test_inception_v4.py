@@ -8,12 +8,14 @@ import re
 import pytest
 import timm
 import torch
+import yaml
 from timm.models.inception_resnet_v2 import Block8, Block17, Block35
 from torch import Tensor, nn
 
 from lightning_vision import ImageClassifier
 from lightning_vision.backbones.inception_resnet import ScaledInceptionResNet
 from lightning_vision.configs import read_config, shipped
+from support import ROOT
 
 RECIPE = "classification/inception_v4"
 NETWORKS = {"inception_v4": 42.7e6, "inception_resnet_v2": 55.8e6}
@@ -52,6 +54,17 @@ def test_row_157_one_scale_reaches_all_blocks_but_the_last() -> None:
     assert {name: value.shape for name, value in network.state_dict().items()} == {
         name: value.shape for name, value in theirs.state_dict().items()
     }
+
+
+def test_a_config_can_describe_the_scaled_network() -> None:
+    card = (ROOT / "docs" / "methods" / "inception_v4.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    given = yaml.safe_load(block)["model"]["init_args"]
+    with torch.device("meta"):
+        module = ImageClassifier(**given, num_classes=5)
+
+    assert isinstance(module.network, ScaledInceptionResNet)
+    assert {block.scale for block in module.network.repeat} == {given["backbone"]["init_args"]["residual_scale"]}
 
 
 @pytest.mark.parametrize(
