@@ -56,8 +56,8 @@ def run(
             temperature fits, an option goes with another method, or there are several processes.
         FileExistsError: a file exists and `overwrite` is off.
     """
-    knobs = {"lr": lr, "epochs": epochs, "focal_gamma": focal_gamma, "penalty": penalty}
-    knobs = {name: value for name, value in knobs.items() if value is not None}
+    given: dict[str, Any] = {"lr": lr, "epochs": epochs, "focal_gamma": focal_gamma, "penalty": penalty}
+    knobs = {name: value for name, value in given.items() if value is not None}
     if knobs and method == "temperature":
         raise ValueError(f"--{next(iter(knobs))} goes with --method neural_clamping; a temperature has nothing to set")
     require(cli, "model", "data")
@@ -81,7 +81,7 @@ def run(
         print(
             f"{ckpt_path} is calibrated already; its temperature {earlier['temperature']:.4g} is replaced, not added to"
         )
-    module.calibration = None
+    # Its forward gives the logits of the network alone, also where it is calibrated.
     module.to(cli.trainer.strategy.root_device).eval()
     datamodule, source = cli.datamodule, type(cli.datamodule).__name__
     datamodule.prepare_data()
@@ -139,7 +139,7 @@ class Split:
         module: In evaluation mode.
     """
 
-    def __init__(self, datamodule: Any, name: Literal["val", "test"] | str, module: ImageClassifier) -> None:
+    def __init__(self, datamodule: Any, name: str, module: ImageClassifier) -> None:
         self.datamodule, self.module = datamodule, module
         ours = isinstance(datamodule, VisionDataModule)
         absent = ours and getattr(datamodule, f"{name}_set") is None
