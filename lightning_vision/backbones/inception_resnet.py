@@ -1,7 +1,8 @@
 """Inception-ResNet-v2 with a residual scale that can be set."""
 
+from typing import Any
+
 from timm.models.inception_resnet_v2 import InceptionResnetV2
-from torch import nn
 
 __all__ = ["ScaledInceptionResNet"]
 
@@ -40,7 +41,6 @@ class ScaledInceptionResNet(InceptionResnetV2):
         if residual_scale < 0:
             raise ValueError(f"ScaledInceptionResNet: residual_scale is {residual_scale}; give a factor of at least 0")
         super().__init__(num_classes=num_classes, in_chans=in_channels, drop_rate=drop_rate)
-        for blocks in (self.repeat, self.repeat_1, self.repeat_2):
-            for block in blocks.children():
-                assert isinstance(block, nn.Module) and hasattr(block, "scale")
-                block.scale = residual_scale
+        blocks: list[Any] = [*self.repeat, *self.repeat_1, *self.repeat_2]
+        for block in blocks:
+            block.scale = residual_scale

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lightning_vision.classification.bit import HyperRule, hyperrule
 from lightning_vision.commands._arguments import Parser
+from lightning_vision.datamodules.common._sets import FileImages
 from lightning_vision.datamodules.image_folder import ImageFolder
 from lightning_vision.images import BadImageError
 
@@ -117,6 +118,7 @@ def main(argv: list[str]) -> str:
         raise FileExistsError(f"{output} exists; choose another --output or add --overwrite")
     data = ImageFolder(options.root)
     images = sum(data.class_counts["train"].values())
+    assert isinstance(data.train_set, FileImages)
     height, width = typical_size(data.train_set.paths)
     rule = hyperrule(images, (height, width))
     about = (
