@@ -136,6 +136,13 @@ class ImageClassifier(VisionModule):
         self.adjustment: LogitAdjustment | None = None
         self.class_counts: dict[str, Any] | None = None
         self.multilabel = isinstance(self.criterion, (BinaryCrossEntropy, nn.BCEWithLogitsLoss))
+        # An ensemble's members were trained for one kind of labels, which only the loss tells from the other.
+        if getattr(self.network, "multilabel", self.multilabel) is not self.multilabel:
+            kind, criterion = type(self.network).__name__, type(self.criterion).__name__
+            given = "one label an image and {} expects several; leave loss='bce' out"
+            if not self.multilabel:
+                given = "several labels an image and {} expects one; pass loss='bce'"
+            raise ValueError(f"the {kind} given as backbone gives {given.format(criterion)}")
         metrics = LabelMetrics if self.multilabel else EpochMetrics
         self.val_metrics, self.test_metrics = metrics(self.num_classes), metrics(self.num_classes)
 
@@ -232,7 +239,7 @@ class ImageClassifier(VisionModule):
 
         Raises:
             ValueError: the datamodule has another number of classes or channels or several labels an image where the
-                loss expects one, or cannot tell the counts.
+                loss expects one, or cannot tell the counts; its sampler balances already.
         """
         super().setup(stage)
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -242,6 +249,12 @@ class ImageClassifier(VisionModule):
             raise ValueError(f"{source} has several labels an image and {loss} expects one; pass loss='bce'")
         if stage == "fit" and (self.balanced or self.tau):
             wanted_by = "class_weights='balanced'" if self.balanced else f"logit_adjustment={self.tau}"
+            if getattr(datamodule, "sampler", None) == "balanced":
+                source = type(datamodule).__name__
+                raise ValueError(
+                    f"sampler='balanced' of {source} draws every class equally often already, so {wanted_by} would "
+                    "correct for rare classes twice; drop one of the two"
+                )
             counts = training_counts(datamodule, self.num_classes, wanted_by)
             self._balance(self.trainer.strategy.broadcast(counts))
 

@@ -25,24 +25,34 @@ class LogitEnsemble(nn.Module):
 
     It stands in the place of a network, `ImageClassifier(backbone=LogitEnsemble([...]))`, so what evaluates, predicts
     and exports one classifier does so with all of them. Members' own calibration is left out: it was fitted to one
-    member, and the ensemble can be calibrated as a whole. For members that give several labels pass `loss="bce"` to the
+    member, and the ensemble can be calibrated as a whole. Members that give several labels need `loss="bce"` of the
     `ImageClassifier`, as they had it.
 
     Args:
-        checkpoints: Paths of checkpoints of `ImageClassifier`, at least one, trained on the same classes and images
-            prepared alike; architectures may differ.
+        checkpoints: Paths of checkpoints of `ImageClassifier`, at least one, trained on the same classes, with one
+            label an image or all with several, and on images prepared alike; architectures may differ.
+
+    Attributes:
+        num_classes: K.
+        multilabel: Whether the members give several labels an image.
+        preprocessing: How an image is prepared for them, as plain data.
 
     Shape:
         `(B, C, H, W)` to `(B, K)`.
 
     Raises:
         FileNotFoundError: a checkpoint does not exist.
-        ValueError: no checkpoint is given, one is of another task, or it has other classes or other preprocessing than
-            the first.
+        ValueError: no checkpoint is given, one is of another task, or it has other classes, another kind of labels or
+            other preprocessing than the first.
 
     Example:
-        >>> LogitEnsemble.__init__.__annotations__["checkpoints"]
-        collections.abc.Sequence[str | pathlib.Path]
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+        >>> module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1)
+        >>> predicted = trainer.predict(module, [(torch.zeros(1, 1, 8, 8),)])
+        >>> trainer.save_checkpoint("member.ckpt")
+        >>> LogitEnsemble(["member.ckpt", "member.ckpt"])(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
 
     Reference: Szegedy et al. 2016, arXiv:1602.07261
 
@@ -62,13 +72,18 @@ class LogitEnsemble(nn.Module):
                     f"LogitEnsemble: {path} has other classes than {checkpoints[0]} ({_short(member.class_names)} and "
                     f"{_short(first.class_names)}); members must be trained on the same data"
                 )
+            if member.multilabel != first.multilabel:
+                raise ValueError(
+                    f"LogitEnsemble: {path} gives {_kind(member)} and {checkpoints[0]} {_kind(first)}; members must "
+                    "be trained with losses of one kind"
+                )
             if other := [name for name in PREPARED if _told(member, name) != _told(first, name)]:
                 name = other[0]
                 raise ValueError(
                     f"LogitEnsemble: {path} was trained on images prepared otherwise than those of {checkpoints[0]} "
                     f"({name} {_told(member, name)} and {_told(first, name)}); members must see the same image"
                 )
-        self.num_classes = first.num_classes
+        self.num_classes, self.multilabel = first.num_classes, first.multilabel
         self.preprocessing = first.preprocessing
         self.members = nn.ModuleList(member.network for member in members)
 
@@ -83,6 +98,10 @@ def _member(path: str | Path) -> ImageClassifier:
         kind = type(module).__name__
         raise ValueError(f"LogitEnsemble: {path} holds a {kind}; members must be checkpoints of ImageClassifier")
     return module
+
+
+def _kind(member: ImageClassifier) -> str:
+    return "several labels an image" if member.multilabel else "one label an image"
 
 
 def _told(member: ImageClassifier, name: str) -> Any:

@@ -6,7 +6,7 @@ Letters: N images, K labels, TP, FP and FN true positives, false positives and m
 import torch
 from torch import Tensor
 
-__all__ = ["NO_CHOICE", "best_thresholds"]
+__all__ = ["best_thresholds"]
 
 NO_CHOICE = 0.5
 

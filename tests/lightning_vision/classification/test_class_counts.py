@@ -13,6 +13,7 @@ from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.callbacks import CutMix, MixUp
 from lightning_vision.classification import ImageClassifier
 from lightning_vision.classification.class_counts import balanced_weights, positive_weights
+from lightning_vision.datamodules import Digits
 from support.compare import distance, seeded
 from support.data import ResumableLoader
 from support.resuming import differences, newest, record
@@ -246,6 +247,23 @@ class Silent(Tail):
 def test_what_cannot_be_balanced_is_refused_before_training(data, settings, message):
     with pytest.raises(ValueError, match=message):
         quiet_trainer(max_epochs=1).fit(small(**settings), datamodule=data())
+
+
+@pytest.mark.parametrize(
+    ("settings", "setting"),
+    [
+        ({"class_weights": "balanced"}, "class_weights='balanced'"),
+        ({"logit_adjustment": 1.0}, "logit_adjustment=1.0"),
+    ],
+)
+def test_what_a_sampler_balances_is_not_balanced_again(settings, setting):
+    module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1, **settings)
+    message = (
+        f"^sampler='balanced' of Digits draws every class equally often already, so {setting} would correct for rare "
+        "classes twice; drop one of the two$"
+    )
+    with pytest.raises(ValueError, match=message):
+        quiet_trainer(max_epochs=1).fit(module, datamodule=Digits(sampler="balanced"))
 
 
 def test_a_fit_without_a_datamodule_is_refused():

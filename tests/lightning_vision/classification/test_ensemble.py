@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,11 +17,17 @@ from support.trainers import quiet_trainer
 CLASS = "lightning_vision.classification.ensemble.LogitEnsemble"
 
 
-def trained(path: str, backbone: str = "resnet8_cifar", seed: int = 0, **changed: Any) -> str:
+def trained(
+    path: str,
+    backbone: str = "resnet8_cifar",
+    seed: int = 0,
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy",
+    **changed: Any,
+) -> str:
     """A checkpoint of a network that has taken one step on digits, its preprocessing `changed` afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = ImageClassifier(backbone, num_classes=10, in_channels=1)
+        module = ImageClassifier(backbone, num_classes=10, in_channels=1, loss=loss)
     trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
     trainer.fit(module, datamodule=Digits(batch_size=64))
     assert module.preprocessing is not None
@@ -111,6 +117,11 @@ def test_the_command_measures_and_predicts_with_it(tmp_path: Path) -> None:
             "LogitEnsemble: b.ckpt was trained on images prepared otherwise than those of a.ckpt (mean [0.5] and "
             "{mean}); members must see the same image",
         ),
+        (
+            {"loss": "bce"},
+            "LogitEnsemble: b.ckpt gives several labels an image and a.ckpt one label an image; members must be trained "
+            "with losses of one kind",
+        ),
     ],
 )
 def test_members_that_differ_are_refused(changed: dict[str, Any], message: str) -> None:
@@ -121,6 +132,41 @@ def test_members_that_differ_are_refused(changed: dict[str, Any], message: str) 
 
     with pytest.raises(ValueError, match=f"^{re.escape(message.format(mean=list(told['mean'])))}$"):
         LogitEnsemble(paths)
+
+
+def test_members_of_several_labels_are_a_classifier_of_several_labels() -> None:
+    together = LogitEnsemble([trained("a.ckpt", loss="bce"), trained("b.ckpt", seed=1, loss="bce")])
+    module = ImageClassifier(together, num_classes=10, in_channels=1, loss="bce").eval()
+    with torch.no_grad():
+        probabilities = module.probabilities(images())
+
+        assert probabilities.equal(together(images()).sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("members", "loss", "message"),
+    [
+        (
+            "bce",
+            "cross_entropy",
+            "the LogitEnsemble given as backbone gives several labels an image and CrossEntropy expects one; pass "
+            "loss='bce'",
+        ),
+        (
+            "cross_entropy",
+            "bce",
+            "the LogitEnsemble given as backbone gives one label an image and BinaryCrossEntropy expects several; leave "
+            "loss='bce' out",
+        ),
+    ],
+)
+def test_a_loss_of_another_kind_than_the_members_is_refused(
+    members: Literal["cross_entropy", "bce"], loss: Literal["cross_entropy", "bce"], message: str
+) -> None:
+    together = LogitEnsemble([trained("a.ckpt", loss=members)])
+
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ImageClassifier(together, num_classes=10, in_channels=1, loss=loss)
 
 
 @pytest.mark.parametrize("checkpoints", [[], "a.ckpt"])
