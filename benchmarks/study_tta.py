@@ -114,7 +114,7 @@ def train_and_score(seed: int, steps: int) -> dict[str, tuple[float, float]]:
         whole = settings is not None and settings.get("crop") == SEEN
         shown = image if whole else center_crop(image, [SEEN, SEEN])
         loader = DataLoader(list(zip(shown, target, strict=True)), batch_size=128)  # type: ignore[arg-type]  # a list will do
-        callbacks = [] if settings is None else [TestTimeAugmentation(**settings)]  # type: ignore[arg-type]
+        callbacks = [] if settings is None else [TestTimeAugmentation(**settings)]  # type: ignore[arg-type]  # names and numbers
         tester = Trainer(accelerator="cpu", callbacks=callbacks, **quiet)  # type: ignore[arg-type]  # as above
         start = time.process_time()
         (found,) = tester.test(module, loader, verbose=False)

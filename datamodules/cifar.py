@@ -102,8 +102,9 @@ class CIFAR10(_CIFAR):
     Args:
         root: Folder that holds `cifar-10-batches-py`.
         val_fraction: Share of the training images that validates; 0 trains on all.
-        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
-            `Augmentation`; "light" pads by 4, crops and mirrors half of the images, "none" is neutral.
+        augment: What training images go through on the device, drawn anew each epoch: the name of a policy, a policy's
+            YAML file, an `Augmentation`, or a list of these; "light" pads by 4, crops and mirrors half of the images,
+            "none" is neutral.
         download: Fetch the files through torchvision, which verifies them, if they are not there.
         batch_size: Samples in a batch of one process.
         num_workers: Processes that fetch images; 0 is fastest for images in memory.
@@ -151,8 +152,9 @@ class CIFAR100(_CIFAR):
     Args:
         root: Folder that holds `cifar-100-python`.
         val_fraction: Share of the training images that validates; 0 trains on all.
-        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
-            `Augmentation`; "light" pads by 4, crops and mirrors half of the images, "none" is neutral.
+        augment: What training images go through on the device, drawn anew each epoch: the name of a policy, a policy's
+            YAML file, an `Augmentation`, or a list of these; "light" pads by 4, crops and mirrors half of the images,
+            "none" is neutral.
         download: Fetch the files through torchvision, which verifies them, if they are not there.
         batch_size: Samples in a batch of one process.
         num_workers: Processes that fetch images; 0 is fastest for images in memory.

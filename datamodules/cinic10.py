@@ -26,8 +26,9 @@ class CINIC10(VisionDataModule):
         root: The unpacked folder.
         merge_train_valid: Train on both, 180,000 images, as the authors' second protocol does; nothing validates then.
         origin: Keep `all` images, or those of `cifar10` or of `imagenet` only, in every split.
-        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
-            `Augmentation`; "light" pads by 4, crops and mirrors half of the images, "none" is neutral.
+        augment: What training images go through on the device, drawn anew each epoch: the name of a policy, a policy's
+            YAML file, an `Augmentation`, or a list of these; "light" pads by 4, crops and mirrors half of the images,
+            "none" is neutral.
         normalize: By the published mean and standard deviation; False gives pixels in 0..1.
         on_bad_image: `error` stops at a damaged file, `skip` leaves it out and reports it at the epoch's end.
         batch_size: Samples in a batch of one process.

@@ -41,7 +41,7 @@ class CSVImages(FileSource):
         delimiter: What stands between cells; None finds out.
         image_size: Height and width, pixels, or one number for both.
         train_size: Height and width at which training images are decoded, as in `ImageFolder`.
-        eval_size: Likewise for validation, test and prediction.
+        eval_size: Likewise for validation, test and prediction, and so in `preprocessing`.
         channels: 3 for colour, 1 for grey; every image is converted.
         resize: `crop` keeps the aspect ratio and cuts the middle out, `squash` does not keep it.
         on_bad_image: At a file that cannot be decoded, `error` stops and names it, `skip` leaves it out of its batch
@@ -50,8 +50,8 @@ class CSVImages(FileSource):
         test_fraction: Share drawn for testing where there is no `split_column`.
         predict_root: Folder of images without labels for prediction, or one file; by default the rows that say
             `predict`, or else the test set.
-        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
-            `Augmentation`; "none" is neutral.
+        augment: What training images go through on the device, drawn anew each epoch: the name of a policy, a policy's
+            YAML file, an `Augmentation`, or a list of these; "none" is neutral.
         sampler: `all` visits every training image once an epoch; `balanced` as many of every class, where an image has
             one.
         mean: Per channel, of pixels in 0..1; by default ImageNet's, as pretrained networks expect.
@@ -138,8 +138,8 @@ class CSVImages(FileSource):
             raise ValueError(
                 f"separator {separator!r} joins labels in one column, but label_columns names {len(labels)}"
             )
-        if separator is not None and separator in ("", delimiter):
-            raise ValueError(f"separator {separator!r} must be some text other than the delimiter")
+        if separator is not None and (not separator.strip() or separator == delimiter):
+            raise ValueError(f"separator {separator!r} must be some text other than spaces and the delimiter: give '|'")
         if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
             raise ValueError(f"delimiter {delimiter!r} must be one character, such as ',' or ';'")
         self.csv, self.path_column, self.label_columns, self.separator = Path(csv), path_column, labels, separator
@@ -192,10 +192,10 @@ class CSVImages(FileSource):
                 "mend the rows"
             )
         first: dict[str, int] = {}
-        for row, path in enumerate(paths):
-            if first.setdefault(path, row) != row:
+        for row, file in enumerate(map(os.path.abspath, paths)):
+            if first.setdefault(file, row) != row:
                 raise ValueError(
-                    f"{at_lines([table.lines[first[path]], table.lines[row]])} of {table.file} both name {cells[row]}; "
+                    f"{at_lines([table.lines[first[file]], table.lines[row]])} of {table.file} both name {cells[row]}; "
                     "give each image one row, several labels go into one cell with a separator"
                 )
         return paths

@@ -61,8 +61,8 @@ def from_datasets(
         resize: `crop` or `squash`, as in `lightning_vision.images.convert_image`.
         mean: Subtracted on the device, per channel, of pixels in 0..1; by default 0.
         std: What is divided by, likewise; by default 1. With both defaults floats stay as they are.
-        augment: What uint8 training images go through on the device: a policy's name or an `Augmentation`; "none" is
-            neutral.
+        augment: What uint8 training images go through on the device: the name of a policy, a policy's YAML file, an
+            `Augmentation`, or a list of these; "none" is neutral.
         sampler: `all` visits every training image once an epoch, `balanced` as many of every class, for which labels
             must be known without loading images.
         batch_size: Samples in a batch of one process.

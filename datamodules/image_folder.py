@@ -28,8 +28,10 @@ class ImageFolder(FileSource):
         image_size: Height and width, pixels, or one number for both.
         train_size: Height and width at which training images are decoded, at least `image_size`, to which augmentation
             cuts them: where it does not, a window drawn at random does; None is `image_size`.
-        eval_size: Likewise for validation, test and prediction, whose images reach the module at this size. It is meant
-            for crops of `image_size` (`TestTimeAugmentation(views="five_crop")`); None is `image_size`.
+        eval_size: Likewise for validation, test and prediction, whose images reach the module at this size, also those
+            of `module.predict` and of exported networks, as `preprocessing` says it. For networks that train on
+            smaller images than they see later, and for crops of `image_size`
+            (`TestTimeAugmentation(views="five_crop")`); None is `image_size`.
         channels: 3 for colour, 1 for grey; every image is converted.
         resize: `crop` keeps the aspect ratio and cuts the middle out, `squash` does not keep it.
         on_bad_image: At a file that cannot be decoded, `error` stops and names it, `skip` leaves it out of its batch
@@ -37,9 +39,9 @@ class ImageFolder(FileSource):
         val_fraction: Share drawn for validation where there is no folder for it.
         test_fraction: Share drawn for testing where there is no `train` folder.
         predict_root: Folder of images without labels for prediction, or one file; by default that is the test set.
-        augment: What training images go through on the device, drawn anew each epoch: a policy's name or an
-            `Augmentation`; "light" shifts by up to an eighth of the side and mirrors half of the images, "none" is
-            neutral.
+        augment: What training images go through on the device, drawn anew each epoch: the name of a policy, a policy's
+            YAML file, an `Augmentation`, or a list of these; "light" shifts by up to an eighth of the side and mirrors
+            half of the images, "none" is neutral.
         sampler: `all` visits every training image once an epoch; `balanced` as many of every class, small ones several
             times.
         mean: Per channel, of pixels in 0..1; by default ImageNet's, as pretrained networks expect.

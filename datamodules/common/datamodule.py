@@ -63,6 +63,8 @@ class VisionDataModule(LightningDataModule, ABC):
     """Whether several classes may apply to an image."""
     train_size: tuple[int, int] | None = None
     """Height and width of training images before augmentation, pixels, where that is not `image_size`."""
+    eval_size: tuple[int, int] | None = None
+    """Height and width of images for validation, test and prediction, pixels, where that is not `image_size`."""
     predict_paths: list[str] | None = None
     train_set: ImageSet | None = None
     val_set: ImageSet | None = None
@@ -109,7 +111,14 @@ class VisionDataModule(LightningDataModule, ABC):
 
     @property
     def num_classes(self) -> int:
-        return len(self.class_names)
+        """How many classes there are.
+
+        Raises:
+            AttributeError: nothing is labelled, as for prediction alone; only the module knows the number then.
+        """
+        if not (names := self.class_names):
+            raise AttributeError(f"{type(self).__name__} has no labels, so no num_classes; give the module its own")
+        return len(names)
 
     @cached_property
     def augmentation(self) -> Augmentation | None:
@@ -135,11 +144,11 @@ class VisionDataModule(LightningDataModule, ABC):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What a raw image needs to become an input, as plain data."""
+        """What a raw image needs to become an input, as plain data; `image_size` is that of evaluation."""
         return {
             "class_names": self.class_names,
             "channels": self.in_channels,
-            "image_size": self.image_size,
+            "image_size": self.eval_size or self.image_size,
             "resize": self.resize,
             "mean": self.mean,
             "std": self.std,
@@ -262,6 +271,10 @@ class VisionDataModule(LightningDataModule, ABC):
         if titles is None:
             titles = [""] * len(image) if target is None else [self._title(label) for label in target]
         return draw_sheet([_pixels(row) for row in rows], titles, path)
+
+    def __str__(self) -> str:
+        # Lightning's asks each loader for batches; messages only need to say which datamodule it is.
+        return f"{type(self).__name__}(batch_size={self.batch_size}, seed={self.seed})"
 
     def teardown(self, stage: str) -> None:
         """Stop the workers."""

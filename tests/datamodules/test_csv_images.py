@@ -1,5 +1,6 @@
 """Tables of images: every way to write labels, splits that nothing moves, and refusals that name the lines."""
 
+import json
 import re
 from itertools import combinations
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_vision import main
 from lightning_vision.datamodules.common._sets import FileImages
 from lightning_vision.datamodules.csv_images import CSVImages
 
@@ -273,6 +275,33 @@ def test_what_is_wrong_in_a_table_is_named_by_its_lines(
     refused(CSVImages(path, **options), ValueError, message.format(path))
 
 
+@pytest.mark.parametrize("spelling", ["./0.png", "sub/../0.png", "{}/0.png"])
+def test_one_file_under_two_spellings_stands_in_two_rows(spelling: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    other = spelling.format(tmp_path)
+    path = table(tmp_path, f"path,label\n0.png,a\n1.png,a\n{other},b\n")
+    with pytest.raises(ValueError, match=f"^lines 2 and 4 of {re.escape(f'{path} both name {other}')}; give each"):
+        CSVImages(path).setup()
+
+
+def test_unlabelled_rows_do_not_size_a_model(tmp_path: Path) -> None:
+    path = table(tmp_path, "path\n0.png\n1.png\n")
+    data = CSVImages(path, label_columns=None)
+
+    assert not hasattr(data, "num_classes")
+    with pytest.raises(AttributeError, match=r"^CSVImages has no labels, so no num_classes; give the module its own$"):
+        data.num_classes  # noqa: B018  # the access itself is what fails
+    words = ["--model", "ImageClassifier", "--model.backbone", "resnet8_cifar", "--data", "CSVImages"]
+    words += ["--data.csv", str(path), "--data.label_columns", "null", "--data.image_size", "8"]
+    words += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    with pytest.raises(ValueError, match=r"^CSVImages has no attribute `num_classes` to .*; pass --model.num_classes$"):
+        main(["predict", *words])
+    main(["predict", *words, "--model.num_classes", "3", "--output", str(tmp_path)])
+    found = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+
+    assert [(Path(it["path"]).name, len(it["probabilities"])) for it in found] == [("0.png", 3), ("1.png", 3)]
+
+
 def test_missing_files_are_named_all_at_once(tmp_path: Path) -> None:
     path = table(tmp_path, "path,label\n" + "".join(f"{number}.png,a\n" for number in range(9)), 2)
     refused(
@@ -324,8 +353,9 @@ def test_rows_to_predict_beside_a_predict_root_are_refused(tmp_path: Path) -> No
         ({"split_column": "label"}, "the column 'label' has two meanings"),
         ({"label_columns": None, "split_column": "split"}, "split_column 'split' has nothing to split"),
         ({"label_columns": ["a", "b"], "separator": "|"}, "label_columns names 2"),
-        ({"separator": ""}, "separator '' must be some text other than the delimiter"),
-        ({"separator": ";", "delimiter": ";"}, "separator ';' must be some text other than the delimiter"),
+        ({"separator": ""}, "separator '' must be some text other than spaces and the delimiter"),
+        ({"separator": " "}, "separator ' ' must be some text other than spaces and the delimiter"),
+        ({"separator": ";", "delimiter": ";"}, "separator ';' must be some text other than spaces and the delimiter"),
         ({"delimiter": ", "}, "delimiter ', ' must be one character"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
         ({"train_size": 100}, "train_size 100x100 is smaller than image_size 224x224"),

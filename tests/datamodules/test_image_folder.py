@@ -13,9 +13,12 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
+from lightning_vision import ImageClassifier
 from lightning_vision.datamodules.common._sets import FileImages
 from lightning_vision.datamodules.image_folder import ImageFolder
 from lightning_vision.images import BadImageError
+from support.photos import photo_folder
+from support.trainers import quiet_trainer
 
 SPLITS = ("train", "val", "test")
 
@@ -364,4 +367,17 @@ def test_images_are_decoded_at_the_sizes_of_training_and_evaluation(tmp_path: Pa
         for loader in (data.val_dataloader(), data.test_dataloader()):
             assert next(iter(loader))[0].shape[2:] == (10, 8)
         assert next(iter(data.predict_dataloader()))["image"].shape[2:] == (10, 8)
-        assert data.preprocessing["image_size"] == (8, 8)
+        assert data.preprocessing["image_size"] == (10, 8)
+
+
+def test_prediction_of_files_sees_the_pixels_that_evaluation_sees(tmp_path: Path) -> None:
+    data = ImageFolder(photo_folder(tmp_path / "photos", number=6), image_size=16, eval_size=24, batch_size=4)
+    module = ImageClassifier("resnet8_cifar", num_classes=data.num_classes, in_channels=3)
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=1)
+    trainer.fit(module, datamodule=data)
+    batches = trainer.predict(module, datamodule=data)
+    assert batches is not None
+    evaluated = torch.cat([batch["probabilities"] for batch in batches])
+    files = module.predict(data.predict_paths or [], batch_size=4)
+
+    torch.testing.assert_close(torch.tensor([record["probabilities"] for record in files]), evaluated)

@@ -434,7 +434,7 @@ def balanced_shard_of_a_fit(folder: str) -> tuple[list[list[float]], list[list[f
     class Uneven(Numbered):
         def load(self) -> None:
             super().load()
-            self.train_set.targets = torch.tensor([0] * 25 + [1] * 9 + [2] * 4 + [3] * 2)  # type: ignore[union-attr]
+            self.train_set.targets = torch.tensor([0] * 25 + [1] * 9 + [2] * 4 + [3] * 2)  # type: ignore[union-attr]  # `load` made it
 
     def seen(**options: Any) -> tuple[list[list[float]], list[float]]:
         shared = {"strategy": "ddp", "devices": 2, "max_epochs": 2, "limit_val_batches": 0}
@@ -475,3 +475,7 @@ def test_two_ranks_validate_each_sample_once_and_share_and_resume_balanced_epoch
     for epoch in (slice(0, 20), slice(20, 40)):
         counts = torch.tensor(mine[2][epoch] + theirs[2][epoch]).bincount()
         assert counts.tolist() == [10] * 4
+
+
+def test_a_datamodule_is_written_out_without_fetching_images() -> None:
+    assert str(Digits(batch_size=4, seed=2)) == "Digits(batch_size=4, seed=2)"
