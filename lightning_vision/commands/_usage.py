@@ -24,14 +24,14 @@ def explain(report: str, parser: ArgumentParser) -> str:
     # The innermost report comes first; what stands behind its value repeats it for the levels above.
     inner, _, rest = report.partition("Given value type:")
     given = next(iter(re.findall(r"Given value: (.{1,60})", rest)), "something else")
+    # An argument of a class that a flag changes is reported inside the parser's own record of it.
+    given = re.sub(r"^NestedArg\(key='[^']*', val='?(.*?)'?\).*$", r"\1", given)
     if found := re.search(r"the following arguments are required: (.+)", report):
         owner = next(iter(re.findall(r"class_path '([^']+)'", report)), "")
-        missing = " and ".join(found[1].split(", "))
-        return (
-            f"{where}: {owner} needs `{missing}`, as in --{where}.{missing} VALUE"
-            if owner
-            else f"--{missing} is missing"
-        )
+        missing = found[1].split(", ")
+        flags = " ".join(f"--{where}.{name} VALUE" for name in missing)
+        named = " and ".join(missing)
+        return f"{where}: {owner} needs `{named}`, as in {flags}" if owner else f"--{named} is missing"
     if found := re.search(r"unrecognized arguments: (--[^ =]+)", report):
         return _no_such(found[1].removeprefix("--"), parser.get_defaults().keys(), "option --")
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", report):
@@ -41,7 +41,12 @@ def explain(report: str, parser: ArgumentParser) -> str:
         if not owners:
             return _no_such(found[1].removesuffix(".class_path"), parser.get_defaults().keys(), "key ")
         return f"{where}: {owners[-1]} takes no `{found[1]}`{nearest(found[1], _parameters(owners[-1]))}"
+    choices = re.findall(r"'([^']+)'", "".join(re.findall(r"Literal\[([^]]+)\]", report)))
     if found := re.search(r"Expected a dot import path string: (\S+)", report):
+        if choices:
+            known = list(dict.fromkeys(choices))
+            wanted = ", ".join(known)
+            return f"{where}: expected {wanted} or the path of a class, got {found[1]}{nearest(found[1], known)}"
         hint = nearest(found[1], [entry.name for entry in entries()])
         return f"{where}: no class called {found[1]}{hint or '; give its full import path'}"
     if choices := re.findall(r"'([^']+)'", "".join(re.findall(r"Literal\[([^]]+)\]", inner))):

@@ -82,6 +82,22 @@ def test_an_unknown_config_key_names_the_nearest(said: Said) -> None:
     assert said(*FIT, *QUIET, "--config", "good.yaml") == (0, [])
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data.sampler", "nope", "data.sampler: expected all or balanced, got nope"),
+        (
+            "--model.loss",
+            "bec",
+            "model.loss: expected cross_entropy, bce, focal or the path of a class, got bec; did you mean bce?",
+        ),
+    ],
+    ids=["a choice", "a choice or a class"],
+)
+def test_a_wrong_choice_names_the_right_ones(said: Said, flag: str, value: str, message: str) -> None:
+    assert said(*FIT, *QUIET, flag, value) == (2, [f"lightning_vision fit: error: {message}"])
+
+
 def test_a_missing_config_file_is_named(said: Said) -> None:
     code, lines = said("fit", "--config", "missing.yaml")
 
