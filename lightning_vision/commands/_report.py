@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-__all__ = ["effective", "print_table", "require", "without_advice"]
+__all__ = ["effective", "print_table", "require", "require_one_process", "without_advice"]
 
 
 def require(cli: Any, *keys: str) -> None:
@@ -21,6 +21,16 @@ def require(cli: Any, *keys: str) -> None:
     for key in keys:
         if parts[key] is None:
             raise ValueError(f"no {key} given; add --config NAME (see `list configs`) or --{key} CLASS")
+
+
+def require_one_process(cli: Any, command: str) -> None:
+    """Refuse several processes.
+
+    Raises:
+        ValueError: there are.
+    """
+    if (processes := cli.trainer.world_size) > 1:
+        raise ValueError(f"{command} runs in one process, not {processes}; add --trainer.devices 1")
 
 
 def print_table(title: str, rows: Mapping[str, str]) -> None:

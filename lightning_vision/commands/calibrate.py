@@ -16,7 +16,7 @@ from lightning_vision.classification.metrics import accuracy, label_accuracy
 from lightning_vision.classification.reliability_bins import Reliability, reliability, reliability_diagram
 from lightning_vision.classification.temperature import fit_temperature
 from lightning_vision.commands._folders import prepare_folder
-from lightning_vision.commands._report import print_table, require
+from lightning_vision.commands._report import print_table, require, require_one_process
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 
 PNG = "reliability.png"
@@ -68,8 +68,7 @@ def run(
         raise ValueError(
             "neural_clamping takes one label an image and this model gives several; use --method temperature"
         )
-    if (processes := cli.trainer.world_size) > 1:
-        raise ValueError(f"calibrate runs in one process, not {processes}; add --trainer.devices 1")
+    require_one_process(cli, "calibrate")
     file = Path(output) if output else Path(ckpt_path).with_name(f"{Path(ckpt_path).stem}-calibrated.ckpt")
     picture = file.with_name(PNG)
     if not overwrite and (present := [path for path in (file, picture) if path.exists()]):

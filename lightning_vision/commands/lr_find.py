@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-from lightning.pytorch.cli import SaveConfigCallback
 
-from lightning_vision.callbacks.hooks.method import Place
 from lightning_vision.callbacks.hooks.schedule import Schedule
 from lightning_vision.commands._files import output_folder
-from lightning_vision.commands._report import print_table, require
+from lightning_vision.commands._report import print_table, require, require_one_process
+from lightning_vision.commands._trial import trial_trainer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +20,8 @@ PNG = "lr_find.png"
 SMOOTHING = 0.9
 # A loss that has grown by so much over its best will not come back.
 DIVERGED = 4.0
+# Losses of which the smoothed one says something: as many as it remembers.
+FEWEST = 10
 
 
 def run(
@@ -34,8 +34,9 @@ def run(
 ) -> dict[str, Any]:
     """Train for a few steps with growing rates (Smith 2015, arXiv:1506.01186, section 3.3) and draw the losses.
 
-    The run's own callbacks act, its schedule does not, and no checkpoint is written. Rates of parameter groups keep
-    their proportions, as those of layer-wise decay; what is tested is the `lr` given to the optimizer.
+    The run's callbacks that change the training act, its schedule does not, and no checkpoint is written. Rates of
+    parameter groups keep their proportions, as those of layer-wise decay; what is tested is the `lr` given to the
+    optimizer.
 
     Args:
         min_lr: Rate of the first step.
@@ -48,7 +49,7 @@ def run(
         `suggestion`, the rate; `rates` and `losses` of each step; `png`, the path of the picture.
 
     Raises:
-        ValueError: an option is out of its range, several processes, or no rate at which the loss falls was found.
+        ValueError: an option is out of its range, several processes, the loss diverged at once, or it fell at no rate.
         FileExistsError: the picture exists and `overwrite` is off.
     """
     require(cli, "model", "data")
@@ -56,26 +57,18 @@ def run(
         raise ValueError(f"--min_lr {min_lr} must be above 0 and below --max_lr {max_lr}")
     if num_steps < 20:
         raise ValueError(f"--num_steps {num_steps}: at least 20 are needed to see where the loss falls")
-    if cli.trainer.world_size > 1:
-        raise ValueError(f"lr_find runs on one process, not on {cli.trainer.world_size}; add --trainer.devices 1")
+    require_one_process(cli, "lr_find")
     path = output_folder(cli, output, [PNG], overwrite) / PNG
     test = RangeTest(min_lr, max_lr, num_steps)
-    trainer: Trainer = cli.trainer
-    unneeded = (Checkpoint, EarlyStopping, SaveConfigCallback)
-    trainer.callbacks = [  # type: ignore[attr-defined]  # Lightning declares it nowhere
-        *(
-            it
-            for it in cli.trainer.callbacks
-            if not isinstance(it, unneeded) and getattr(it, "place", None) is not Place.RUN
-        ),
-        test,
-    ]
-    trainer.loggers = []
-    trainer.limit_val_batches = trainer.num_sanity_val_steps = 0
-    trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, num_steps
+    trainer = trial_trainer(cli, test, without=(Schedule,), max_epochs=-1, max_steps=num_steps, limit_val_batches=0)
     trainer.fit(cli.model, datamodule=cli.datamodule)
     rates = [test.rate(step) for step in range(len(test.losses))]
-    best = steepest(rates, smoothed(test.losses)) if rates else None
+    if len(rates) < FEWEST:
+        raise ValueError(
+            f"the test ended after {len(rates)} of {num_steps} steps, too few to see where the loss falls; lower "
+            f"--min_lr {min_lr} and --max_lr {max_lr}"
+        )
+    best = steepest(rates, smoothed(test.losses))
     if best is None:
         raise ValueError(f"the loss fell at no rate from {min_lr} to {max_lr}; widen the range or raise --num_steps")
     draw_test(rates, test.losses, best).savefig(path, dpi=150)
@@ -136,7 +129,7 @@ class RangeTest(Schedule):
         super().__init__(replace=True)
         self.low, self.high, self.num_steps = low, high, num_steps
         self.losses: list[float] = []
-        self.base, self._window = 1.0, 0.0
+        self.base, self._window, self._seen = 1.0, 0.0, 0
 
     def rate(self, step: int) -> float:
         """Learning rate of a parameter group with factor 1 in `step`, from 0."""
@@ -163,10 +156,12 @@ class RangeTest(Schedule):
         loss = outputs if isinstance(outputs, torch.Tensor) else (outputs or {}).get("loss")
         if loss is None:
             raise ValueError(f"lr_find: training_step of {type(pl_module).__name__} returns no loss to look at")
-        self._window += float(loss)  # Lightning has divided it by the micro-batches of a window
+        self._window, self._seen = self._window + float(loss), self._seen + 1
         if trainer.global_step > len(self.losses):
-            if self._window < DIVERGED * min(self.losses, default=math.inf):
-                self.losses.append(self._window)
+            # Lightning divides by the micro-batches of a whole window, the last one of an epoch may have fewer.
+            mean = self._window * trainer.accumulate_grad_batches / self._seen
+            if mean < DIVERGED * min(self.losses, default=math.inf):
+                self.losses.append(mean)
             else:  # also where it is no number
                 trainer.should_stop = True
-            self._window = 0.0
+            self._window, self._seen = 0.0, 0

@@ -3,15 +3,15 @@
 import copy
 import csv
 import logging
+import math
 from typing import Any, Literal
 
 import numpy as np
-from jsonargparse import Namespace
 from lightning.pytorch import seed_everything
 
-from lightning_vision.callbacks.hooks.method import Method, Place
 from lightning_vision.commands._files import output_folder
-from lightning_vision.commands._report import print_table, require
+from lightning_vision.commands._report import print_table, require, require_one_process
+from lightning_vision.commands._trial import trial_trainer
 from lightning_vision.datamodules.augmentation.auto_augment import AutoAugment, write_policy
 from lightning_vision.datamodules.augmentation.chain import Chain
 from lightning_vision.datamodules.augmentation.policy_search import (
@@ -47,7 +47,7 @@ def run(
     """Train the configured model for a short while under many policies and keep the best (Cubuk et al. 2019).
 
     Every trial starts from the same weights and seed; its policy comes after the configured augmentation. Files are
-    written after each trial, so an interrupted search keeps what it has found.
+    written after each trial, so an interrupted search keeps what it has found. A score that is not finite is the worst.
 
     Args:
         controller: Who proposes policies: uniform draws, mutations of the best recent ones, or REINFORCE.
@@ -66,15 +66,15 @@ def run(
         `without`, the score without a policy.
 
     Raises:
-        ValueError: an option is out of its range, several processes, or the data or metric cannot be used.
+        ValueError: an option is out of its range, several processes, the data or metric cannot be used, or the metric
+            is not finite.
         FileExistsError: a file exists and `overwrite` is off.
     """
     require(cli, "model", "data")
     counts = {"budget": budget, "proxy_epochs": proxy_epochs, "sub_policies": sub_policies, "keep": keep}
     if wrong := [f"--{name} {value}" for name, value in counts.items() if value < 1]:
         raise ValueError(f"{wrong[0]} must be at least 1")
-    if cli.trainer.world_size > 1:
-        raise ValueError(f"search_policy runs on one process, not on {cli.trainer.world_size}; add --trainer.devices 1")
+    require_one_process(cli, "search_policy")
     if not isinstance(cli.datamodule, VisionDataModule):
         raise ValueError(f"{type(cli.datamodule).__name__} is not of this package, so no policy can be put into it")
     folder = output_folder(cli, output, [YAML, CSV], overwrite)
@@ -82,22 +82,34 @@ def run(
     sign = 1 if mode == "max" else -1
     score = _Scores(cli, proxy_epochs, monitor)
     without = score(None)
+    if not math.isfinite(without):
+        raise ValueError(
+            f"{monitor} is {without} without a policy, so there is nothing to improve; lower --model.optimizer.lr"
+        )
     trials: list[tuple[float, Policy]] = []
+    finite: list[tuple[float, Policy]] = []
     with (folder / CSV).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["trial", monitor, "policy"])
         for trial in range(budget):
             policy = proposing.ask()
-            trials.append((score(policy), policy))
-            proposing.tell(policy, sign * trials[-1][0])
-            top = max(trials, key=lambda scored: sign * scored[0])[0]
-            print(f"trial {trial + 1} of {budget}: {monitor} {trials[-1][0]:.4f}, best {top:.4f}", flush=True)
-            table.writerow([trial, f"{trials[-1][0]:.6g}", policy])
+            value = score(policy)
+            trials.append((value, policy))
+            # A training that diverged is as bad as the worst one that did not: no controller can reckon with a NaN.
+            worst = min(sign * each for each in (without, *(known for known, _ in finite)))
+            proposing.tell(policy, sign * value if math.isfinite(value) else worst)
+            finite = [scored for scored in trials if math.isfinite(scored[0])]
+            best = sorted(finite, key=lambda scored: sign * scored[0], reverse=True)[:keep]
+            top = f", best {best[0][0]:.4f}" if best else ""
+            print(f"trial {trial + 1} of {budget}: {monitor} {value:.4f}{top}", flush=True)
+            table.writerow([trial, f"{value:.6g}", policy])
             file.flush()
-            best = sorted(trials, key=lambda scored: sign * scored[0], reverse=True)[:keep]
-            write_policy([sub for _, each in best for sub in each], folder / YAML)
+            if best:
+                write_policy([sub for _, each in best for sub in each], folder / YAML)
+    if not finite:
+        raise ValueError(f"{monitor} was finite under none of {budget} policies; lower --model.optimizer.lr")
     shown = {"without a policy": f"{without:.4f}", "best policy": f"{best[0][0]:.4f}"}
-    print_table(monitor, shown | {f"all {budget}, mean": f"{np.mean([value for value, _ in trials]):.4f}"})
+    print_table(monitor, shown | {f"all {budget}, mean": f"{np.mean([value for value, _ in finite]):.4f}"})
     print_table("written", {"policy": str(folder / YAML), "trials": str(folder / CSV)})
     given = cli.config.data.init_args.get("augment") or "none"
     after = "..." if not isinstance(given, str) else given
@@ -119,11 +131,6 @@ class _Scores:
         self.seed = int(cli.config.get("seed_everything") or 0)
         self.given = cli.datamodule.augmentation
         self.start = copy.deepcopy(cli.model.state_dict())
-        named = cli.config_init.get("callbacks") or Namespace()
-        # Methods belong to the training that is scored; files and early ends do not.
-        methods = {name: it for name, it in vars(named).items() if isinstance(it, Method) and it.place is not Place.RUN}
-        cli.config_init["callbacks"] = Namespace(**methods)
-        cli.save_config_callback = None
 
     def __call__(self, policy: Policy | None) -> float:
         seed_everything(self.seed, verbose=False)
@@ -139,14 +146,7 @@ class _Scores:
             log.setLevel(level)
 
     def _train(self) -> float:
-        trainer = self.cli.instantiate_trainer(
-            max_epochs=self.epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+        trainer = trial_trainer(self.cli, max_epochs=self.epochs, enable_progress_bar=False, enable_model_summary=False)
         self.cli.model.load_state_dict(self.start)
         trainer.fit(self.cli.model, datamodule=self.cli.datamodule)
         if self.monitor not in trainer.callback_metrics:

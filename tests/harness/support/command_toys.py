@@ -12,7 +12,7 @@ from lightning_vision.callbacks.hooks.method import Method, Place
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
 
-__all__ = ["NamedCounter", "StepCounter", "TiltedDigits", "ToyData", "ToyModule"]
+__all__ = ["NamedCounter", "StepCounter", "TiltedDigits", "Touchy", "ToyData", "ToyModule"]
 
 
 class ToyModule(LightningModule):
@@ -41,6 +41,24 @@ class ToyModule(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer(self.parameters())
+
+
+class Touchy(ToyModule):
+    """Its loss is no number once it has seen training images brighter than `limit`, a mean of normalised pixels."""
+
+    def __init__(self, limit: float = 1.0, optimizer: OptimizerCallable = torch.optim.AdamW) -> None:
+        super().__init__(optimizer=optimizer)
+        self.limit = limit
+        self.network = nn.Linear(64, 1)
+        self.register_buffer("spoilt", torch.zeros(()))
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        if batch[0].mean() > self.limit:
+            self.spoilt.fill_(torch.nan)
+        return self.network(batch[0].flatten(1)).square().mean() + self.spoilt
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        self.log("val/loss", self.network(batch[0].flatten(1)).square().mean() + self.spoilt)
 
 
 class ToyData(LightningDataModule):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from lightning_vision import ImageClassifier, main
 from lightning_vision.commands.lr_find import smoothed, steepest
 from lightning_vision.datamodules import Digits
+from support.photos import photo_folder
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 CONFIG = ["lr_find", "--config", "classification/digits", "--trainer.accelerator", "cpu", *QUIET]
@@ -58,11 +59,58 @@ def test_losses_are_those_of_a_loop_with_growing_rates(layer_decay: float, micro
     assert len(found["losses"]) > 15
 
 
-def test_the_test_ends_where_the_loss_diverges(tmp_path: Path) -> None:
-    found = find(tmp_path, "--model.optimizer", "SGD", "--model.optimizer.lr", "1", "--max_lr", "1e6")
+def test_a_short_window_at_an_epochs_end_counts_as_the_others_do(tmp_path: Path) -> None:
+    short = ["--trainer.limit_train_batches", "5", "--trainer.accumulate_grad_batches", "4"]
+    found = find(tmp_path, *short, "--num_steps", "20")
 
-    assert len(found["losses"]) < 100
+    # Every second step has seen one batch of the four; at these rates nothing is learnt yet.
+    assert found["losses"][:8] == pytest.approx([2.3] * 8, abs=0.3)
+
+
+@pytest.mark.parametrize("more", [[], ["--trainer.min_epochs", "50", "--trainer.min_steps", "99"]], ids=["", "minima"])
+def test_the_test_ends_where_the_loss_diverges(more: list[str], tmp_path: Path) -> None:
+    found = find(tmp_path, "--model.optimizer", "SGD", "--model.optimizer.lr", "1", "--max_lr", "1e6", *more)
+
+    assert 10 <= len(found["losses"]) < 100
     assert all(math.isfinite(loss) for loss in found["losses"])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ["WarmUpCosine", "--callbacks.schedule.warmup", "1"],
+        ["WarmUpSteps", "--callbacks.schedule.milestones", "[3]"],
+        ["WarmRestarts", "--callbacks.schedule.t_0", "2"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_runs_schedule_does_not_act(schedule: list[str], tmp_path: Path) -> None:
+    plain = find(tmp_path / "plain", "--num_steps", "20")
+    scheduled = find(tmp_path / "scheduled", "--num_steps", "20", "--callbacks.schedule", *schedule)
+
+    assert scheduled["losses"] == plain["losses"]
+
+
+def test_the_shipped_config_for_ones_own_photographs_is_tested_head_first(tmp_path: Path) -> None:
+    photo_folder("photos", ("brick", "cat"), number=12)
+    small = ["--model.backbone", "resnet10t", "--model.pretrained", "false", "--data.image_size", "32"]
+    small += ["--data.train_size", "40", "--data.num_workers", "0", "--data.batch_size", "8", "--data.root", "photos"]
+    place = ["--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(tmp_path / "runs"), *QUIET]
+    words = ["lr_find", "--config", "classification/finetune_folder", *small, *place, "--num_steps", "20"]
+    found, alone = (main([*words, *more]).output for more in (["--output", "a"], ["--callbacks.head_first", "null"]))
+
+    assert found["losses"] != alone["losses"]
+    assert not list(tmp_path.rglob("report"))
+
+
+def test_an_earlier_picture_is_kept_unless_told(tmp_path: Path) -> None:
+    (tmp_path / "lr_find.png").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"lr_find.png exists; choose another --output or add --overwrite$"):
+        find(tmp_path, "--num_steps", "20", "--output", str(tmp_path))
+    assert (tmp_path / "lr_find.png").read_text() == "mine"
+    find(tmp_path, "--num_steps", "20", "--output", str(tmp_path), "--overwrite")
+
+    assert (tmp_path / "lr_find.png").stat().st_size > 10_000
 
 
 def test_the_smoothed_loss_by_hand() -> None:
@@ -82,10 +130,14 @@ def test_the_steepest_fall_is_that_of_the_logarithm_of_the_rate() -> None:
     [
         (["--min_lr", "1", "--max_lr", "1"], r"--min_lr 1.0 must be above 0 and below --max_lr 1.0$"),
         (["--num_steps", "5"], r"--num_steps 5: at least 20 are needed to see where the loss falls$"),
-        (["--trainer.devices", "2"], r"lr_find runs on one process, not on 2; add --trainer.devices 1$"),
+        (["--trainer.devices", "2"], r"lr_find runs in one process, not 2; add --trainer.devices 1$"),
+        (
+            ["--model.optimizer", "SGD", "--model.optimizer.lr", "1", "--min_lr", "1e6", "--max_lr", "1e9"],
+            r"the test ended after \d of 100 steps, too few to see where the loss falls; lower --min_lr 1000000.0 and ",
+        ),
         (["--model.optimizer.lr", "0"], r"lr_find: the optimizer's lr is 0, so rates cannot stand in proportion"),
     ],
-    ids=["empty range", "too few steps", "two processes", "rate zero"],
+    ids=["empty range", "too few steps", "two processes", "diverges at once", "rate zero"],
 )
 def test_what_cannot_be_tested_is_refused(flags: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):

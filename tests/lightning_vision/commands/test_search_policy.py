@@ -53,6 +53,48 @@ class Idle(PolicyController):
         pass
 
 
+def test_a_search_takes_a_score_that_is_no_number_for_the_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[float] = []
+
+    class Told(Idle):
+        def ask(self) -> list[list[list[Any]]]:
+            # Inverting everything makes the toy below diverge; every second policy does it.
+            return [[["Invert", float(len(told) % 2 == 0), None]]]
+
+        def tell(self, policy: list[list[list[Any]]], score: float) -> None:
+            told.append(score)
+
+    monkeypatch.setitem(CONTROLLERS, "random", Told)
+    flags = ["--model", "support.command_toys.Touchy", "--monitor", "val/loss", "--mode", "min", "--keep", "2"]
+    found = search(tmp_path, *SHORT, *flags, "--controller", "random")
+
+    assert [score == score for score in found["scores"]] == [False, True, False]
+    assert told == [-max(found["without"], worst) for worst in (found["without"], *[found["scores"][1]] * 2)]
+    assert [step[1] for sub in read_policy(found["policy"]) for step in sub] == [0.0]
+    assert "val/loss nan\n" in capsys.readouterr().out
+
+
+def test_a_search_ends_where_nothing_is_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Inverts(Idle):
+        def ask(self) -> list[list[list[Any]]]:
+            return [[["Invert", 1.0, None]]]
+
+    monkeypatch.setitem(CONTROLLERS, "random", Inverts)
+    flags = [*SHORT, "--model", "support.command_toys.Touchy", "--monitor", "val/loss", "--controller", "random"]
+    with pytest.raises(ValueError, match=r"val/loss was finite under none of 3 policies; lower --model.optimizer.lr$"):
+        search(tmp_path, *flags)
+    with pytest.raises(ValueError, match=r"val/loss is nan without a policy, so there is nothing to improve; lower"):
+        search(tmp_path, *flags, "--model.limit", "0", "--overwrite")
+
+
+def test_trials_make_no_reports(tmp_path: Path) -> None:
+    search(tmp_path, *SHORT, "--callbacks.report", "ClassificationReport", "--trainer.callbacks+=LearningRateMonitor")
+
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"policy.yaml", "search.csv"}
+
+
 def test_equal_searches_find_the_same_and_a_policy_that_does_nothing_scores_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +145,7 @@ def test_row_239_a_search_on_leaning_digits_finds_rotation_more_often_than_chanc
     ("flags", "message"),
     [
         (["--budget", "0"], r"--budget 0 must be at least 1$"),
-        (["--trainer.devices", "2"], r"search_policy runs on one process, not on 2; add --trainer.devices 1$"),
+        (["--trainer.devices", "2"], r"search_policy runs in one process, not 2; add --trainer.devices 1$"),
         ([*SHORT, "--monitor", "val/nothing"], r"--monitor val/nothing: the model does not log it; it logs .*val/acc"),
         (
             ["--data", "support.command_toys.ToyData", "--model.num_classes", "7", "--model.in_channels", "1"],
