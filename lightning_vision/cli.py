@@ -115,7 +115,10 @@ class VisionCLI(LightningCLI):
         if self.checkpoint is not None and self.config.get("model") is not None:
             # The checkpoint's weights take the place of others, which are neither fetched nor read.
             model = resolve_class(self.config.model.class_path, LightningModule)
-            self.config.model.init_args.update(Namespace(**getattr(model, "superseded", {})))
+            given = self.config.model.get("init_args") or Namespace()
+            given.update(
+                Namespace(**{name: it for name, it in getattr(model, "superseded", {}).items() if name in given})
+            )
         self.run_dir = place_run(self.config.trainer, Path(checkpoint) if checkpoint and self.continues else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -85,7 +85,9 @@ def console() -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:12}{line}" for name, line in help_lines().items()]
+    shown = help_lines()
+    width = max(map(len, shown)) + 2
+    lines = [f"  {name:{width}}{line}" for name, line in shown.items()]
     return "\n".join(
         [
             "usage: lightning_vision SUBCOMMAND [--config FILE_OR_NAME ...] [--KEY VALUE ...]",

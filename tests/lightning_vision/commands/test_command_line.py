@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_vision import main
 from lightning_vision.cli import VisionCLI
 from lightning_vision.commands._parsing import own_defaults
+from lightning_vision.configs import read_config, shipped
 
 TOYS = "support.command_toys"
 BASE: dict[str, Any] = {
@@ -52,6 +53,26 @@ def test_callbacks_of_two_configs_compose_by_name() -> None:
 
 def test_a_flag_overrides_one_knob_of_a_named_callback() -> None:
     assert counters(build("--callbacks.a.limit", "9", callbacks={"a": counter(limit=1, start=4)})) == [(9, 4)]
+
+
+def test_a_model_of_ones_own_arguments_takes_a_checkpoints_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("own_project.py").write_text(
+        "from lightning_vision import ImageClassifier\n"
+        "class Own(ImageClassifier):\n"
+        "    def __init__(self, lr: float = 0.1) -> None:\n"
+        "        super().__init__('resnet8_cifar', 10, 1)\n"
+        "class Silent(ImageClassifier):\n"
+        "    def __init__(self) -> None:\n"
+        "        super().__init__('resnet8_cifar', 10, 1)\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    short = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    for model in ("Own", "Silent"):
+        run = read_config(shipped()["classification/digits"]) | {"model": {"class_path": f"own_project.{model}"}}
+        words = ["--config", write(f"{model}.yaml", run), *short]
+        best = main(["fit", *words]).best_ckpt
+
+        assert main(["test", *words, "--ckpt_path", str(best)]).metrics.keys() >= {"test/acc"}
 
 
 def test_null_switches_a_named_callback_off() -> None:
