@@ -1,10 +1,11 @@
 """What every task is built on: logging, optimizer, checkpoints and preprocessing, apart from network and loss."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -132,6 +133,35 @@ class VisionModule(PlainCheckpoints):
         checkpoint["sums"] = self.scalars.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the checkpoint's preprocessing.
+
+        Raises:
+            ValueError: a checkpoint is measured on data whose classes have other names or another order.
+        """
         self.preprocessing = checkpoint.get("preprocessing", self.preprocessing)
+        if self._trainer is not None and self.trainer.state.fn in ("validate", "test"):
+            self._compare_preprocessing()
         if "sums" in checkpoint:
             self.scalars.load(checkpoint["sums"])
+
+    def _compare_preprocessing(self) -> None:
+        """Hold what the checkpoint was trained on against what the datamodule gives."""
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        found = getattr(datamodule, "preprocessing", None)
+        if self.preprocessing is None or not isinstance(found, Mapping) or not found.keys() >= set(PREPROCESSING):
+            return
+        source = type(datamodule).__name__
+        if list(found["class_names"]) != list(self.preprocessing["class_names"]):
+            ours, theirs = (_shortened(it["class_names"]) for it in (self.preprocessing, found))
+            raise ValueError(f"the checkpoint was trained on the classes {ours}, {source} has {theirs}; give its data")
+        for name in (name for name in PREPROCESSING if name != "class_names"):
+            trained, given = self.preprocessing[name], found[name]
+            if str(trained) != str(given):
+                rank_zero_warn(
+                    f"the checkpoint was trained with {name} {trained}, {source} gives {given}, and so it is measured; "
+                    f"predictions use {trained}"
+                )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
