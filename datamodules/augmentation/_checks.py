@@ -22,14 +22,15 @@ def check_images(name: str, images: Tensor, uniform: Tensor, draws: int) -> None
     """
     if images.dtype != torch.uint8:
         raise ValueError(
-            f"{name} augments bytes (uint8, 0..255), not {str(images.dtype).removeprefix('torch.')}; augment images "
-            "before they are normalised"
+            f"{name}: images is {str(images.dtype).removeprefix('torch.')}; give bytes (uint8, 0..255), as they are "
+            "before they are normalised."
         )
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"{name} needs images (B, C, H, W) with C 1 or 3, not {tuple(images.shape)}")
+        raise ValueError(f"{name}: images is of shape {tuple(images.shape)}; give (B, C, H, W) with C 1 or 3.")
     if uniform.shape != (len(images), draws):
         raise ValueError(
-            f"{name} needs {draws} uniform numbers for each of the {len(images)} images, not {tuple(uniform.shape)}"
+            f"{name}: uniform is of shape {tuple(uniform.shape)}; give {draws} numbers for each of the {len(images)} "
+            "images."
         )
 
 
@@ -40,7 +41,7 @@ def interval(name: str, what: str, value: Sequence[float], low: float, high: flo
         ValueError: it is not.
     """
     if len(value) != 2 or not low <= value[0] <= value[1] <= high:
-        raise ValueError(f"{name}: {what} must be two numbers in order, from {low:g} to {high:g}, not {list(value)}")
+        raise ValueError(f"{name}: {what} is {list(value)}; give two numbers in order, from {low:g} to {high:g}.")
     return float(value[0]), float(value[1])
 
 
@@ -53,17 +54,18 @@ def window(name: str, size: int | Sequence[int] | None) -> tuple[int, int] | Non
     if size is None:
         return None
     sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
-        raise ValueError(f"{name}: size must be one side or height and width in pixels, at least 1, not {size}")
+    if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
+        raise ValueError(f"{name}: size is {size!r}; give one side or height and width, pixels, at least 1.")
     return sides[0], sides[1]
 
 
-def whole(name: str, what: str, value: object, low: int, high: int | None = None) -> None:
-    """Refuse what is no whole number from `low` to `high`.
+def whole(name: str, what: str, value: object, low: int, high: int | None = None, otherwise: str = "") -> None:
+    """Refuse what is no whole number from `low` to `high`; the message says what could be given `otherwise`.
 
     Raises:
         ValueError: it is not.
     """
     if type(value) is not int or value < low or (high is not None and value > high):
         wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name}: {what} is {value!r}; give a whole number {wanted}.")
+        instead = f", or {otherwise}" if otherwise else ""
+        raise ValueError(f"{name}: {what} is {value!r}; give a whole number {wanted}{instead}.")

@@ -32,7 +32,9 @@ class Chain(Augmentation):
 
     def __init__(self, stages: list[Augmentation]) -> None:
         if strangers := [type(stage).__name__ for stage in stages if not isinstance(stage, Augmentation)]:
-            raise ValueError(f"Chain joins augmentations, {', '.join(strangers)} is none; see `lightning_vision list`")
+            raise ValueError(
+                f"Chain: stages has {', '.join(strangers)} in it; give augmentations, see `lightning_vision list`."
+            )
         self.stages = list(stages)
         self.draws = sum(stage.draws for stage in stages)
 

@@ -154,6 +154,6 @@ def _grey(pixels: Tensor, step: int) -> Tensor:
 def _factors(what: str, value: float | Sequence[float]) -> tuple[float, float]:
     if isinstance(value, int | float):
         if value < 0:
-            raise ValueError(f"ColorJitter: {what} must be at least 0, not {value}")
+            raise ValueError(f"ColorJitter: {what} is {value}; give at least 0.")
         value = (max(0.0, 1 - value), 1 + value)
     return interval("ColorJitter", what, value, 0.0, float("inf"))

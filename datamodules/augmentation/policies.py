@@ -97,7 +97,10 @@ def policy(name: str, size: tuple[int, int]) -> Augmentation | None:
     if name.endswith((".yaml", ".yml")):
         return AutoAugment(name)
     if name not in _MAKERS:
-        raise ValueError(f"no augmentation policy {name!r}{nearest(name, POLICIES)}; there are {', '.join(POLICIES)}")
+        raise ValueError(
+            f"no augmentation policy {name!r}{nearest(name, POLICIES)}; there are {', '.join(POLICIES)}; "
+            "`lightning_vision list augmentations` tells more"
+        )
     make = _MAKERS[name]
     return None if make is None else make(size)
 
@@ -106,7 +109,8 @@ def augmentation_for(augment: Augment, size: tuple[int, int]) -> Augmentation | 
     """What the `augment` of a datamodule stands for, making images of `size`; None changes nothing.
 
     Args:
-        augment: The name of a policy, an `Augmentation`, or a list of these, which act in its order.
+        augment: The name of a policy, a policy's YAML file, an `Augmentation`, or a list of these, which act in its
+            order.
         size: Height and width of the results, pixels.
 
     Raises:
@@ -115,7 +119,8 @@ def augmentation_for(augment: Augment, size: tuple[int, int]) -> Augmentation | 
     stages = []
     for it in augment if isinstance(augment, list) else [augment]:
         if not isinstance(it, str | Augmentation):
-            raise ValueError(f"augment must be a policy's name, an Augmentation or a list of these, not {it!r}")
+            known = "the name of a policy, its YAML file, an Augmentation or a list of these"
+            raise ValueError(f"augment is {it!r}; give {known}.")
         stages.append(policy(it, size) if isinstance(it, str) else it)
     kept = [stage for stage in stages if stage is not None]
     return Chain(kept) if len(kept) > 1 else next(iter(kept), None)

@@ -65,9 +65,9 @@ class RandomErasing(Augmentation):
         value: int | Literal["noise"] = 0,
     ) -> None:
         if not 0 <= prob <= 1:
-            raise ValueError(f"RandomErasing: prob must be a fraction from 0 to 1, not {prob}")
+            raise ValueError(f"RandomErasing: prob is {prob}; give a fraction from 0 to 1.")
         if value not in (0, "noise"):
-            raise ValueError(f'RandomErasing: value must be 0 or "noise", not {value!r}')
+            raise ValueError(f'RandomErasing: value is {value!r}; give 0 or "noise".')
         self.prob, self.value = prob, value
         self.scale = interval("RandomErasing", "scale", scale, 0.0, 1.0)
         self.ratio = interval("RandomErasing", "ratio", ratio, 1e-3, 1e3)

@@ -52,11 +52,16 @@ class FileSource(VisionDataModule):
     ) -> None:
         super().__init__(**loading)
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-            raise ValueError(f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on")
+            raise ValueError(
+                f"val_fraction {val_fraction} and test_fraction {test_fraction} leave nothing to train on; give "
+                "fractions of at least 0 whose sum is below 1"
+            )
         if channels not in IMAGENET:
-            raise ValueError(f"channels must be 1 or 3, not {channels}")
+            raise ValueError(f"channels is {channels}; give 1 or 3")
         if resize not in ("crop", "squash") or on_bad_image not in ("error", "skip"):
-            raise ValueError(f"resize {resize!r} must be crop or squash, on_bad_image {on_bad_image!r} error or skip")
+            raise ValueError(
+                f"resize is {resize!r} and on_bad_image {on_bad_image!r}; give crop or squash, and error or skip"
+            )
         self.image_size = height_and_width(image_size)
         self.train_size, self.eval_size = (
             self.image_size if size is None else height_and_width(size) for size in (train_size, eval_size)
@@ -96,7 +101,7 @@ class FileSource(VisionDataModule):
         if self.predict_root is not None:
             paths = list_images(self.predict_root)
             if not paths:
-                raise ValueError(f"the folder {self.predict_root} holds no images ({' '.join(EXTENSIONS)})")
+                raise ValueError(f"the folder {self.predict_root} holds no images; give some, {' '.join(EXTENSIONS)}")
             self.predict_set = self._images_of(paths, None, self.eval_size)
         self.predict_set = self.predict_set or self.test_set
         if isinstance(self.predict_set, FileImages):

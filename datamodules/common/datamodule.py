@@ -83,12 +83,12 @@ class VisionDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size {batch_size} and num_workers {num_workers} must be at least 1 and 0")
+            raise ValueError(f"batch_size is {batch_size} and num_workers {num_workers}; give at least 1 and 0")
         self.batch_size, self.num_workers, self.seed, self.drop_last = batch_size, num_workers, seed, drop_last
         self.multiprocessing_context = multiprocessing_context
         augmentation_for(augment, (32, 32))  # refuses what is none; the size may not be known yet
         if sampler not in ("all", "balanced"):
-            raise ValueError(f"sampler {sampler!r} must be all or balanced")
+            raise ValueError(f"sampler is {sampler!r}; give all or balanced")
         self.augment_by, self.sampler = augment, sampler
         self._loaders: WeakSet[ShardedLoader] = WeakSet()
         self._scales: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
@@ -260,7 +260,7 @@ class VisionDataModule(LightningDataModule, ABC):
         """
         images = self._images(split)
         if images is None:
-            raise ValueError(f"{type(self).__name__} has no {split} images to plot")
+            raise ValueError(f"{type(self).__name__} has no {split} images to plot; name another split")
         if positions is None:
             positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long().tolist()
         batch = images.fetch(torch.tensor(positions), epoch or 0)
@@ -303,7 +303,7 @@ class VisionDataModule(LightningDataModule, ABC):
     ) -> ShardedLoader:
         images = self._images(split)
         if images is None:
-            raise ValueError(f"{type(self).__name__} has no {split} images")
+            raise ValueError(f"{type(self).__name__} has no {split} images; give it some, or do without")
         trainer = self.trainer
         shard = (trainer and trainer.distributed_sampler_kwargs) or {}
         loader = ShardedLoader(

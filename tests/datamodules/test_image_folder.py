@@ -280,9 +280,9 @@ def test_an_empty_folder_to_predict_is_one_sentence(tmp_path: Path) -> None:
         ),
         ({"root": "x", "eval_size": (300, 200)}, "eval_size 300x200 is smaller than image_size 224x224"),
         ({"root": "x", "augment": "lite"}, "no augmentation policy 'lite'"),
-        ({"root": "x", "channels": 4}, "channels must be 1 or 3, not 4"),
-        ({"root": "x", "resize": "stretch"}, "resize 'stretch' must be crop or squash"),
-        ({"root": "x", "on_bad_image": "ignore"}, "on_bad_image 'ignore' error or skip"),
+        ({"root": "x", "channels": 4}, "channels is 4; give 1 or 3"),
+        ({"root": "x", "resize": "stretch"}, "resize is 'stretch' and on_bad_image 'error'; give crop or squash"),
+        ({"root": "x", "on_bad_image": "ignore"}, "on_bad_image 'ignore'; give crop or squash, and error or skip"),
     ],
 )
 def test_impossible_arguments_are_refused_at_once(options: dict[str, Any], message: str) -> None:

@@ -236,5 +236,5 @@ def test_bad_settings_are_refused(arguments: dict[str, Any], message: str) -> No
 
 
 def test_images_that_are_no_bytes_are_refused() -> None:
-    with pytest.raises(ValueError, match="AutoAugment augments bytes"):
+    with pytest.raises(ValueError, match="AutoAugment: images is float32; give bytes"):
         AutoAugment()(torch.zeros(1, 3, 8, 8))

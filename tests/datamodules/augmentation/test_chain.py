@@ -94,9 +94,9 @@ def test_calling_it_draws_from_the_generator_alone(augmentation: Augmentation) -
 @pytest.mark.parametrize(
     ("form", "dtype", "message"),
     [
-        ((2, 3, 13, 17), torch.float32, r"augments bytes \(uint8, 0..255\), not float32; augment images before they"),
-        ((2, 4, 13, 17), torch.uint8, r"needs images \(B, C, H, W\) with C 1 or 3, not \(2, 4, 13, 17\)"),
-        ((3, 13, 17), torch.uint8, r"needs images \(B, C, H, W\) with C 1 or 3, not \(3, 13, 17\)"),
+        ((2, 3, 13, 17), torch.float32, r": images is float32; give bytes \(uint8, 0..255\), as they are before"),
+        ((2, 4, 13, 17), torch.uint8, r": images is of shape \(2, 4, 13, 17\); give \(B, C, H, W\) with C 1 or 3"),
+        ((3, 13, 17), torch.uint8, r": images is of shape \(3, 13, 17\); give \(B, C, H, W\) with C 1 or 3"),
     ],
 )
 def test_other_images_are_refused(
@@ -109,12 +109,12 @@ def test_other_images_are_refused(
 @EACH
 def test_too_few_numbers_are_refused(augmentation: Augmentation) -> None:
     images, uniform = random_batch(augmentation)
-    with pytest.raises(ValueError, match=f"needs {augmentation.draws} uniform numbers for each of the 12 images, not"):
+    with pytest.raises(ValueError, match=f"; give {augmentation.draws} numbers for each of the 12 images"):
         augmentation.apply(images, torch.cat([uniform, torch.zeros(12, 1)], 1))
 
 
 def test_strangers_are_refused() -> None:
-    with pytest.raises(ValueError, match="Chain joins augmentations, Linear is none"):
+    with pytest.raises(ValueError, match=r"^Chain: stages has Linear in it; give augmentations"):
         Chain([ShiftCrop(), torch.nn.Linear(1, 1)])
 
 

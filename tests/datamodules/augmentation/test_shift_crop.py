@@ -1,5 +1,6 @@
 """Shifted windows: by hand, against torchvision at equal draws and in distribution, the same on every path."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ from torchvision.transforms.v2 import RandomCrop
 from torchvision.transforms.v2 import functional as reference
 
 from lightning_vision.datamodules.augmentation import ShiftCrop
-from lightning_vision.datamodules.augmentation.shift_crop import crop_by_gather, crop_by_slices
+from lightning_vision.datamodules.augmentation.shift_crop import crop_by_gather, crop_by_slices, crop_by_view
 from support.draws import apart
 
 CROPS = pytest.mark.parametrize("crop", [crop_by_slices, crop_by_gather])
@@ -54,6 +55,24 @@ def test_equals_torchvision_at_the_same_draws(
         expected.append(reference.crop(reference.pad(turned, [padding[1], padding[0]]), top, left, *size))
 
     assert torch.equal(torch.stack(expected), crop(image, row, column, flip, padding, size))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize(("here", "padding", "size"), [((8, 8), (1, 1), (8, 8)), ((6, 9), (0, 2), (6, 5))])
+def test_unmirrored_windows_are_the_same_at_once(
+    dtype: torch.dtype, here: tuple[int, int], padding: tuple[int, int], size: tuple[int, int]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (40, 3, *here), generator=generator).to(dtype)
+    row, column = (
+        torch.randint(side + 2 * pad - cut + 1, (40,), generator=generator)
+        for side, pad, cut in zip(here, padding, size, strict=True)
+    )
+    draws = row, column, torch.zeros(40).bool(), padding, size
+    windows = crop_by_view(image, *draws)
+
+    assert torch.equal(crop_by_slices(image, *draws), windows)
+    assert windows.is_contiguous()
 
 
 def test_windows_are_drawn_as_by_torchvision() -> None:
@@ -108,18 +127,20 @@ def test_the_input_is_left_alone(crop: Callable[..., Tensor]) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"padding": -1}, 'ShiftCrop: padding must be pixels, at least 0, or "auto", not -1'),
-        ({"padding": "mirror"}, 'ShiftCrop: padding must be pixels, at least 0, or "auto", not mirror'),
-        ({"size": 0}, "ShiftCrop: size must be one side or height and width in pixels, at least 1, not 0"),
-        ({"size": (3, 4, 5)}, r"ShiftCrop: size must be one side .* not \(3, 4, 5\)"),
+        ({"padding": -1}, 'ShiftCrop: padding is -1; give a whole number of at least 0, or "auto".'),
+        ({"padding": True}, 'ShiftCrop: padding is True; give a whole number of at least 0, or "auto".'),
+        ({"padding": "mirror"}, "ShiftCrop: padding is 'mirror'; give a whole number of at least 0, or \"auto\"."),
+        ({"size": 0}, "ShiftCrop: size is 0; give one side or height and width, pixels, at least 1."),
+        ({"size": True}, "ShiftCrop: size is True; give one side or height and width"),
+        ({"size": (3, 4, 5)}, "ShiftCrop: size is (3, 4, 5); give one side or height and width"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         ShiftCrop(**settings)
 
 
 def test_a_window_larger_than_the_images_is_refused() -> None:
-    message = "window of 9 x 9 pixels does not fit into images of 4 x 20 padded by 2; decode them larger"
+    message = "ShiftCrop: size is 9 x 9 and the images are 4 x 20, padded by 2; give larger images or a smaller size"
     with pytest.raises(ValueError, match=message):
         ShiftCrop(padding=2, size=9)(torch.zeros(1, 3, 4, 20, dtype=torch.uint8))

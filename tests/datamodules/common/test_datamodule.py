@@ -258,7 +258,7 @@ def test_sizes_are_known_before_set_up_and_survive_pickling() -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}])
 def test_impossible_sizes_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be at least 1 and 0"):
+    with pytest.raises(ValueError, match="; give at least 1 and 0"):
         Numbered(**options)
 
 
@@ -269,7 +269,7 @@ def test_without_a_validation_set_fit_does_not_validate() -> None:
             self.val_set = self.test_set = None
 
     assert fit(TrainOnly(batch_size=20), max_epochs=1).seen["val"] == []
-    with pytest.raises(ValueError, match=r"^TrainOnly has no test images$"):
+    with pytest.raises(ValueError, match=r"^TrainOnly has no test images; give it some, or do without$"):
         TrainOnly().test_dataloader()
 
 
@@ -387,8 +387,11 @@ def test_numbers_kept_for_an_epoch_are_those_of_a_batch() -> None:
     ("options", "message"),
     [
         ({"augment": "strog"}, r"no augmentation policy 'strog'; did you mean strong\b.*"),
-        ({"augment": True}, "augment must be a policy's name, an Augmentation or a list of these, not True"),
-        ({"sampler": "equal"}, "sampler 'equal' must be all or balanced"),
+        (
+            {"augment": True},
+            "augment is True; give the name of a policy, its YAML file, an Augmentation or a list of these.",
+        ),
+        ({"sampler": "equal"}, "sampler is 'equal'; give all or balanced"),
     ],
 )
 def test_an_unknown_policy_or_sampler_is_refused_at_once(options: dict[str, Any], message: str) -> None:
