@@ -1,12 +1,29 @@
 """What a datamodule holds, said in a few lines before a training: images of each class in each split."""
 
 from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
 
-__all__ = ["class_rows", "gaps", "uneven"]
+__all__ = ["class_rows", "gaps", "known_counts", "uneven"]
 
 SHOWN = 30
 ENDS = 5
 RARE = 10
+
+
+def known_counts(datamodule: Any) -> dict[str, dict[str, int]]:
+    """Images of each class, by split, as a datamodule's `class_counts` tells them; empty where it tells otherwise.
+
+    Args:
+        datamodule: Anybody's; others may use the name for a tensor, a list, or one level of numbers.
+    """
+    told = getattr(datamodule, "class_counts", None)
+    splits = dict(told) if isinstance(told, Mapping) else {}
+    numbers = [count for split in splits.values() if isinstance(split, Mapping) for count in split.values()]
+    usable = all(isinstance(split, Mapping) and split for split in splits.values())
+    if "train" not in splits or not usable or not all(isinstance(count, Integral) for count in numbers):
+        return {}
+    return {str(name): {str(label): int(count) for label, count in split.items()} for name, split in splits.items()}
 
 
 def class_rows(counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
@@ -15,14 +32,14 @@ def class_rows(counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
     Args:
         counts: Images of each class, by split.
     """
-    names = list(next(iter(counts.values())))
+    names = list(dict.fromkeys(name for split in counts.values() for name in split))
     order = names
     if len(names) > SHOWN:
-        largest = sorted(names, key=lambda name: -sum(split[name] for split in counts.values()))
+        largest = sorted(names, key=lambda name: -sum(split.get(name, 0) for split in counts.values()))
         order = [*largest[:ENDS], "...", *largest[-ENDS:]]
     rows = {"class": "  ".join(f"{split:>7}" for split in counts)}
     for name in order:
-        rows[name] = "" if name == "..." else "  ".join(f"{split[name]:7}" for split in counts.values())
+        rows[name] = "" if name == "..." else "  ".join(f"{split.get(name, 0):7}" for split in counts.values())
     total = "all" if len(names) <= SHOWN else f"all {len(names)} classes"
     return rows | {total: "  ".join(f"{sum(split.values()):7}" for split in counts.values())}
 

@@ -8,8 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from lightning_vision.commands._class_table import class_rows, gaps, uneven
+from lightning_vision.classification.classifier import ImageClassifier
+from lightning_vision.commands._class_table import class_rows, gaps, known_counts, uneven
 from lightning_vision.commands._report import effective, print_table, require
+from lightning_vision.datamodules.common.datamodule import VisionDataModule
 
 CONTINUES = True
 
@@ -22,9 +24,31 @@ def run(cli: Any, ckpt_path: str | None = None) -> None:
             goes on in the checkpoint's own folder.
     """
     require(cli, "model", "data")
-    cli.trainer.callbacks.append(_Announce())
+    cli.trainer.callbacks += [_CheckData(), _Announce()]
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)
     _report(cli)
+
+
+class _CheckData(Callback):
+    """Refuses, when the data is loaded and nothing is trained yet, what no training can come of.
+
+    Raises:
+        ValueError: a classifier's images are all of one class, or the best checkpoint is chosen by images that are not
+            there.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        classes = known_counts(datamodule).get("train", {})
+        multilabel = getattr(datamodule, "multilabel", False)
+        if len(classes) == 1 and isinstance(pl_module, ImageClassifier) and not multilabel:
+            (only,) = classes
+            raise ValueError(f"all images are of one class, {only!r}; a classifier needs at least two to tell apart")
+        monitored = any((saver.monitor or "").startswith("val/") for saver in _savers(trainer))
+        if monitored and isinstance(datamodule, VisionDataModule) and datamodule.val_set is None:
+            fraction = hasattr(datamodule, "val_fraction")
+            way_out = "add images or raise --data.val_fraction" if fraction else "give the data images for it"
+            raise ValueError(f"no image is left for validation, by which the best checkpoint is chosen; {way_out}")
 
 
 class _Announce(Callback):
@@ -32,20 +56,8 @@ class _Announce(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)
-        counts: dict[str, dict[str, int]] = getattr(datamodule, "class_counts", None) or {}
-        if "train" not in counts:
-            return
-        multilabel = getattr(datamodule, "multilabel", False)
-        if len(counts["train"]) == 1 and not multilabel:
-            (only,) = counts["train"]
-            raise ValueError(f"all images are of one class, {only!r}; a classifier needs at least two to tell apart")
-        monitored = [saver.monitor or "" for saver in _savers(trainer)]
-        if "val" not in counts and any(name.startswith("val/") for name in monitored):
-            raise ValueError(
-                "no image is left for validation, by which the best checkpoint is chosen; add images or raise "
-                "--data.val_fraction"
-            )
-        _show_data(counts, datamodule, pl_module)
+        if counts := known_counts(datamodule):
+            _show_data(counts, datamodule, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Before a schedule has set the first step's rates, so these are the ones that were asked for.
@@ -58,7 +70,8 @@ def _show_data(counts: dict[str, dict[str, int]], datamodule: Any, module: Any) 
     title = "images with each label" if getattr(datamodule, "multilabel", False) else "images of each class"
     print_table(title, class_rows(counts))
     said = [getattr(datamodule, "split_origin", ""), *gaps(counts)]
-    if getattr(module, "balanced", True) is False:
+    open_to_weights = isinstance(module, ImageClassifier) and module.hparams.get("class_weights", "") is None
+    if open_to_weights and getattr(datamodule, "sampler", None) != "balanced":
         said.append(uneven(counts["train"]))
     print("".join(f"  {sentence}\n" for sentence in said if sentence), end="", flush=True)
 

@@ -1,5 +1,7 @@
 """A module, a datamodule and callbacks as other people write them, small enough to drive the command with."""
 
+from typing import Any, ClassVar
+
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -12,7 +14,7 @@ from lightning_vision.callbacks.hooks.method import Method, Place
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
 
-__all__ = ["NamedCounter", "StepCounter", "TiltedDigits", "Touchy", "ToyData", "ToyModule"]
+__all__ = ["Counted", "NamedCounter", "NoValidation", "StepCounter", "TiltedDigits", "Touchy", "ToyData", "ToyModule"]
 
 
 class ToyModule(LightningModule):
@@ -72,6 +74,28 @@ class ToyData(LightningDataModule):
     train_dataloader = val_dataloader = test_dataloader = loader
 
 
+class Counted(ToyData):
+    """Says how many points of each class there are, in a manner of its own.
+
+    Args:
+        manner: One of the keys of `MANNERS`.
+    """
+
+    MANNERS: ClassVar[dict[str, Any]] = {
+        "whole numbers": {"train": {0: 4, 1: 4}, "val": {1: 8}},
+        "one class": {"train": {0: 4}},
+        "tensor": torch.tensor([4, 4]),
+        "list": {"train": [4, 4]},
+        "one level": {"a": 4, "b": 4},
+        "nothing": {"train": {}},
+        "shares": {"train": {"a": 0.5, "b": 0.5}},
+    }
+
+    def __init__(self, manner: str) -> None:
+        super().__init__()
+        self.class_counts = self.MANNERS[manner]
+
+
 class StepCounter(Callback):
     """Counts batches up to a limit.
 
@@ -120,3 +144,11 @@ class TiltedDigits(Digits):
         assert isinstance(self.val_set, ArrayImages) and self.val_set.targets is not None
         leaning = [rotate(image, (-30.0, 30.0)[number % 2]) for number, image in enumerate(self.val_set.images)]
         self.val_set = ArrayImages(torch.stack(leaning), self.val_set.targets)
+
+
+class NoValidation(Digits):
+    """Digits without a validation split."""
+
+    def load(self) -> None:
+        super().load()
+        self.val_set = None

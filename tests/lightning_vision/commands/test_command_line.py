@@ -75,6 +75,31 @@ def test_a_model_of_ones_own_arguments_takes_a_checkpoints_weights(monkeypatch: 
         assert main(["test", *words, "--ckpt_path", str(best)]).metrics.keys() >= {"test/acc"}
 
 
+@pytest.mark.parametrize(
+    ("manner", "rows"),
+    [
+        ("whole numbers", [["0", "4", "0"], ["1", "4", "8"], ["all", "8", "8"]]),
+        ("one class", [["0", "4"], ["all", "4"]]),
+        *((manner, []) for manner in ("tensor", "list", "one level", "nothing", "shares")),
+    ],
+)
+def test_what_others_call_class_counts_is_shown_or_passed_over(
+    manner: str, rows: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"data": {"class_path": f"{TOYS}.Counted", "init_args": {"manner": manner}}}
+    main(["fit", "--config", write("counted.yaml", BASE | data), "--trainer.logger", "false"])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    assert (["images", "of", "each", "class"] in shown) == bool(rows)
+    assert [row for row in shown if row in rows] == rows
+
+
+def test_data_without_a_fraction_is_not_told_to_raise_it() -> None:
+    words = ["fit", "--config", "classification/digits", "--data", f"{TOYS}.NoValidation", "--trainer.logger", "false"]
+    with pytest.raises(ValueError, match=r"^no image is left for validation, .*; give the data images for it$"):
+        main(words)
+
+
 def test_null_switches_a_named_callback_off() -> None:
     assert counters(build("--callbacks.a", "null", callbacks={"a": counter(), "b": counter(limit=2)})) == [(2, 0)]
 
