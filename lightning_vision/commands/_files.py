@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_vision.base.weights import load_checkpoint
-from lightning_vision.commands._folders import first_rank, prepare_folder
+from lightning_vision.commands._folders import first_rank, keep_existing, prepare_folder
 
 __all__ = ["output_folder", "saved_preprocessing"]
 
@@ -19,8 +19,7 @@ def output_folder(cli: Any, output: str | None, names: Iterable[str], overwrite:
     """
     folder = Path(output or cli.run_dir or cli.trainer.default_root_dir).absolute()
     if first_rank():
-        if not overwrite and (present := [name for name in names if (folder / name).exists()]):
-            raise FileExistsError(f"{folder / present[0]} exists; choose another --output or add --overwrite")
+        keep_existing([folder / name for name in names], overwrite)
         prepare_folder(folder, "choose another --output")
     return folder
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lightning_vision.classification.bit import HyperRule, hyperrule
 from lightning_vision.commands._arguments import Parser
+from lightning_vision.commands._folders import keep_existing, prepare_folder
 from lightning_vision.datamodules.common._sets import FileImages
 from lightning_vision.datamodules.image_folder import ImageFolder
 from lightning_vision.images import BadImageError
@@ -104,8 +105,8 @@ def main(argv: list[str]) -> str:
     Raises:
         FileNotFoundError: there is no such folder.
         FileExistsError: the output exists and `--overwrite` is missing.
-        ValueError: the folder has no class folders with images, an image is damaged, or the batch size is no divisor of
-            the rule's.
+        ValueError: the folder has no class folders with images, an image is damaged, the batch size is no divisor of
+            the rule's, or the output cannot be written.
     """
     parser = Parser("lightning_vision hyperrule", description=__doc__)
     parser.add_argument("--root", required=True, help="class folders of photographs, as ImageFolder reads them")
@@ -114,8 +115,10 @@ def main(argv: list[str]) -> str:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     options = parser.parse_args(argv)
     output = Path(options.output)
-    if output.exists() and not options.overwrite:
-        raise FileExistsError(f"{output} exists; choose another --output or add --overwrite")
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name a file in it")
+    keep_existing([output], options.overwrite)
+    prepare_folder(output.parent, "choose another --output")
     data = ImageFolder(options.root)
     images = sum(data.class_counts["train"].values())
     assert isinstance(data.train_set, FileImages)
@@ -125,7 +128,6 @@ def main(argv: list[str]) -> str:
         f"# Fine-tune on {images} photographs of about {height} x {width} pixels by BiT-HyperRule, arXiv:1912.11370.\n"
     )
     text = about + config(rule, options.batch_size, str(Path(options.root).absolute()))
-    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     mixup = f"MixUp {rule.mixup_alpha}" if rule.mixup_alpha else "no MixUp"
     print(f"{images} training images of about {height} x {width} pixels: {rule.steps} steps at {rule.crop}, {mixup}")

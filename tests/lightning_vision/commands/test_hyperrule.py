@@ -67,6 +67,16 @@ def test_a_file_that_exists_is_kept() -> None:
     assert Path("bit.yaml").read_text() == "mine"
 
 
+def test_a_place_that_cannot_be_written_to_is_said() -> None:
+    photo_folder("photos", ("brick", "cat"), number=10)
+    Path("taken").write_text("no folder")
+
+    with pytest.raises(ValueError, match=r"^cannot write to taken/here: Not a directory; choose another --output$"):
+        main(["hyperrule", "--root", "photos", "--output", "taken/here/bit.yaml"])
+    with pytest.raises(ValueError, match=r"^--output photos is a folder; name a file in it$"):
+        main(["hyperrule", "--root", "photos", "--output", "photos", "--overwrite"])
+
+
 def test_a_folder_that_does_not_exist_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"^there is no folder nowhere; root must hold"):
         main(["hyperrule", "--root", "nowhere"])
