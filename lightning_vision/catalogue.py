@@ -24,7 +24,8 @@ class Entry:
 
     Args:
         name: What users type, for example `ImageClassifier` or `resnet8_cifar`.
-        kind: `task`, `callback`, `datamodule`, `backbone` or `part` (a function or class used from Python).
+        kind: `task`, `callback`, `datamodule`, `augmentation`, `backbone` or `part` (a function or class used from
+            Python).
         path: Dotted path to import it from.
         summary: First line of its docstring.
         paper: Authors, year and identifier, empty where there is none.

@@ -81,7 +81,15 @@ def _kind(thing: Any, module: str) -> str:
     from lightning.pytorch import Callback, LightningDataModule, LightningModule
     from timm.models import is_model
 
-    for kind, base in (("task", LightningModule), ("callback", Callback), ("datamodule", LightningDataModule)):
+    from lightning_vision.datamodules.augmentation import Augmentation
+
+    bases = {
+        "task": LightningModule,
+        "callback": Callback,
+        "datamodule": LightningDataModule,
+        "augmentation": Augmentation,
+    }
+    for kind, base in bases.items():
         if isinstance(thing, type) and issubclass(thing, base) and not inspect.isabstract(thing):
             return kind
     return (

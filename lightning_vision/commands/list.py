@@ -1,10 +1,10 @@
-"""Show the tasks, callbacks, datamodules, backbones or configs that exist."""
+"""Show the tasks, callbacks, datamodules, augmentations, backbones or configs that exist."""
 
 from lightning_vision.catalogue import entries
 from lightning_vision.commands._arguments import Parser
 from lightning_vision.configs import shipped
 
-KINDS = ("tasks", "callbacks", "datamodules", "backbones", "configs")
+KINDS = ("tasks", "callbacks", "datamodules", "augmentations", "backbones", "configs")
 
 
 def main(argv: list[str]) -> list[str]:
@@ -25,6 +25,14 @@ def main(argv: list[str]) -> list[str]:
         }
     else:
         rows = {entry.name: entry.summary for entry in entries() if entry.kind == options.kind.removesuffix("s")}
+    if options.kind == "augmentations":
+        from lightning_vision.datamodules.augmentation.chain import Chain
+        from lightning_vision.datamodules.augmentation.policies import POLICIES, policy
+
+        for name in POLICIES:
+            augmentation = policy(name, (224, 224))
+            stages = augmentation.stages if isinstance(augmentation, Chain) else filter(None, [augmentation])
+            rows[name] = "policy: " + (", then ".join(type(stage).__name__ for stage in stages) or "nothing")
     if options.timm:
         import timm
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_vision import catalogue, main
+from lightning_vision.datamodules.augmentation.policies import POLICIES
 
 
 def test_the_file_is_what_the_docstrings_give() -> None:
@@ -44,3 +45,14 @@ def test_every_kind_that_exists_is_listed() -> None:
         names = [entry.name for entry in catalogue.entries() if entry.kind == kind]
 
         assert main(["list", f"{kind}s"]).output == names != []
+
+
+def test_augmentations_are_listed_with_their_policies(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = [entry.name for entry in catalogue.entries() if entry.kind == "augmentation"]
+    listed = main(["list", "augmentations"]).output
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    assert {"AutoAugment", "Chain", "ResizedCrop"} <= set(classes)
+    assert listed == [*classes, *POLICIES]
+    assert ["standard", "policy:", "ResizedCrop,", "then", "ColorJitter"] in lines
+    assert ["none", "policy:", "nothing"] in lines
