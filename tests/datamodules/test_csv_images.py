@@ -1,5 +1,6 @@
 """Tables of images: every way to write labels, splits that nothing moves, and refusals that name the lines."""
 
+import inspect
 import json
 import re
 from itertools import combinations
@@ -13,6 +14,7 @@ from PIL import Image
 from lightning_vision import main
 from lightning_vision.datamodules.common._sets import FileImages
 from lightning_vision.datamodules.csv_images import CSVImages
+from lightning_vision.datamodules.image_folder import ImageFolder
 
 ONE = {"image_size": 6, "channels": 1}
 
@@ -378,3 +380,11 @@ def test_a_balanced_epoch_needs_one_label_an_image(labels: dict[str, str], tmp_p
             data.setup()
     else:
         assert next(iter(data.train_dataloader()))[1].bincount().tolist() == [30, 30]
+
+
+def test_arguments_that_folders_and_tables_share_have_equal_defaults() -> None:
+    folder, table = (inspect.signature(source).parameters for source in (ImageFolder, CSVImages))
+    shared = folder.keys() & table.keys()
+
+    assert folder.keys() - shared == set()
+    assert {name: folder[name].default for name in shared} == {name: table[name].default for name in shared}
