@@ -2,7 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from lightning_vision.classification.bit import hyperrule, hyperrule_rate
+from lightning_vision.callbacks import WarmUpSteps
+from lightning_vision.classification.bit import hyperrule
 
 __all__ = ["draw"]
 
@@ -15,9 +16,10 @@ def draw() -> Figure:
     axes = figure.subplots()
     for colour, (label, images) in enumerate(DATA):
         rule = hyperrule(images, (224, 224))
+        schedule = WarmUpSteps(milestones=list(rule.decays), warmup=rule.warmup)
         steps = [*range(1, 1_000), *range(1_000, rule.steps, 10)] if rule.steps > 1_000 else range(1, rule.steps)
-        axes.plot(steps, [hyperrule_rate(step, rule) for step in steps], f"C{colour}", label=label)
-        axes.plot(rule.steps - 1, hyperrule_rate(rule.steps - 1, rule), f"C{colour}o")
+        axes.plot(steps, [rule.lr * schedule.factor(step) for step in steps], f"C{colour}", label=label)
+        axes.plot(rule.steps - 1, rule.lr * schedule.factor(rule.steps - 1), f"C{colour}o")
     axes.set(
         xlabel="optimizer step", ylabel="learning rate", xscale="log", yscale="log", xlim=(10, 3e4), ylim=(1e-6, 5e-3)
     )

@@ -8,7 +8,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["check_rates_kept", "classifier_names", "layer_scales", "parameter_groups", "undecayed"]
+__all__ = [
+    "check_rates_kept",
+    "classifier_names",
+    "layer_scales",
+    "parameter_groups",
+    "required_classifier",
+    "undecayed",
+]
 
 
 def undecayed(network: nn.Module) -> set[str]:
@@ -21,6 +28,23 @@ def classifier_names(network: nn.Module) -> tuple[str, ...]:
     """Prefixes (`"fc."`) of the parameters of a timm network's classifier, empty for other modules."""
     names = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or ()
     return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+
+
+def required_classifier(network: nn.Module, wanted_by: str) -> tuple[str, ...]:
+    """Prefixes of the parameters of a network's classifier, as `classifier_names` gives them, but never none.
+
+    Args:
+        network: A timm network.
+        wanted_by: The setting that needs to know, for the error.
+
+    Raises:
+        ValueError: the network does not say what its classifier is.
+    """
+    names = classifier_names(network)
+    if not names:
+        kind = type(network).__name__
+        raise ValueError(f"{wanted_by} needs a timm backbone, which names its classifier; {kind} does not")
+    return names
 
 
 def layer_scales(network: nn.Module, layer_decay: float = 1.0, head_lr_multiple: float = 1.0) -> dict[str, float]:

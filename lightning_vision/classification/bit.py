@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lightning_vision.base.param_groups import classifier_names
+from lightning_vision.base.param_groups import required_classifier
 
-__all__ = ["HyperRule", "hyperrule", "hyperrule_rate", "zero_classifier"]
+__all__ = ["HyperRule", "hyperrule", "zero_classifier"]
 
 SMALL, LARGE = 20_000, 500_000  # training images: from here on medium, and large
 PIXELS = 96 * 96  # an image of fewer pixels is small
@@ -67,6 +67,9 @@ def hyperrule(dataset_size: int, image_size: tuple[int, int]) -> HyperRule:
         The released code resizes larger images to 512 and crops 480, the paper's text says 448 and 384, which are here.
         The paper warms up for 500 steps and decays after 30, 60 and 90% of the steps; for small data, where that leaves
         nothing, the released code's 100, 200, 300 and 400 of 500 steps are here.
+
+    See also:
+        The callback `WarmUpSteps(milestones=rule.decays, warmup=rule.warmup)`, which gives the learning rate its curve.
     """
     if dataset_size < 1 or min(image_size) < 1:
         raise ValueError(f"hyperrule: {dataset_size} images of {image_size} pixels are no data; give numbers above 0")
@@ -77,29 +80,13 @@ def hyperrule(dataset_size: int, image_size: tuple[int, int]) -> HyperRule:
     return HyperRule(resize, crop, steps, 500, tuple(steps * tenths // 10 for tenths in (3, 6, 9)), 0.1)
 
 
-def hyperrule_rate(step: int, rule: HyperRule) -> float:
-    """The learning rate of Big Transfer's rule before an optimizer step, counted from 0.
-
-    It is that of the callback `WarmUpSteps(milestones=rule.decays, warmup=rule.warmup)` with base rate `rule.lr`.
-
-    >>> [hyperrule_rate(step, hyperrule(1000, (32, 32))) for step in (0, 50, 100, 199)]
-    [0.0, 0.0015, 0.003, 0.003]
-    """
-    if step < rule.warmup:
-        return rule.lr * step / rule.warmup
-    return float(rule.lr * 0.1 ** sum(step >= decay for decay in rule.decays))
-
-
 def zero_classifier(network: nn.Module) -> None:
     """Set the weights and biases of a timm network's classifier to zero, so that all classes start equally likely.
 
     Raises:
         ValueError: the network does not say what its classifier is.
     """
-    head = classifier_names(network)
-    if not head:
-        kind = type(network).__name__
-        raise ValueError(f"zero_head needs a timm backbone, which names its classifier; {kind} does not")
+    head = required_classifier(network, "zero_head")
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.startswith(head):

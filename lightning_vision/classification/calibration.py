@@ -3,7 +3,7 @@
 Letters: B batch, C channels, H and W sides, K classes, T `temperature`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -64,6 +64,11 @@ class Calibration(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Logits over T."""
         return logits / self.temperature
+
+    def logits(self, network: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        """Calibrated logits `(B, K)` that a network gives of images `(B, C, H, W)`: f(x + delta) / T."""
+        calibrated: Tensor = self(network(self.perturb(image)))
+        return calibrated
 
     def state(self) -> dict[str, Any]:
         """Plain numbers and tensors on the CPU, from which `from_state` makes the same again."""

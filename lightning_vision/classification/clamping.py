@@ -40,7 +40,7 @@ def clamping_loss(
     total, count = 0.0, 0
     with torch.no_grad():
         for image, target in batches:
-            logits = calibration(network(calibration.perturb(image)))
+            logits = calibration.logits(network, image)
             total += float(focal(logits, target, focal_gamma)) * len(target)
             count += len(target)
     size = 0.0 if calibration.delta is None else float(calibration.delta.square().sum())

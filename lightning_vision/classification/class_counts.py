@@ -6,7 +6,7 @@ Letters: K classes, n_k training images of class k, n all of them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["balanced_weights", "positive_weights", "training_counts"]
+__all__ = ["balanced_weights", "pos_weight", "training_counts"]
 
 
 def training_counts(datamodule: Any, num_classes: int, wanted_by: str) -> dict[str, Any]:
@@ -56,8 +56,8 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
     return [sum(counts) / (len(counts) * count) for count in counts]
 
 
-def positive_weights(counts: Sequence[int], images: int) -> list[float]:
-    """Weight of each label's yes, `(n - n_k) / n_k`: it counts as much as all its noes.
+def pos_weight(counts: Sequence[int], images: int) -> list[float]:
+    """Weight of each label's yes, `(n - n_k) / n_k`, torch's `pos_weight`: it counts as much as all its noes.
 
     Args:
         counts: Images with each label, K numbers above 0.

@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -14,16 +13,16 @@ from torch import Tensor, nn
 from lightning_vision import backbones
 from lightning_vision.base.hyperparameters import is_description, rebuild
 from lightning_vision.base.module import VisionModule
-from lightning_vision.base.param_groups import classifier_names
+from lightning_vision.base.param_groups import classifier_names, required_classifier
 from lightning_vision.base.weights import load_weights
 
 from ._file_predictions import predict_files
+from .balancing import Balancing
 from .bit import zero_classifier
-from .class_counts import balanced_weights, positive_weights, training_counts
 from .label_metrics import LabelMetrics
-from .logit_adjustment import LogitAdjustment
 from .losses import BinaryCrossEntropy, CrossEntropy, Focal, make_loss
 from .metrics import EpochMetrics, accuracies, accuracy, label_accuracy
+from .targets import image_and_target, known_labels
 from .thresholds import NO_CHOICE
 
 if TYPE_CHECKING:
@@ -132,9 +131,7 @@ class ImageClassifier(VisionModule):
         if is_description(loss):
             loss = rebuild(loss, nn.Module)()
         self.criterion = make_loss(loss, self.num_classes, label_smoothing, class_weights, logit_adjustment)
-        self.balanced, self.tau = class_weights == "balanced", logit_adjustment
-        self.adjustment: LogitAdjustment | None = None
-        self.class_counts: dict[str, Any] | None = None
+        self.balancing = Balancing(class_weights == "balanced", logit_adjustment)
         self.multilabel = isinstance(self.criterion, (BinaryCrossEntropy, nn.BCEWithLogitsLoss))
         # An ensemble's members were trained for one kind of labels, which only the loss tells from the other.
         if getattr(self.network, "multilabel", self.multilabel) is not self.multilabel:
@@ -161,10 +158,10 @@ class ImageClassifier(VisionModule):
         return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        image, target = _image_and_target(batch)
+        image, target = image_and_target(batch)
         logits = self(image)
-        loss = self._loss(logits if self.adjustment is None else self.adjustment(logits), target)
-        known = self._known(target)
+        loss = self._loss(self.balancing(logits), target)
+        known = known_labels(target, self.num_classes, self.multilabel)
         acc = label_accuracy(logits, known) if self.multilabel else accuracy(logits.detach(), known)
         self.scalars.log("train", {"loss": loss, "acc": acc}, len(image))
         return loss
@@ -247,16 +244,9 @@ class ImageClassifier(VisionModule):
         if one_label and getattr(datamodule, "multilabel", False) is True:
             source, loss = type(datamodule).__name__, type(self.criterion).__name__
             raise ValueError(f"{source} has several labels an image and {loss} expects one; pass loss='bce'")
-        if stage == "fit" and (self.balanced or self.tau):
-            wanted_by = "class_weights='balanced'" if self.balanced else f"logit_adjustment={self.tau}"
-            if getattr(datamodule, "sampler", None) == "balanced":
-                source = type(datamodule).__name__
-                raise ValueError(
-                    f"sampler='balanced' of {source} draws every class equally often already, so {wanted_by} would "
-                    "correct for rare classes twice; drop one of the two"
-                )
-            counts = training_counts(datamodule, self.num_classes, wanted_by)
-            self._balance(self.trainer.strategy.broadcast(counts))
+        if stage == "fit" and self.balancing.wanted_by:
+            counts = self.trainer.strategy.broadcast(self.balancing.count(datamodule, self.num_classes))
+            self.balancing.use(counts, self.criterion, self.device)
 
     def on_fit_start(self) -> None:
         if self.calibration is not None:
@@ -270,7 +260,7 @@ class ImageClassifier(VisionModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["calibration"] = None if self.calibration is None else self.calibration.state()
-        checkpoint["class_counts"], checkpoint["thresholds"] = self.class_counts, self.thresholds
+        checkpoint["class_counts"], checkpoint["thresholds"] = self.balancing.training_counts, self.thresholds
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -279,34 +269,20 @@ class ImageClassifier(VisionModule):
             from .calibration import Calibration
 
             self.calibration = Calibration.from_state(state).to(self.device)
-        if (self.balanced or self.tau) and (counts := checkpoint.get("class_counts")):
-            self._balance(counts)
+        if self.balancing.wanted_by and (counts := checkpoint.get("class_counts")):
+            self.balancing.use(counts, self.criterion, self.device)
         if self.multilabel:
             self.thresholds = checkpoint.get("thresholds") or [NO_CHOICE] * self.num_classes
 
-    def _balance(self, counts: dict[str, Any]) -> None:
-        """Weigh and adjust by these class counts, see `class_counts.training_counts`."""
-        self.class_counts, classes = counts, counts["classes"]
-        if self.tau:
-            self.adjustment = LogitAdjustment(self.tau, classes).to(self.device)
-        if self.balanced and self.multilabel:
-            weights = positive_weights(classes, counts["images"])
-            self.criterion.positive_weight = torch.tensor(weights, device=self.device)
-        elif self.balanced:
-            self.criterion.weight = torch.tensor(balanced_weights(classes), device=self.device)
-
     def _calibrated(self, image: Tensor) -> Tensor:
         """Logits as evaluation and prediction see them: those of the network, or what its calibration makes of them."""
-        if self.calibration is None:
-            logits: Tensor = self(image)
-        else:
-            logits = self.calibration(self(self.calibration.perturb(image)))
+        logits: Tensor = self(image) if self.calibration is None else self.calibration.logits(self, image)
         return logits
 
     def _evaluate(self, stage: str, batch: Any, metrics: EpochMetrics | LabelMetrics) -> None:
-        image, target = _image_and_target(batch)
+        image, target = image_and_target(batch)
         logits = self._calibrated(image)
-        known = self._known(target)
+        known = known_labels(target, self.num_classes, self.multilabel)
         right = {"acc": label_accuracy(logits, known)} if self.multilabel else accuracies(logits, known)
         self.scalars.log(stage, {"loss": self._loss(logits, target), **right}, len(image))
         metrics.update(self._probabilities(logits), known)
@@ -331,21 +307,8 @@ class ImageClassifier(VisionModule):
             raise ValueError(f"the labels of this batch lie in {found}, outside 0..{last} of num_classes") from error
         return loss
 
-    def _known(self, target: Tensor) -> Tensor:
-        """What metrics compare with: classes `(B,)`, or with several labels an image 0 and 1 `(B, K)`, int64."""
-        if self.multilabel:
-            return F.one_hot(target, self.num_classes) if target.ndim == 1 else (target > 0.5).long()
-        return target.argmax(1) if target.ndim == 2 else target
-
     def _freeze(self) -> None:
-        head = classifier_names(self.network)
-        if not head:
-            kind = type(self.network).__name__
-            raise ValueError(f"freeze_backbone needs a timm backbone, which names its classifier; {kind} does not")
+        head = required_classifier(self.network, "freeze_backbone")
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(name.startswith(head))
         self.train(self.training)
-
-
-def _image_and_target(batch: Any) -> tuple[Tensor, Tensor]:
-    return (batch["image"], batch["target"]) if isinstance(batch, Mapping) else (batch[0], batch[1])

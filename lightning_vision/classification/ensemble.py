@@ -47,9 +47,10 @@ class LogitEnsemble(nn.Module):
 
     Example:
         >>> from lightning.pytorch import Trainer
-        >>> trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-        >>> module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1)
-        >>> predicted = trainer.predict(module, [(torch.zeros(1, 1, 8, 8),)])
+        >>> from lightning_vision.datamodules import Digits
+        >>> off = ("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary")
+        >>> trainer = Trainer(max_steps=1, accelerator="cpu", **dict.fromkeys(off, False))
+        >>> trainer.fit(ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1), datamodule=Digits())
         >>> trainer.save_checkpoint("member.ckpt")
         >>> LogitEnsemble(["member.ckpt", "member.ckpt"])(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])

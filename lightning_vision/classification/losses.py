@@ -16,22 +16,26 @@ __all__ = ["BinaryCrossEntropy", "CrossEntropy", "Focal", "binary_cross_entropy"
 
 
 def binary_cross_entropy(
-    logits: Tensor, target: Tensor, weight: Tensor | None = None, positive_weight: Tensor | None = None
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None
 ) -> Tensor:
-    """Mean over B and K of `-w_k (p_k t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))`.
+    """Binary cross entropy of each label on its own, averaged over labels and images.
+
+    The mean over B and K of `-w_k (p_k t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))`.
 
     Args:
         logits: `(B, K)`.
         target: Probability of each label `(B, K)` in 0..1, or the one label of each image, int64 `(B,)`.
         weight: Weight w of each class `(K,)`; neutral 1.
-        positive_weight: Weight p of each class's yes `(K,)`, torch's `pos_weight`; neutral 1.
+        pos_weight: Weight p of each class's yes `(K,)`; neutral 1.
     """
     hot = F.one_hot(target, logits.shape[1]) if target.ndim == 1 else target
-    return F.binary_cross_entropy_with_logits(logits, hot.to(logits.dtype), weight, pos_weight=positive_weight)
+    return F.binary_cross_entropy_with_logits(logits, hot.to(logits.dtype), weight, pos_weight=pos_weight)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, weight: Tensor | None = None) -> Tensor:
-    """Mean over B of `-w_t (1 - p_t) ** gamma log p_t` with `p = softmax(z)` (Lin et al. 2017, Eq. 5).
+    """Focal loss: cross entropy in which images count the less, the better they are classified already.
+
+    The mean over B of `-w_t (1 - p_t) ** gamma log p_t` with `p = softmax(z)` (Lin et al. 2017, Eq. 5).
 
     Args:
         logits: `(B, K)`.
@@ -87,23 +91,22 @@ class BinaryCrossEntropy(_Weighted):
 
     Args:
         class_weights: Weight of each class, K numbers; neutral None.
-        positive_weights: Weight of each class's yes beside its no, K numbers; neutral None.
+
+    Attributes:
+        pos_weight: Weight of each class's yes beside its no, `(K,)`; None until it is set.
 
     Shape:
         logits `(B, K)`; target `(B, K)` in 0..1 or int64 `(B,)`; result a scalar.
     """
 
-    positive_weight: Tensor | None
+    pos_weight: Tensor | None
 
-    def __init__(
-        self, class_weights: Sequence[float] | None = None, positive_weights: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, class_weights: Sequence[float] | None = None) -> None:
         super().__init__(class_weights)
-        weight = None if positive_weights is None else torch.tensor(positive_weights, dtype=torch.float32)
-        self.register_buffer("positive_weight", weight, persistent=False)
+        self.register_buffer("pos_weight", None, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        return binary_cross_entropy(logits, target, self.weight, self.positive_weight)
+        return binary_cross_entropy(logits, target, self.weight, self.pos_weight)
 
 
 class Focal(_Weighted):

@@ -30,11 +30,14 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def accuracies(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """`acc` and, with more than five classes, `acc_top5`: the target is among the five largest logits.
+    """Top-1 accuracy of a batch and, with more than five classes, top-5 accuracy.
 
     Args:
         logits: `(B, K)`.
         target: Classes, int64 `(B,)`.
+
+    Returns:
+        `acc` and `acc_top5`, the share of images whose target is among the five largest logits, float32 scalars.
     """
     if logits.shape[1] <= 5:
         return {"acc": accuracy(logits, target)}
@@ -53,11 +56,14 @@ def label_accuracy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def class_row(name: str, counts: list[int]) -> dict[str, Any]:
-    """`{"class", "support", "precision", "recall", "f1"}` of one class; what is undefined is 0.
+    """Precision, recall and F1 of one class from its counts, as a row of a table; what is undefined is 0.
 
     Args:
         name: Of the class.
         counts: Hits, false alarms, right refusals, misses and images of the class.
+
+    Returns:
+        `{"class", "support", "precision", "recall", "f1"}`.
     """
     hits, false_alarms, _, misses, support = counts
     return {

@@ -17,7 +17,7 @@ def prediction_records(
     top_k: int = 5,
     thresholds: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """One record an image, JSON-able.
+    """Turn the probabilities of a batch into plain records, one an image, as JSON Lines and CSV hold them.
 
     Args:
         probabilities: `(B, K)` in 0..1.

@@ -157,9 +157,7 @@ def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> t
 
 def _logits(module: Any, image: Tensor) -> Tensor:
     """The module's logits `(B, K)` of normalised images, as its predictions use them."""
-    found = module.calibration or Calibration()
-    logits: Tensor = found(module(found.perturb(image)))
-    return logits
+    return (module.calibration or Calibration()).logits(module, image)
 
 
 def _from_data(datamodule: VisionDataModule) -> tuple[Tensor, Tensor]:

@@ -54,10 +54,9 @@ class RawPixels(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         image = normalise(image, self.mean, self.std)
-        if self.calibration is None:
-            logits: Tensor = self.network(image)
-        else:
-            logits = self.calibration(self.network(self.calibration.perturb(image)))
+        logits: Tensor = (
+            self.network(image) if self.calibration is None else self.calibration.logits(self.network, image)
+        )
         return logits
 
 

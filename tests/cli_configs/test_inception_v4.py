@@ -58,7 +58,7 @@ def test_row_157_one_scale_reaches_all_blocks_but_the_last() -> None:
 
 def test_a_config_can_describe_the_scaled_network() -> None:
     card = (ROOT / "docs" / "methods" / "inception_v4.md").read_text()
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    block, _ = re.findall(r"^```yaml\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
     given = yaml.safe_load(block)["model"]["init_args"]
     with torch.device("meta"):
         module = ImageClassifier(**given, num_classes=5)

@@ -86,6 +86,17 @@ def test_row_245_started_at_temperature_scaling_the_loss_only_falls(over_trained
         assert penalty == 1.0 or float(found.delta.abs().max()) > 1e-3
 
 
+def test_row_245_a_start_of_shift_and_temperature_is_where_it_starts(over_trained: nn.Module) -> None:
+    batches, delta = batches_of("val"), torch.linspace(-0.1, 0.1, 64).view(1, 8, 8)
+    start = neural_clamping(over_trained, batches, epochs=0, temperature=1.5, delta=delta)
+    found = neural_clamping(over_trained, batches, epochs=1, temperature=1.5, delta=delta)
+
+    assert start.temperature == pytest.approx(1.5)
+    assert start.delta is not None
+    assert start.delta.equal(delta)
+    assert clamping_loss(over_trained, batches, found) < clamping_loss(over_trained, batches, start)
+
+
 def test_a_rate_that_only_does_damage_returns_the_start(over_trained: nn.Module) -> None:
     batches = batches_of("val")
     found = neural_clamping(over_trained, batches, lr=50.0, epochs=2)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.callbacks import CutMix, MixUp
 from lightning_vision.classification import ImageClassifier
-from lightning_vision.classification.class_counts import balanced_weights, positive_weights
+from lightning_vision.classification.class_counts import balanced_weights, pos_weight
 from lightning_vision.datamodules import Digits
 from support.compare import distance, seeded
 from support.data import ResumableLoader
@@ -78,8 +78,8 @@ def test_balanced_weights_have_mean_one_over_the_images_and_equal_sums_over_clas
     assert balanced_weights([7, 7]) == [1, 1]
 
 
-def test_positive_weights_are_noes_over_yeses():
-    assert positive_weights([10, 4], 12) == [0.2, 2.0]
+def test_the_weight_of_a_yes_is_noes_over_yeses():
+    assert pos_weight([10, 4], 12) == [0.2, 2.0]
 
 
 def test_a_balanced_fit_is_torchs_weighted_cross_entropy_and_wrong_weights_are_not():
@@ -175,7 +175,7 @@ def test_a_checkpoint_evaluates_with_the_weights_of_its_training(loss):
     assert module.state_dict().keys() == small().state_dict().keys()
     assert losses[0] == losses[1] != pytest.approx(plain["test/loss"], rel=1e-3)
     if loss == "cross_entropy":
-        assert torch.equal(loaded.adjustment.shift, module.adjustment.shift)
+        assert torch.equal(loaded.balancing.adjustment.shift, module.balancing.adjustment.shift)
 
 
 def test_a_balanced_run_resumes_exactly(tmp_path):
@@ -202,7 +202,7 @@ def test_all_ranks_have_the_weights_of_the_first(two_ranks):
         quiet_trainer(max_steps=2, max_epochs=-1, limit_val_batches=0, strategy="ddp", devices=2).fit(
             module, datamodule=data
         )
-        return module.criterion.weight.tolist(), module.adjustment.shift.tolist()
+        return module.criterion.weight.tolist(), module.balancing.adjustment.shift.tolist()
 
     first, second = two_ranks(run)
 

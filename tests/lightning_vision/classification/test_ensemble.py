@@ -1,17 +1,20 @@
 """An ensemble of checkpoints: the mean of logits, the door through ImageClassifier, and what it refuses."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from lightning_vision import ImageClassifier, main
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.classification.ensemble import LogitEnsemble
 from lightning_vision.datamodules import Digits
+from support import ROOT
 from support.trainers import quiet_trainer
 
 CLASS = "lightning_vision.classification.ensemble.LogitEnsemble"
@@ -119,8 +122,8 @@ def test_the_command_measures_and_predicts_with_it(tmp_path: Path) -> None:
         ),
         (
             {"loss": "bce"},
-            "LogitEnsemble: b.ckpt gives several labels an image and a.ckpt one label an image; members must be trained "
-            "with losses of one kind",
+            "LogitEnsemble: b.ckpt gives several labels an image and a.ckpt one label an image; members must be "
+            "trained with losses of one kind",
         ),
     ],
 )
@@ -132,6 +135,18 @@ def test_members_that_differ_are_refused(changed: dict[str, Any], message: str) 
 
     with pytest.raises(ValueError, match=f"^{re.escape(message.format(mean=list(told['mean'])))}$"):
         LogitEnsemble(paths)
+
+
+def test_the_config_of_the_card_builds_one() -> None:
+    member = trained("a.ckpt")
+    for name in "bcd":
+        shutil.copy(member, f"{name}.ckpt")
+    card = (ROOT / "docs" / "methods" / "inception_v4.md").read_text()
+    _, block = re.findall(r"^```yaml\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+    module = ImageClassifier(**yaml.safe_load(block)["model"]["init_args"], num_classes=10, in_channels=1)
+
+    assert isinstance(module.network, LogitEnsemble)
+    assert len(module.network.members) == 4
 
 
 def test_members_of_several_labels_are_a_classifier_of_several_labels() -> None:
@@ -155,8 +170,8 @@ def test_members_of_several_labels_are_a_classifier_of_several_labels() -> None:
         (
             "cross_entropy",
             "bce",
-            "the LogitEnsemble given as backbone gives one label an image and BinaryCrossEntropy expects several; leave "
-            "loss='bce' out",
+            "the LogitEnsemble given as backbone gives one label an image and BinaryCrossEntropy expects several; "
+            "leave loss='bce' out",
         ),
     ],
 )

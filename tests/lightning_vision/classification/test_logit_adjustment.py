@@ -120,7 +120,7 @@ def test_a_tau_of_zero_is_no_adjustment_at_all():
     module, _ = fitted(Tail(batch_size=100), logit_adjustment=0.0)
     plain, _ = fitted(Digits(batch_size=100))
 
-    assert module.adjustment is None
+    assert module.balancing.adjustment is None
     assert distance(module.state_dict(), plain.state_dict()) == 0.0
 
 
@@ -128,7 +128,7 @@ def test_it_is_no_part_of_the_state_and_survives_copies():
     module, _ = fitted(Tail(batch_size=100), logit_adjustment=1.0)
 
     assert module.state_dict().keys() == small().state_dict().keys()
-    assert torch.equal(copy.deepcopy(module).adjustment.shift, module.adjustment.shift)
+    assert torch.equal(copy.deepcopy(module).balancing.adjustment.shift, module.balancing.adjustment.shift)
 
 
 @pytest.mark.parametrize(

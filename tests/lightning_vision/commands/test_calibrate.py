@@ -108,7 +108,7 @@ def test_the_file_holds_the_best_temperature_and_everything_that_the_old_one_hel
     logits, target = logits_of(best)
     scaled = minimize_scalar(lambda t: float(F.cross_entropy(logits.double() / t, target)), bounds=(0.1, 50))
 
-    assert output["checkpoint"] == "best-calibrated.ckpt"
+    assert output["checkpoint"] == str(Path("best-calibrated.ckpt").absolute())
     assert new["calibration"] == {"temperature": output["temperature"], "delta": None}
     assert output["temperature"] == pytest.approx(scaled.x, rel=1e-4)
     assert list(new) == list(old)
@@ -193,8 +193,10 @@ def test_a_timm_file_says_by_what_to_divide(best: str, capsys: pytest.CaptureFix
 
 def test_a_calibrated_file_is_calibrated_anew_and_not_twice(best: str, capsys: pytest.CaptureFixture[str]) -> None:
     first = calibrate(*DATA, "--ckpt_path", best)
-    again = calibrate(*DATA, "--ckpt_path", first["checkpoint"], "--output", "again/second.ckpt")
+    again = calibrate(*DATA, "--ckpt_path", first["checkpoint"], "--output", "again")
 
+    assert again["checkpoint"] == str(Path("again/best-calibrated-calibrated.ckpt").absolute())
+    assert Path("again/reliability.png").exists()
     assert again["temperature"] == first["temperature"]
     assert again["val"] == first["val"]
     assert "best-calibrated.ckpt is calibrated already; its temperature" in capsys.readouterr().out
@@ -286,7 +288,7 @@ def test_a_model_that_is_no_classifier_is_refused(best: str) -> None:
 def test_an_existing_file_stays_unless_overwriting_is_asked_for(best: str) -> None:
     Path("best-calibrated.ckpt").write_text("mine")
     with pytest.raises(
-        FileExistsError, match=r"^best-calibrated.ckpt exists; choose another --output or add --overwrite$"
+        FileExistsError, match=r"/best-calibrated.ckpt exists; choose another --output or add --overwrite$"
     ):
         calibrate(*DATA, "--ckpt_path", best)
     kept = Path("best-calibrated.ckpt").read_text()
