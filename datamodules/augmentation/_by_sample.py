@@ -11,6 +11,7 @@ import torch
 
 from ._affine import GEOMETRIC, Interpolation, move, moves, source_pixels
 from ._lookup import Bytes, Lookup
+from ._luma import LUMA
 
 __all__ = ["take_steps"]
 
@@ -122,7 +123,7 @@ WHOLE: dict[str, Callable[[Bytes, float], Bytes]] = {"Color": _color, "Contrast"
 def _grey(wide: torch.Tensor) -> torch.Tensor:
     if len(wide) == 1:
         return wide
-    return wide[:1].mul(0.2989).add_(wide[1:2], alpha=0.587).add_(wide[2:], alpha=0.114).floor_()
+    return wide[:1].mul(LUMA[0]).add_(wide[1:2], alpha=LUMA[1]).add_(wide[2:], alpha=LUMA[2]).floor_()
 
 
 def _blend(wide: torch.Tensor, other: torch.Tensor, factor: float) -> Bytes:

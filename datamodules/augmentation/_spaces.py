@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["Space"]
+from .operations import OPERATIONS
+
+__all__ = ["LEARNED", "Space"]
 
 SIGNED = frozenset(
     ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"]
@@ -77,3 +79,9 @@ class Space:
         else:
             values = torch.linspace(0.0, self.most.get(name, 0.0), bins)
         return values.tolist()
+
+
+LEARNED = Space(
+    tuple(OPERATIONS), shear=0.3, across=lambda side: 150.0 / 331.0 * side, degrees=30.0, blend=0.9, bits=(8, 4)
+)
+"""AutoAugment's, which RandAugment uses, too."""

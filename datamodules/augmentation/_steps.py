@@ -1,13 +1,17 @@
 """Operations one after the other, each image of a batch with its own."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
 from ._affine import GEOMETRIC, Fill, Interpolation, channel_values
 from ._by_sample import take_steps
+from ._checks import check_images
+from .augmentation import Augmentation
 from .operations import OPERATIONS
 
-__all__ = ["Plan", "apply_by_batch", "apply_by_sample", "apply_plans"]
+__all__ = ["Plan", "Planned", "apply_by_batch", "apply_by_sample", "apply_plans"]
 
 # The steps of one image: names of operations and magnitudes.
 Plan = list[tuple[str, float]]
@@ -50,3 +54,27 @@ def apply_by_batch(images: Tensor, plans: list[Plan], interpolation: Interpolati
             settings = {"interpolation": interpolation, "fill": fill} if name in GEOMETRIC else {}
             images[chosen] = OPERATIONS[name](images[chosen], magnitude, **settings)
     return images
+
+
+class Planned(Augmentation):
+    """An augmentation that says which operations each image goes through, as a plan."""
+
+    interpolation: Interpolation
+    fill: Fill
+
+    @abstractmethod
+    def plans(self, uniform: Tensor, sides: tuple[int, int]) -> list[Plan]:
+        """The steps that each image takes.
+
+        Args:
+            uniform: What `apply` takes, `(B, draws)`.
+            sides: Height and width, pixels.
+
+        Returns:
+            For each image names of operations and magnitudes.
+        """
+
+    def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
+        check_images(type(self).__name__, images, uniform, self.draws)
+        plans = self.plans(uniform, (images.shape[2], images.shape[3]))
+        return apply_plans(images, plans, self.interpolation, self.fill)

@@ -13,24 +13,19 @@ from torch import Tensor
 from lightning_vision.catalogue import nearest
 
 from ._affine import Fill, Interpolation, check_outside
-from ._checks import check_images
 from ._published import PUBLISHED, Step, SubPolicy
-from ._spaces import Space
-from ._steps import Plan, apply_plans
-from .augmentation import Augmentation
+from ._spaces import LEARNED
+from ._steps import Plan, Planned
 from .operations import OPERATIONS
 
 __all__ = ["AutoAugment", "read_policy", "write_policy"]
 
 BINS = 10
 FREE = ("Identity", "AutoContrast", "Equalize", "Invert")
-SPACE = Space(
-    tuple(OPERATIONS), shear=0.3, across=lambda side: 150.0 / 331.0 * side, degrees=30.0, blend=0.9, bits=(8, 4)
-)
 
 
 @final
-class AutoAugment(Augmentation):
+class AutoAugment(Planned):
     """Changes each image by one sub-policy of a learned policy: ImageNet's, CIFAR-10's, SVHN's or your own.
 
     A sub-policy is drawn for each image; each of its steps is taken with its probability, and its magnitude turned to
@@ -100,11 +95,6 @@ class AutoAugment(Augmentation):
         self.fill = fill
         self.draws = 1 + 2 * max(map(len, self.policy))
 
-    def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
-        check_images("AutoAugment", images, uniform, self.draws)
-        plans = self.plans(uniform, (images.shape[2], images.shape[3]))
-        return apply_plans(images, plans, self.interpolation, self.fill)
-
     def plans(self, uniform: Tensor, sides: tuple[int, int]) -> list[Plan]:
         """The steps that each image takes.
 
@@ -121,7 +111,7 @@ class AutoAugment(Augmentation):
             steps = zip(self.policy[int(which * len(self.policy))], rest[::2], rest[1::2], strict=False)
             result.append(
                 [
-                    SPACE.step(name, number or 0, BINS, sign, sides)
+                    LEARNED.step(name, number or 0, BINS, sign, sides)
                     for (name, probability, number), taken, sign in steps
                     if taken < probability
                 ]

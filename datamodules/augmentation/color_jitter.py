@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import adjust_hue
 
 from ._checks import check_images, interval
+from ._luma import LUMA
 from .augmentation import Augmentation
 
 __all__ = ["ColorJitter"]
@@ -16,8 +17,6 @@ __all__ = ["ColorJitter"]
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)
 ORDERS = list(permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
-# Red, green and blue in grey, which torchvision rounds down to whole numbers.
-LUMA = (0.2989, 0.587, 0.114)
 
 
 @final

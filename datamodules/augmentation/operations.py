@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ._affine import Fill, Interpolation, channel_values, move, moves, source_pixels
+from ._luma import LUMA
 
 __all__ = [
     "adjust_brightness",
@@ -177,7 +178,7 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = images.unbind(1)
-    return red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_()[:, None]
+    return red.mul(LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).floor_()[:, None]
 
 
 def _uint8(values: Tensor) -> Tensor:

@@ -8,18 +8,17 @@ from typing import final
 from torch import Tensor
 
 from ._affine import Fill, Interpolation, check_outside
-from ._checks import check_images, whole
-from ._steps import Plan, apply_plans
-from .augmentation import Augmentation
-from .auto_augment import SPACE
+from ._checks import whole
+from ._spaces import LEARNED
+from ._steps import Plan, Planned
 
 __all__ = ["RandAugment"]
 
-NAMES = tuple(name for name in SPACE.names if name != "Invert")
+NAMES = tuple(name for name in LEARNED.names if name != "Invert")
 
 
 @final
-class RandAugment(Augmentation):
+class RandAugment(Planned):
     """Changes each image by operations drawn at random, a fixed number of them and all of one strength.
 
     Every operation is equally likely each time, doing nothing is one of them, and a magnitude is turned to the negative
@@ -83,11 +82,6 @@ class RandAugment(Augmentation):
         self.fill = fill
         self.draws = 2 * num_ops
 
-    def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
-        check_images("RandAugment", images, uniform, self.draws)
-        plans = self.plans(uniform, (images.shape[2], images.shape[3]))
-        return apply_plans(images, plans, self.interpolation, self.fill)
-
     def plans(self, uniform: Tensor, sides: tuple[int, int]) -> list[Plan]:
         """The steps that each image takes.
 
@@ -100,7 +94,7 @@ class RandAugment(Augmentation):
         """
         return [
             [
-                SPACE.step(NAMES[int(which * len(NAMES))], self.magnitude, self.num_magnitude_bins, sign, sides)
+                LEARNED.step(NAMES[int(which * len(NAMES))], self.magnitude, self.num_magnitude_bins, sign, sides)
                 for which, sign in zip(row[::2], row[1::2], strict=True)
             ]
             for row in uniform.tolist()

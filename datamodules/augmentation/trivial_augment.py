@@ -8,10 +8,9 @@ from typing import final
 from torch import Tensor
 
 from ._affine import Fill, Interpolation, check_outside
-from ._checks import check_images, whole
+from ._checks import whole
 from ._spaces import Space
-from ._steps import Plan, apply_plans
-from .augmentation import Augmentation
+from ._steps import Plan, Planned
 from .operations import OPERATIONS
 
 __all__ = ["TrivialAugment"]
@@ -21,7 +20,7 @@ SPACE = Space(NAMES, shear=0.99, across=lambda side: 32.0, degrees=135.0, blend=
 
 
 @final
-class TrivialAugment(Augmentation):
+class TrivialAugment(Planned):
     """Changes each image by one operation of any strength, both drawn at random; there is nothing to tune.
 
     Every operation and every strength is equally likely, doing nothing is one operation, and a magnitude is turned to
@@ -68,11 +67,6 @@ class TrivialAugment(Augmentation):
         self.num_magnitude_bins = num_magnitude_bins
         self.interpolation = interpolation
         self.fill = fill
-
-    def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
-        check_images("TrivialAugment", images, uniform, self.draws)
-        plans = self.plans(uniform, (images.shape[2], images.shape[3]))
-        return apply_plans(images, plans, self.interpolation, self.fill)
 
     def plans(self, uniform: Tensor, sides: tuple[int, int]) -> list[Plan]:
         """The step that each image takes.

@@ -11,8 +11,8 @@ from sklearn.datasets import load_sample_images
 from torchvision.transforms import AutoAugmentPolicy, v2
 
 from lightning_vision.datamodules.augmentation import AutoAugment, read_policy, write_policy
+from lightning_vision.datamodules.augmentation._spaces import LEARNED
 from lightning_vision.datamodules.augmentation._steps import apply_by_batch
-from lightning_vision.datamodules.augmentation.auto_augment import SPACE
 from lightning_vision.datamodules.augmentation.operations import OPERATIONS
 
 NAMED = pytest.mark.parametrize("name", ["imagenet", "cifar10", "svhn"])
@@ -94,9 +94,9 @@ def test_magnitudes_and_signs_are_torchvisions(name: str, sides: tuple[int, int]
     values = make(10, *sides)
     expected = [0.0] * 10 if values is None else [float(value) for value in values]
 
-    assert expected == [SPACE.step(name, number, 10, 0.5, sides)[1] for number in range(10)]
+    assert expected == [LEARNED.step(name, number, 10, 0.5, sides)[1] for number in range(10)]
     assert [-it if signed else it for it in expected] == [
-        SPACE.step(name, number, 10, 0.499, sides)[1] for number in range(10)
+        LEARNED.step(name, number, 10, 0.499, sides)[1] for number in range(10)
     ]
 
 
