@@ -38,6 +38,7 @@ class Frozen:
     """
 
     def __init__(self, module: LightningModule, trained: tuple[str, ...]) -> None:
+        self.module, self.training = module, module.training
         named = list(module.named_parameters(remove_duplicate=False))
         kept = {id(it) for name, it in named if lies_in(plain_name(name), trained)}
         self.parameters = [it for it in module.parameters() if id(it) not in kept and it.requires_grad]
@@ -63,8 +64,10 @@ class Frozen:
                 part.training = False
 
     def undo(self) -> None:
-        """Give parameters and parts back what they had."""
+        """Give parameters and parts back what they had, except that a module under evaluation keeps its parts so."""
         for parameter in self.parameters:
             parameter.requires_grad_(True)
+        if self.module.training is not self.training:
+            return
         for part in self.parts:
             part.training = True

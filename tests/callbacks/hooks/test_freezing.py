@@ -104,14 +104,23 @@ class Fails(Callback):
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_start", "on_validation_batch_start"])
-def test_an_exception_gives_everything_back(hook):
+@pytest.mark.parametrize(
+    ("hook", "modes"),
+    [
+        ("on_train_epoch_start", {True}),
+        ("on_train_batch_start", {True}),
+        # The rest of the module stays as it was evaluated.
+        ("on_validation_batch_start", {False}),
+    ],
+)
+def test_an_exception_gives_everything_back(hook, modes):
     module = Plain()
     trainer = quiet_trainer(callbacks=[HeadFirst(epochs=1), Fails(hook)], max_epochs=2, num_sanity_val_steps=0)
     with pytest.raises(ZeroDivisionError):
         trainer.fit(module, train_loader(), ResumableLoader(labelled_images(12), 6))
 
     assert len(wants(module)) == 6
+    assert {it.training for it in module.modules()} == modes
     assert "optimizer_step" not in vars(trainer.precision_plugin)
 
 
@@ -176,6 +185,22 @@ def test_a_second_pass_over_the_batch_moves_the_head_alone():
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
     assert moved == {"network.5.weight", "network.5.bias"}
+
+
+def test_with_a_second_pass_the_trunk_stands_still_to_the_bit_until_all_of_it_trains():
+    module, trunks = seeded(Plain), []
+
+    class Trunk(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            trunks.append([it.detach().clone() for it in pl_module.network[:-1].parameters()])
+
+        on_train_end = on_train_epoch_start
+
+    quiet_trainer(callbacks=[SAM(), HeadFirst(epochs=1), Trunk()], max_epochs=2).fit(module, train_loader())
+    before, thawed, after = trunks
+
+    assert all(torch.equal(*pair) for pair in zip(before, thawed, strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(thawed, after, strict=True))
 
 
 def test_names_are_compared_part_by_part_and_a_shared_weight_trains_if_one_of_its_names_does():
