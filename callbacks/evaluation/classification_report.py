@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal, final
 
+from lightning.pytorch import LightningModule
+
 from ..hooks._checks import whole
 from ..hooks.predictions import Pixels, Predictions, Stage
 from ._tally import ClassTally
@@ -20,6 +22,10 @@ class ClassificationReport(Predictions):
     the first logger's folder, or else of the Trainer's `default_root_dir`; the worst classes and the most frequent
     confusions are printed. Over several processes the counts are sums. Training sees nothing of it.
 
+    Three attributes of a module are heeded where it has them, as this project's classifier does: `multilabel`, whether
+    an image may have several labels; `calibration`, which is called on the logits; and `thresholds`, the probability
+    above which each label is there, as it stands at the end of the validation or test.
+
     Args:
         monitor: Logged value by which the best validation of a fit is told; None reports the latest.
         mode: `min` if a small value of `monitor` is good, `max` if a large one.
@@ -32,8 +38,10 @@ class ClassificationReport(Predictions):
 
     Shape:
         Logits `(B, K)`; labels int `(B,)` (outside 0..K-1 are passed over), or 0 and 1 `(B, K)` for several labels an
-        image, where each counts as a decision, yes above a logit of 0, and there is no confusion matrix. Images
-        `(B, C, H, W)`, normalised by the datamodule's `mean` and `std` if it has them; others give no sheet.
+        image, where each counts as a decision, yes above its threshold, else above a half, and there is no confusion
+        matrix, but average precision; with one label (`multilabel` False) the largest of the K is the class. Images
+        `(B, C, H, W)`, normalised by the datamodule's `mean` and `std` if it has them; others give no sheet. With
+        several labels N images take 5 N K bytes of the CPU's memory until the evaluation ends.
 
     Raises:
         ValueError: an argument out of its range; a second one in the Trainer; in the first batch, sanity check
@@ -70,8 +78,8 @@ class ClassificationReport(Predictions):
         whole("ClassificationReport", "worst", worst, 0)
         self.worst = worst
 
-    def tally(self, names: list[str] | None, pixels: Pixels | None) -> ClassTally:
-        return ClassTally(self.worst, names, pixels)
+    def tally(self, pl_module: LightningModule, names: list[str] | None, pixels: Pixels | None) -> ClassTally:
+        return ClassTally(self.worst, names, pixels, pl_module)
 
     def write(self, report: dict[str, Any], stage: Stage, heading: str, folder: Path) -> None:
         # Here, for matplotlib takes a while to import and most runs end elsewhere.

@@ -88,10 +88,11 @@ class Predictions(Method):
         self._evaluates = False
 
     @abstractmethod
-    def tally(self, names: list[str] | None, pixels: Pixels | None) -> Tally:
+    def tally(self, pl_module: LightningModule, names: list[str] | None, pixels: Pixels | None) -> Tally:
         """An empty tally.
 
         Args:
+            pl_module: Whose answers it will be.
             names: Of the classes, if datamodule or module say so.
             pixels: How images were normalised, if the datamodule says so.
         """
@@ -212,6 +213,9 @@ class Predictions(Method):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._evaluates = trainer.state.fn != "fit"
+        if not self._evaluates:
+            # A file from before the first validation brings no state, and what is known is of another run.
+            self.best = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -224,7 +228,7 @@ class Predictions(Method):
         names = getattr(data, "class_names", None) or getattr(pl_module, "class_names", None)
         mean, std = getattr(data, "mean", None), getattr(data, "std", None)
         pixels = (list(mean), list(std)) if mean is not None and std is not None else None
-        self._tally = self.tally(None if names is None else [str(it) for it in names], pixels)
+        self._tally = self.tally(pl_module, None if names is None else [str(it) for it in names], pixels)
 
     def _listen_to(self, pl_module: LightningModule) -> None:
         self._answer = None

@@ -105,6 +105,17 @@ def test_evaluating_a_file_does_not_replace_the_fits_best_and_a_new_fit_forgets_
     assert (kept, report.best["epoch"]) == (1, 0)
 
 
+def test_going_on_from_a_file_of_before_the_first_validation_forgets_the_best_of_the_run_that_went_on(tmp_path):
+    report = ClassificationReport(monitor="score", mode="max")
+    saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
+    trainer = quiet_trainer(callbacks=[report, saves], max_epochs=1, enable_checkpointing=True)
+    trainer.fit(seeded(Scripted, [0.9]), loader(60), loader())
+    known = report.best["score"]
+    trainer.fit(seeded(Scripted, [0.1]), loader(60), loader(), ckpt_path=tmp_path / "step=3.ckpt", weights_only=True)
+
+    assert (known, report.best["score"]) == (pytest.approx(0.9), pytest.approx(0.1))
+
+
 @pytest.mark.parametrize("kind", [Plain, DictBatches])
 def test_validate_and_test_report_the_samples_they_saw_each_once(kind, tmp_path, capsys):
     module, data = seeded(kind), labelled_images(30, seed=1)
