@@ -1,10 +1,12 @@
 """Test-time augmentation: its views against torchvision's, its means by hand, where it acts and where it does not."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -14,7 +16,7 @@ from lightning_vision import ImageClassifier
 from lightning_vision.callbacks import TestTimeAugmentation
 from lightning_vision.callbacks.evaluation.test_time_augmentation import evaluation_views, logit_mean_probability
 from lightning_vision.datamodules import Digits
-from support.data import plain_loader
+from support.data import ResumableLoader, labelled_images, plain_loader
 from support.modules import Plain
 from support.trainers import quiet_trainer
 
@@ -209,6 +211,24 @@ def test_the_classifier_tests_and_predicts_by_the_views() -> None:
     assert torch.allclose(batch["probabilities"], mean, atol=1e-6)
     assert scores["test/acc"] == pytest.approx(float((mean.argmax(1) == target).float().mean()))
     assert scores["test/loss"] == pytest.approx(float(F.nll_loss(mean.log(), target)), rel=1e-5)
+
+
+def tested_and_predicted(rank: int = 0, world: int = 1) -> tuple[float, Tensor]:
+    """The loss and the predictions of 24 images, of which each process sees its share."""
+    options: dict[str, Any] = {"devices": world, "strategy": "ddp"} if world > 1 else {}
+    trainer = quiet_trainer(callbacks=[TestTimeAugmentation()], use_distributed_sampler=False, **options)
+    model, loader = module(), ResumableLoader(labelled_images(24), 6, rank, world)
+    (scores,) = trainer.test(model, loader, verbose=False)
+    return scores["test/loss"], torch.cat(trainer.predict(model, loader))
+
+
+def test_two_processes_together_give_what_one_gives(two_ranks: Callable[..., Any]) -> None:
+    loss, predictions = tested_and_predicted()
+    answers = two_ranks(lambda: tested_and_predicted(dist.get_rank(), 2))
+
+    assert [found for found, _ in answers] == pytest.approx([loss] * 2, abs=1e-6)
+    for rank, (_, found) in enumerate(answers):
+        torch.testing.assert_close(found, predictions[rank::2], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
