@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import v2
 
 from lightning_vision.datamodules.augmentation import AugMix, augmix_weights
+from support.photos import sample_photo
 
 
 class WithShares(v2.AugMix):
@@ -21,12 +21,6 @@ class WithShares(v2.AugMix):
 
     def _sample_dirichlet(self, params: Tensor) -> Tensor:
         return self.shares.pop(0)
-
-
-def photo() -> Tensor:
-    """A flower, uint8 `(3, 48, 61)`."""
-    image = torch.from_numpy(load_sample_images().images[1].copy()).permute(2, 0, 1)
-    return v2.functional.resize(image, [48, 61]).contiguous()
 
 
 def draws_of_torchvision(seed: int, severity: int, width: int, depth: int, all_ops: bool) -> list[float]:
@@ -58,7 +52,7 @@ def test_the_same_seed_and_shares_give_torchvisions_image_of_a_photo(
 ) -> None:
     augment = AugMix(severity, width, depth, all_ops, interpolation)
     reference = WithShares(severity, width, depth, all_ops=all_ops, interpolation=v2.InterpolationMode(interpolation))
-    image, generator = photo(), torch.Generator().manual_seed(0)
+    image, generator = sample_photo(1, 48, 61), torch.Generator().manual_seed(0)
     shares = torch.rand(25, 1 + width, generator=generator)
     rest = [draws_of_torchvision(seed, severity, width, depth, all_ops) for seed in range(25)]
     expected = []
@@ -127,7 +121,7 @@ def test_an_image_is_mixed_alike_alone_and_among_others_and_the_input_stays() ->
 
 
 def test_an_image_that_keeps_all_of_the_mixture_stays() -> None:
-    image, augment = photo()[None], AugMix()
+    image, augment = sample_photo(1, 48, 61)[None], AugMix()
     uniform = torch.rand(1, augment.draws, generator=torch.Generator().manual_seed(2))
     uniform[0, 0] = 1.0
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from sklearn.datasets import load_sample_images
 from torchvision.transforms import AutoAugmentPolicy, v2
 
 from lightning_vision.datamodules.augmentation import AutoAugment, read_policy, write_policy
 from lightning_vision.datamodules.augmentation._spaces import LEARNED
 from lightning_vision.datamodules.augmentation._steps import apply_by_batch
 from lightning_vision.datamodules.augmentation.operations import OPERATIONS
+from support.photos import sample_photo
 
 NAMED = pytest.mark.parametrize("name", ["imagenet", "cifar10", "svhn"])
 OWN = [
@@ -21,12 +21,6 @@ OWN = [
     [["Equalize", 1.0, None]],
     [["Identity", 0.5, None], ["Posterize", 0.25, 0]],
 ]
-
-
-def photo(number: int = 0) -> torch.Tensor:
-    """A photograph, uint8 `(3, 96, 128)`."""
-    image = torch.from_numpy(load_sample_images().images[number].copy()).permute(2, 0, 1)
-    return v2.functional.resize(image, [96, 128]).contiguous()
 
 
 def draws_of_torchvision(seed: int, augment: AutoAugment) -> list[float]:
@@ -49,7 +43,7 @@ def test_row_239_the_policy_tables_are_torchvisions(name: str) -> None:
 @NAMED
 def test_row_239_a_policy_of_probability_zero_is_the_identity(name: str) -> None:
     policy = [[[name, 0.0, number] for name, _, number in steps] for steps in AutoAugment(name).policy]
-    batch = photo().repeat(50, 1, 1, 1)
+    batch = sample_photo(0, 96, 128).repeat(50, 1, 1, 1)
 
     assert torch.equal(batch, AutoAugment(policy)(batch, torch.Generator().manual_seed(0)))
 
@@ -57,7 +51,7 @@ def test_row_239_a_policy_of_probability_zero_is_the_identity(name: str) -> None
 @NAMED
 def test_row_239_the_same_seed_gives_torchvisions_image_of_a_photo(name: str) -> None:
     augment, reference = AutoAugment(name), v2.AutoAugment(AutoAugmentPolicy(name))
-    image = photo()
+    image = sample_photo(0, 96, 128)
     uniform = torch.tensor([draws_of_torchvision(seed, augment) for seed in range(60)])
     expected = []
     for seed in range(60):
@@ -68,7 +62,7 @@ def test_row_239_the_same_seed_gives_torchvisions_image_of_a_photo(name: str) ->
 
 
 def test_row_239_a_policy_of_ones_own_goes_through_yaml_and_back(tmp_path: Path) -> None:
-    batch, generator = photo(1).repeat(64, 1, 1, 1), torch.Generator()
+    batch, generator = sample_photo(1, 96, 128).repeat(64, 1, 1, 1), torch.Generator()
     write_policy(OWN, tmp_path / "own.yaml")
     written = (tmp_path / "own.yaml").read_text()
     own, read = AutoAugment(OWN), AutoAugment(str(tmp_path / "own.yaml"))
@@ -127,7 +121,7 @@ def test_more_sub_policies_and_steps_than_the_paper_has_work_and_all_are_taken()
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_way_of_other_devices_gives_the_same_images(name: str, channels: int) -> None:
     augment = AutoAugment(name)
-    batch = photo()[:channels].repeat(80, 1, 1, 1)
+    batch = sample_photo(0, 96, 128)[:channels].repeat(80, 1, 1, 1)
     uniform = torch.rand(80, augment.draws, generator=torch.Generator().manual_seed(4))
 
     assert torch.equal(
@@ -137,7 +131,7 @@ def test_the_way_of_other_devices_gives_the_same_images(name: str, channels: int
 
 def test_the_global_stream_is_left_alone() -> None:
     before = torch.get_rng_state()
-    AutoAugment()(photo()[None], torch.Generator().manual_seed(0))
+    AutoAugment()(sample_photo(0, 96, 128)[None], torch.Generator().manual_seed(0))
 
     assert torch.equal(before, torch.get_rng_state())
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -10,16 +9,11 @@ from lightning_vision.datamodules.augmentation import RandAugment, _affine
 from lightning_vision.datamodules.augmentation._affine import GEOMETRIC, source_pixels
 from lightning_vision.datamodules.augmentation._steps import apply_by_batch, apply_by_sample
 from lightning_vision.datamodules.augmentation.operations import OPERATIONS
+from support.photos import sample_photo
 
 REFERENCE = v2.AutoAugment()
 SPACES = {"AutoAugment": (v2.AutoAugment, 10), "TrivialAugment": (v2.TrivialAugmentWide, 31), "AugMix": (v2.AugMix, 10)}
 PATHS = pytest.mark.parametrize("apply", [apply_by_sample, apply_by_batch])
-
-
-def photo(height: int, width: int) -> Tensor:
-    """A temple, uint8 `(3, height, width)`."""
-    image = torch.from_numpy(load_sample_images().images[0].copy()).permute(2, 0, 1)
-    return v2.functional.resize(image, [height, width]).contiguous()
 
 
 def images() -> list[Tensor]:
@@ -29,9 +23,9 @@ def images() -> list[Tensor]:
         return torch.randint(low, high, form, dtype=torch.uint8, generator=generator)
 
     return [
-        photo(40, 40),
-        photo(37, 53),
-        photo(40, 30)[:1],
+        sample_photo(0, 40, 40),
+        sample_photo(0, 37, 53),
+        sample_photo(0, 40, 30)[:1],
         noise(0, 256, 3, 32, 32),
         noise(100, 103, 3, 21, 20),
         noise(0, 256, 1, 8, 8),
@@ -75,7 +69,7 @@ def test_an_operation_is_torchvisions_at_every_magnitude(name: str, space: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_is_torchvisions_on_photographs_of_full_size(name: str) -> None:
-    image = photo(224, 224)
+    image = sample_photo(0, 224, 224)
     strengths = [it for space in SPACES for it in magnitudes(name, space, 224, 224)]
     expected = torch.stack([by_torchvision(image, name, strength) for strength in strengths])
     plans = [[(name, strength)] for strength in strengths]
@@ -90,7 +84,7 @@ def test_an_operation_is_torchvisions_on_photographs_of_full_size(name: str) -> 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
 @pytest.mark.parametrize("name", GEOMETRIC)
 def test_what_comes_from_outside_has_the_asked_values(name: str, interpolation: str, fill: object, apply) -> None:
-    image = photo(37, 41)
+    image = sample_photo(0, 37, 41)
     strengths = magnitudes(name, "TrivialAugment", 37, 41)[::5]
     values = [fill] * 3 if isinstance(fill, int) else fill
     expected = [by_torchvision(image, name, it, interpolation, values if any(values) else None) for it in strengths]
@@ -116,7 +110,7 @@ def test_a_place_between_two_pixels_is_given_to_the_one_that_torchvision_gives_i
 @PATHS
 def test_long_chains_of_operations_are_torchvisions(apply) -> None:
     """With tables that wait for the pixels and histograms that are carried through them."""
-    image, augment = photo(32, 45), RandAugment(num_ops=6, magnitude=17)
+    image, augment = sample_photo(0, 32, 45), RandAugment(num_ops=6, magnitude=17)
     uniform = torch.rand(150, augment.draws, generator=torch.Generator().manual_seed(1))
     plans = [[*plan, ("Invert", 0.0), ("Equalize", 0.0)] for plan in augment.plans(uniform, (32, 45))]
     expected = []
@@ -145,7 +139,7 @@ def test_an_image_is_changed_alike_alone_and_among_others_and_the_input_stays(ap
 
 @PATHS
 def test_an_image_without_steps_stays_and_is_copied(apply) -> None:
-    batch = photo(8, 8)[None]
+    batch = sample_photo(0, 8, 8)[None]
     result = apply(batch, [[]], "nearest", 0)
 
     assert torch.equal(batch, result)
@@ -154,7 +148,7 @@ def test_an_image_without_steps_stays_and_is_copied(apply) -> None:
 
 @PATHS
 def test_images_that_are_not_contiguous_and_empty_batches_are_taken(apply) -> None:
-    batch = photo(24, 32)[None].to(memory_format=torch.channels_last)
+    batch = sample_photo(0, 24, 32)[None].to(memory_format=torch.channels_last)
     plans = [[("Rotate", 20.0), ("Equalize", 0.0)]]
 
     assert torch.equal(apply(batch.contiguous(), plans, "nearest", 0), apply(batch, plans, "nearest", 0))
@@ -163,7 +157,7 @@ def test_images_that_are_not_contiguous_and_empty_batches_are_taken(apply) -> No
 
 @PATHS
 def test_a_translation_beyond_the_image_leaves_nothing_of_it(apply) -> None:
-    batch = photo(8, 6)[None].repeat(4, 1, 1, 1)
+    batch = sample_photo(0, 8, 6)[None].repeat(4, 1, 1, 1)
     plans = [[("TranslateX", 7.0)], [("TranslateX", -32.0)], [("TranslateY", 9.0)], [("TranslateY", -8.0)]]
 
     assert apply(batch, plans, "nearest", 5).unique().tolist() == [5]
@@ -172,7 +166,7 @@ def test_a_translation_beyond_the_image_leaves_nothing_of_it(apply) -> None:
 @PATHS
 def test_a_fill_for_another_number_of_channels_is_refused(apply) -> None:
     with pytest.raises(ValueError) as error:
-        apply(photo(8, 8)[None, :1], [[("Rotate", 10.0)]], "nearest", [1, 2, 3])
+        apply(sample_photo(0, 8, 8)[None, :1], [[("Rotate", 10.0)]], "nearest", [1, 2, 3])
 
     assert str(error.value) == "fill has 3 values and the images 1 channels; give one value for all."
 

@@ -5,19 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from lightning_vision.datamodules.augmentation import RandAugment
 from lightning_vision.datamodules.augmentation._steps import apply_by_batch
+from support.photos import sample_photo
 
 REFERENCE = v2.RandAugment._AUGMENTATION_SPACE
-
-
-def photo() -> torch.Tensor:
-    """A flower, uint8 `(3, 64, 81)`."""
-    image = torch.from_numpy(load_sample_images().images[1].copy()).permute(2, 0, 1)
-    return v2.functional.resize(image, [64, 81]).contiguous()
 
 
 def draws_of_torchvision(seed: int, num_ops: int) -> list[float]:
@@ -34,7 +28,7 @@ def draws_of_torchvision(seed: int, num_ops: int) -> list[float]:
 @pytest.mark.parametrize(("num_ops", "magnitude", "bins"), [(2, 9, 31), (1, 0, 2), (4, 10, 11), (3, 30, 31)])
 def test_the_same_seed_gives_torchvisions_image_of_a_photo(num_ops: int, magnitude: int, bins: int) -> None:
     reference, augment = v2.RandAugment(num_ops, magnitude, bins), RandAugment(num_ops, magnitude, bins)
-    image = photo()
+    image = sample_photo(1, 64, 81)
     uniform = torch.tensor([draws_of_torchvision(seed, num_ops) for seed in range(60)])
     expected = []
     for seed in range(60):
@@ -58,13 +52,13 @@ def test_operations_are_torchvisions_equally_likely_and_signs_too() -> None:
 
 
 def test_without_operations_the_images_stay() -> None:
-    batch = photo()[None]
+    batch = sample_photo(1, 64, 81)[None]
 
     assert torch.equal(batch, RandAugment(num_ops=0)(batch))
 
 
 def test_the_way_of_other_devices_gives_the_same_images() -> None:
-    augment, batch = RandAugment(num_ops=3, magnitude=28), photo().repeat(60, 1, 1, 1)
+    augment, batch = RandAugment(num_ops=3, magnitude=28), sample_photo(1, 64, 81).repeat(60, 1, 1, 1)
     uniform = torch.rand(60, augment.draws, generator=torch.Generator().manual_seed(4))
 
     assert torch.equal(

@@ -4,19 +4,13 @@ from collections import Counter
 
 import pytest
 import torch
-from sklearn.datasets import load_sample_images
 from torchvision.transforms import v2
 
 from lightning_vision.datamodules.augmentation import TrivialAugment
 from lightning_vision.datamodules.augmentation._steps import apply_by_batch
+from support.photos import sample_photo
 
 REFERENCE = v2.TrivialAugmentWide._AUGMENTATION_SPACE
-
-
-def photo() -> torch.Tensor:
-    """A flower, uint8 `(3, 64, 81)`."""
-    image = torch.from_numpy(load_sample_images().images[1].copy()).permute(2, 0, 1)
-    return v2.functional.resize(image, [64, 81]).contiguous()
 
 
 def draws_of_torchvision(seed: int, bins: int) -> list[float]:
@@ -31,7 +25,7 @@ def draws_of_torchvision(seed: int, bins: int) -> list[float]:
 @pytest.mark.parametrize("bins", [31, 4])
 def test_the_same_seed_gives_torchvisions_image_of_a_photo(bins: int) -> None:
     reference, augment = v2.TrivialAugmentWide(bins), TrivialAugment(bins)
-    image = photo()
+    image = sample_photo(1, 64, 81)
     uniform = torch.tensor([draws_of_torchvision(seed, bins) for seed in range(150)])
     expected = []
     for seed in range(150):
@@ -55,7 +49,7 @@ def test_operations_strengths_and_signs_are_torchvisions_and_equally_likely() ->
 
 
 def test_the_way_of_other_devices_gives_the_same_images() -> None:
-    augment, batch = TrivialAugment(), photo().repeat(80, 1, 1, 1)
+    augment, batch = TrivialAugment(), sample_photo(1, 64, 81).repeat(80, 1, 1, 1)
     uniform = torch.rand(80, augment.draws, generator=torch.Generator().manual_seed(4))
 
     assert torch.equal(

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import skimage
 import sklearn
+import torch
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
-__all__ = ["PHOTOGRAPHS", "damage", "digit_folder", "photo_folder", "photo_table"]
+__all__ = ["PHOTOGRAPHS", "damage", "digit_folder", "photo_folder", "photo_table", "sample_photo"]
 
 _SKIMAGE = Path(skimage.__file__).parent / "data"
 _SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -111,3 +114,9 @@ def _write(tile: Image.Image, stem: Path, index: int) -> None:
         tile.rotate(90, expand=True).save(path, exif=exif)
     else:
         tile.save(path)
+
+
+def sample_photo(number: int, height: int, width: int) -> Tensor:
+    """scikit-learn's temple (0) or flower (1), uint8 `(3, height, width)`."""
+    image = torch.from_numpy(load_sample_images().images[number].copy()).permute(2, 0, 1)
+    return resize(image, [height, width]).contiguous()
