@@ -19,11 +19,11 @@ from lightning_vision import main
 from lightning_vision.catalogue import find
 from lightning_vision.configs import read_config, shipped
 from support.photos import photo_folder, photo_table
+from support.trainers import QUIET
 
 RUNS = [name for name in shipped() if name.split("/")[0] not in ("callbacks", "trainer")]
 PIECES = [name for name in shipped() if name.startswith("callbacks/")]
 TRAINERS = [name for name in shipped() if name.startswith("trainer/")]
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 SHORT = ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu", *QUIET]
 # What a datamodule cannot do without, by the argument's name, and how to make it.
 DATA: dict[str, Callable[[], Path]] = {

@@ -1,10 +1,12 @@
-"""The Trainer of small tests: on the CPU, in silence, without files."""
+"""The Trainer of small tests: on the CPU, in silence, without files; and the command's flags for silence."""
 
 from typing import Any
 
 from lightning.pytorch import Trainer
 
-__all__ = ["quiet_trainer"]
+__all__ = ["QUIET", "quiet_trainer"]
+
+QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 
 
 def quiet_trainer(**options: Any) -> Trainer:

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from lightning_vision import ImageClassifier
 from lightning_vision.console import console
 from lightning_vision.datamodules import from_datasets
+from support.trainers import QUIET
 
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 FIT = ["fit", "--config", "classification/digits", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
 FOLDER = ["--data", "ImageFolder", "--data.image_size", "8", "--data.channels", "1", "--data.batch_size", "4"]
 

@@ -20,13 +20,13 @@ from lightning_vision import ImageClassifier, Result, main
 from lightning_vision.console import console
 from support import ROOT
 from support.photos import PHOTOGRAPHS, damage, digit_folder, photo_folder, photo_table
+from support.trainers import QUIET
 
 FOLDER = ["--config", "classification/finetune_folder", "--data.root", "photos"]
 TABLE = ["--config", "classification/finetune_csv", "--data.csv", "photos/table.csv"]
 # What makes the shipped config cheap enough for a test, and silent; the rest of it is as shipped.
 SMALL = ["--model.backbone", "resnet10t", "--data.image_size", "48", "--data.train_size", "56"]
 SMALL += ["--data.num_workers", "0", "--trainer.accelerator", "cpu"]
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 HERE = [*SMALL, *QUIET]
 UNTRAINED = ["--model.pretrained", "false"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lightning_vision import main
+from support.trainers import QUIET
 
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 
 

@@ -13,8 +13,8 @@ from lightning_vision import ImageClassifier, main
 from lightning_vision.commands.lr_find import smoothed, steepest
 from lightning_vision.datamodules import Digits
 from support.photos import photo_folder
+from support.trainers import QUIET
 
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 CONFIG = ["lr_find", "--config", "classification/digits", "--trainer.accelerator", "cpu", *QUIET]
 
 
