@@ -6,16 +6,14 @@ from the module's `forward` while a step runs, after whatever else changes it (a
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ._around import Around
+from ._answer import LastAnswer
 from ._checks import whole
 from ._fields import Fields
 from .method import Method, Place
@@ -83,8 +81,7 @@ class Predictions(Method):
         # Of the best validation of the last fit: its `report`, `score`, `epoch` and `step`.
         self.best: dict[str, Any] | None = None
         self._tally: Tally | None = None
-        self._forward: Around | None = None
-        self._answer: Tensor | None = None
+        self._answer: LastAnswer | None = None
         self._evaluates = False
 
     @abstractmethod
@@ -231,28 +228,22 @@ class Predictions(Method):
         self._tally = self.tally(pl_module, None if names is None else [str(it) for it in names], pixels)
 
     def _listen_to(self, pl_module: LightningModule) -> None:
-        self._answer = None
-        # Not before the first batch: what changes the answer (several views, an ensemble) is in place by then.
-        if self._tally is not None and self._forward is None:
-            self._forward = Around(pl_module, "forward", self._listen)
-
-    def _release(self) -> None:
-        if self._forward is not None:
-            self._forward.undo()
-        self._forward = self._tally = self._answer = None
-
-    @torch.compiler.disable
-    def _listen(self, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        answer = proceed(*args, **kwargs)
-        if isinstance(answer, Tensor) and answer.ndim == 2 and answer.is_floating_point():
-            self._answer = answer.detach()
-        return answer
-
-    def _add(self, pl_module: LightningModule, batch: Any, step: str) -> None:
         if self._tally is None:
             return
-        kind, logits = type(self).__name__, self._answer
-        self._answer = None
+        if self._answer is None:
+            # Not before the first batch: what changes the answer (several views, an ensemble) is in place by then.
+            self._answer = LastAnswer(pl_module)
+        self._answer.take()
+
+    def _release(self) -> None:
+        if self._answer is not None:
+            self._answer.undo()
+        self._tally = self._answer = None
+
+    def _add(self, pl_module: LightningModule, batch: Any, step: str) -> None:
+        if self._tally is None or self._answer is None:
+            return
+        kind, logits = type(self).__name__, self._answer.take()
         if logits is None:
             raise ValueError(
                 f"{kind}: {step} of {type(pl_module).__name__} got no logits (B, K) from the module's forward, so "
