@@ -11,13 +11,12 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lightning_vision.base.hyperparameters import resolve_class
 from lightning_vision.base.module import VisionModule
 from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
 from lightning_vision.callbacks.hooks.method import Method
-from lightning_vision.commands._parsing import callback_names, import_named, own_defaults, spell_out
+from lightning_vision.commands._parsing import callback_names, drop_superseded, import_named, own_defaults, spell_out
 from lightning_vision.commands._report import without_advice
-from lightning_vision.commands._run_dir import newest_checkpoint, open_run, place_run
+from lightning_vision.commands._run_dir import newest_checkpoint, open_run, place_run, unused_dropped
 from lightning_vision.commands._usage import explain, unwrapped
 from lightning_vision.configs import config_paths, read_config
 from lightning_vision.result import Result
@@ -113,19 +112,17 @@ class VisionCLI(LightningCLI):
             self.config["ckpt_path"] = checkpoint = str(newest_checkpoint(self.config.trainer))
         self.checkpoint = load_checkpoint(checkpoint) if checkpoint else None
         if self.checkpoint is not None and self.config.get("model") is not None:
-            # The checkpoint's weights take the place of others, which are neither fetched nor read.
-            superseded = getattr(resolve_class(self.config.model.class_path, LightningModule), "superseded", {})
-            given = self.config.model.get("init_args") or Namespace()
-            given.update(Namespace(**{name: value for name, value in superseded.items() if name in given}))
+            drop_superseded(self.config.model)
         self.run_dir = place_run(self.config.trainer, Path(checkpoint) if checkpoint and self.continues else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = {**self.config_init["trainer"], **kwargs}
         named = self.config_init.get("callbacks") or Namespace()
         callbacks = {name: named[name] for name in self.callback_names if named.get(name)}
         for name, callback in callbacks.items():
             if isinstance(callback, Method) and callback.name is None:
                 callback.name = name
-        return self._instantiate_trainer({**self.config_init["trainer"], **kwargs}, list(callbacks.values()))
+        return self._instantiate_trainer(config, list(callbacks.values()))
 
 
 def run(command: ModuleType, args: list[str]) -> Result:
@@ -134,7 +131,8 @@ def run(command: ModuleType, args: list[str]) -> Result:
     with without_advice(continues):
         cli = VisionCLI(command.run, args, continues)
         options = {name: cli.config_init.get(name) for name in cli.option_names}
-        output = command.run(cli, **options)
+        with unused_dropped(cli):
+            output = command.run(cli, **options)
     savers = [saver for saver in cli.trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
     best = next((saver.best_model_path for saver in sorted(savers, key=lambda saver: saver.monitor is None)), "")
     metrics = {name: float(value) for name, value in cli.trainer.callback_metrics.items()}

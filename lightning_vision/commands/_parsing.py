@@ -8,10 +8,12 @@ from typing import Any
 import jsonargparse
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch import LightningModule
 
+from lightning_vision.base.hyperparameters import resolve_class
 from lightning_vision.catalogue import find
 
-__all__ = ["callback_names", "import_named", "own_defaults", "spell_out"]
+__all__ = ["callback_names", "drop_superseded", "import_named", "own_defaults", "spell_out"]
 
 
 def callback_names(args: list[str], configs: list[dict[str, Any]]) -> list[str]:
@@ -28,6 +30,14 @@ def callback_names(args: list[str], configs: list[dict[str, Any]]) -> list[str]:
             raise ValueError("`callbacks` must map names to entries, as in `callbacks: {sam: {class_path: SAM}}`")
         entries |= listed
     return list(dict.fromkeys([*entries, *(flag.partition("=")[0].partition(".")[0] for flag in flags)]))
+
+
+def drop_superseded(model: Namespace) -> None:
+    """Set arguments of a configured model aside that its checkpoint makes idle: weights to fetch or to read."""
+    kind = resolve_class(model.class_path, LightningModule)
+    given = model.get("init_args") or Namespace()
+    idle = {name: value for name, value in getattr(kind, "superseded", {}).items() if name in given}
+    given.update(Namespace(**idle))
 
 
 def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:

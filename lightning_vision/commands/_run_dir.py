@@ -1,17 +1,22 @@
 """One folder a run: `default_root_dir/version_N` holds its logs, its checkpoints and its config."""
 
 import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 
 from lightning_vision.commands._folders import first_rank, prepare_folder
 
-__all__ = ["newest_checkpoint", "open_run", "place_run"]
+__all__ = ["newest_checkpoint", "open_run", "place_run", "unused_dropped"]
 
 # Loggers that write into save_dir/name/version_N; to others `version` is an identifier of their own.
 FOLDERED = ("CSVLogger", "TensorBoardLogger")
 SQLITE = "sqlite:///"
+CONFIG = "config.yaml"
 # What others are made of, by the extra that installs it.
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 
@@ -65,9 +70,28 @@ def open_run(run: Path) -> None:
     """
     if first_rank():
         prepare_folder(run, "set --trainer.default_root_dir")
-        for file in (path for path in (run / "metrics.csv", run / "config.yaml") if path.exists()):
+        for file in (path for path in (run / "metrics.csv", run / CONFIG) if path.exists()):
             earlier = len(list(run.glob(f"{file.stem}_*{file.suffix}")))
             file.rename(run / f"{file.stem}_{earlier}{file.suffix}")
+
+
+@contextmanager
+def unused_dropped(cli: Any) -> Iterator[None]:
+    """Remove the run's folder afterwards if nothing was written into it or the run was refused before it trained."""
+    try:
+        yield
+    except BaseException:
+        if cli.run_dir is not None and cli.trainer.global_step == 0:
+            _drop(cli.run_dir, lambda name: name in (CONFIG, "hparams.yaml") or name.startswith("events.out.tfevents"))
+        raise
+    if cli.run_dir is not None:
+        _drop(cli.run_dir, lambda name: False)
+
+
+def _drop(run: Path, spare: Callable[[str], bool]) -> None:
+    """Remove a folder in which all that lies is `spare`."""
+    if first_rank() and run.is_dir() and all(spare(path.name) for path in run.iterdir()):
+        shutil.rmtree(run)
 
 
 def newest_checkpoint(trainer: Namespace) -> Path:

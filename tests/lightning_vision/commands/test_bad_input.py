@@ -98,6 +98,16 @@ def test_a_wrong_choice_names_the_right_ones(said: Said, flag: str, value: str, 
     assert said(*FIT, *QUIET, flag, value) == (2, [f"lightning_vision fit: error: {message}"])
 
 
+def test_a_run_that_is_refused_leaves_no_folder(said: Said) -> None:
+    place = ["--trainer.default_root_dir", "runs"]
+    code, (line,) = said(*FIT, *QUIET, *place, "--config", "callbacks/mixup", "--config", "callbacks/cutmix")
+
+    assert code == 2 and "MixUp" in line and "CutMix" in line
+    assert list(Path("runs").iterdir()) == []
+    assert said(*FIT, *QUIET, *place, "--config", "callbacks/mixup") == (0, [])
+    assert [path.name for path in Path("runs").iterdir()] == ["version_0"]
+
+
 def test_a_missing_config_file_is_named(said: Said) -> None:
     code, lines = said("fit", "--config", "missing.yaml")
 
