@@ -17,7 +17,12 @@ def draw() -> Figure:
         cosine = WarmUpCosine(warmup=2, interval="epoch")
         cosine.plan(EPOCH, EPOCH * epochs)
         steps = range(EPOCH * epochs)
-        left.plot([step / EPOCH for step in steps], [cosine.factor(step) for step in steps], f"C{colour}", label=f"max_epochs {epochs}")
+        left.plot(
+            [step / EPOCH for step in steps],
+            [cosine.factor(step) for step in steps],
+            f"C{colour}",
+            label=f"max_epochs {epochs}",
+        )
     kinds = {
         "milestones [12, 18, 24], gamma 0.1": WarmUpSteps([12, 18, 24], warmup=2, interval="epoch"),
         "every 2.4, gamma 0.8": WarmUpSteps(every=2.4, gamma=0.8, warmup=2, interval="epoch"),

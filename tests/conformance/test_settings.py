@@ -21,9 +21,7 @@ def test_settings(subject, check):
 
 
 def test_exceptions_from_a_plain_runs_state_are_the_declared_ones(record_property):
-    exceptions = {
-        it.name: (it.kind.adds_parameters, it.kind.changes_architecture, it.kind.rests) for it in subjects()
-    }
+    exceptions = {it.name: (it.kind.adds_parameters, it.kind.changes_architecture, it.kind.rests) for it in subjects()}
     exceptions = {name: reasons for name, reasons in exceptions.items() if any(reasons)}
     for name, (adds, changes, rests) in exceptions.items():
         record_property(
