@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_sheet"]
 
 
-def draw_sheet(states: Sequence[np.ndarray], titles: Sequence[str], path: str | Path | None = None) -> "Figure":
+def draw_sheet(
+    states: Sequence[np.ndarray], titles: Sequence[str], path: str | Path | None = None, below: str = ""
+) -> "Figure":
     """Images in a grid with their titles above; needs no display and leaves matplotlib's settings alone.
 
     Args:
@@ -21,6 +23,7 @@ def draw_sheet(states: Sequence[np.ndarray], titles: Sequence[str], path: str | 
             size, such as the same images augmented.
         titles: One an image.
         path: Where to write it, in the format that its ending names.
+        below: What stands above each image of the later rows.
     """
     from matplotlib.figure import Figure  # a third of a second that training does not need
 
@@ -35,7 +38,7 @@ def draw_sheet(states: Sequence[np.ndarray], titles: Sequence[str], path: str | 
         for number, image in enumerate(images):
             cell = cells[number // columns * deep + depth, number % columns]
             cell.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            cell.set_title("" if depth else titles[number], fontsize=9)
+            cell.set_title(below if depth else titles[number], fontsize=9)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

@@ -270,7 +270,7 @@ class VisionDataModule(LightningDataModule, ABC):
             rows.append(self.augment(image, batch.index, epoch))
         if titles is None:
             titles = [""] * len(image) if target is None else [self._title(label) for label in target]
-        return draw_sheet([_pixels(row) for row in rows], titles, path)
+        return draw_sheet([_pixels(row) for row in rows], titles, path, below=f"in epoch {epoch}")
 
     def __str__(self) -> str:
         # Lightning's asks each loader for batches; messages only need to say which datamodule it is.

@@ -15,7 +15,7 @@ from .hyperparameters import rebuild
 from .param_groups import check_rates_kept, layer_scales, parameter_groups, undecayed
 from .scalar_log import ScalarLog
 
-__all__ = ["VisionModule"]
+__all__ = ["VisionModule", "changed_preprocessing"]
 
 PREPROCESSING = ("class_names", "channels", "image_size", "resize", "mean", "std")
 
@@ -147,20 +147,31 @@ class VisionModule(PlainCheckpoints):
     def _compare_preprocessing(self) -> None:
         """Hold what the checkpoint was trained on against what the datamodule gives."""
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        found = getattr(datamodule, "preprocessing", None)
-        if self.preprocessing is None or not isinstance(found, Mapping) or not found.keys() >= set(PREPROCESSING):
-            return
         source = type(datamodule).__name__
-        if list(found["class_names"]) != list(self.preprocessing["class_names"]):
-            ours, theirs = (_shortened(it["class_names"]) for it in (self.preprocessing, found))
-            raise ValueError(f"the checkpoint was trained on the classes {ours}, {source} has {theirs}; give its data")
-        for name in (name for name in PREPROCESSING if name != "class_names"):
-            trained, given = self.preprocessing[name], found[name]
-            if str(trained) != str(given):
-                rank_zero_warn(
-                    f"the checkpoint was trained with {name} {trained}, {source} gives {given}, and so it is measured; "
-                    f"predictions use {trained}"
+        for name, (trained, given) in changed_preprocessing(self.preprocessing, datamodule).items():
+            if name == "class_names":
+                ours, theirs = _shortened(trained), _shortened(given)
+                raise ValueError(
+                    f"the checkpoint was trained on the classes {ours}, {source} has {theirs}; give its data"
                 )
+            rank_zero_warn(
+                f"the checkpoint was trained with {name} {trained}, {source} gives {given}, and so it is measured; "
+                f"predictions use {trained}"
+            )
+
+
+def changed_preprocessing(trained: Mapping[str, Any] | None, datamodule: Any) -> dict[str, tuple[Any, Any]]:
+    """What of a checkpoint's preprocessing a datamodule does otherwise, then and now, by name; nothing if unknown."""
+    found = getattr(datamodule, "preprocessing", None)
+    if trained is None or not isinstance(found, Mapping) or not found.keys() >= set(PREPROCESSING):
+        return {}
+    # Files hold lists where datamodules have tuples.
+    pairs = {name: (trained[name], found[name]) for name in PREPROCESSING}
+    return {name: (old, new) for name, (old, new) in pairs.items() if _plain(old) != _plain(new)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 
+from lightning_vision.base.module import changed_preprocessing
 from lightning_vision.classification.calibration import Calibration
 from lightning_vision.classification.clamping import neural_clamping
 from lightning_vision.classification.classifier import ImageClassifier
@@ -16,6 +17,8 @@ from lightning_vision.commands._known_images import known_splits
 from lightning_vision.commands._report import print_table, require, require_one_process
 
 PNG = "reliability.png"
+# Below so many images a bin of the calibration error holds less than ten.
+FEW = 150
 
 
 def run(
@@ -48,8 +51,9 @@ def run(
         figures `before` and `after`: `nll`, `ece` and `acc`.
 
     Raises:
-        ValueError: the model is no classifier, there is no labelled validation split or only one class in it, no
-            temperature fits, an option goes with another method, or there are several processes.
+        ValueError: the model is no classifier, the data is prepared otherwise than it was trained on, there is no
+            labelled validation split or only one class in it, no temperature fits, an option goes with another method,
+            or there are several processes.
         FileExistsError: a file exists and `overwrite` is off.
     """
     given: dict[str, Any] = {"lr": lr, "epochs": epochs, "focal_gamma": focal_gamma, "penalty": penalty}
@@ -65,6 +69,12 @@ def run(
             "neural_clamping takes one label an image and this model gives several; use --method temperature"
         )
     require_one_process(cli, "calibrate")
+    for key, (trained, now) in changed_preprocessing(cli.checkpoint.get("preprocessing"), cli.datamodule).items():
+        source = type(cli.datamodule).__name__
+        raise ValueError(
+            f"the checkpoint was trained with {key} {trained} and {source} gives {now}, for which a calibration would "
+            "not hold; give the data as it was trained on"
+        )
     name = f"{Path(ckpt_path).stem}-calibrated.ckpt"
     folder = output_folder(cli, output or str(Path(ckpt_path).parent), (name, PNG), overwrite)
     file, picture = folder / name, folder / PNG
@@ -106,5 +116,7 @@ def run(
     reliability_diagram(diagrams).savefig(picture, dpi=100)
     title = f"temperature {calibration.temperature:.4g}, fitted on {len(target)} images of {source}"
     print_table(title, rows_of(figures))
+    if len(target) < FEW:
+        print(f"  {len(target)} images tell little: a calibration error of so few is mostly chance")
     print_table("written", {"checkpoint": str(file), "picture": str(picture)})
     return {"checkpoint": str(file), "picture": str(picture), "temperature": calibration.temperature, **figures}

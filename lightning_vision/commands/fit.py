@@ -14,6 +14,8 @@ from lightning_vision.commands._report import effective, print_table, require
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 
 CONTINUES = True
+# How long a run is and where it starts.
+FIT_ONLY = ("--ckpt_path", "--trainer.max_epochs", "--trainer.max_steps", "--model.weights", "--model.pretrained")
 
 
 def run(cli: Any, ckpt_path: str | None = None) -> None:
@@ -91,7 +93,7 @@ def _report(cli: Any) -> None:
     monitored = sorted(_savers(trainer), key=lambda saver: saver.monitor is None)
     if files := [path for saver in monitored for path in (saver.best_model_path, saver.last_model_path) if path]:
         checkpoint = f"--ckpt_path {_typed(files[0])}"
-        words = _without_checkpoint(cli.words)
+        words = _for_a_test(cli.words)
         print_table(
             "next",
             {
@@ -105,10 +107,17 @@ def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
     return [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
 
 
-def _without_checkpoint(words: list[str]) -> list[str]:
-    """The words of this fit but for the run that it went on with."""
-    at = next((at for at, word in enumerate(words) if word.partition("=")[0] == "--ckpt_path"), len(words))
-    return words[:at] + words[at + (1 if "=" in "".join(words[at : at + 1]) else 2) :]
+def _for_a_test(words: list[str]) -> list[str]:
+    """The words of this fit but for those that say nothing to a test."""
+    kept: list[str] = []
+    following = iter(words)
+    for word in following:
+        flag, equals, _ = word.partition("=")
+        if flag not in FIT_ONLY:
+            kept.append(word)
+        elif not equals:
+            next(following, None)
+    return kept
 
 
 def _typed(path: str | Path) -> str:

@@ -339,7 +339,8 @@ def test_plot_draws_images_before_and_after_augmentation_one_below_the_other() -
     shown = [torch.from_numpy(axes.images[0].get_array() * 255).round().long() for axes in figure.axes if axes.images]
     rows = [images[:4], after[:4], images[4:], after[4:]]
 
-    assert [axes.get_title() for axes in figure.axes] == ["b", "b", "b", "c", *[""] * 4, "d", *[""] * 7]
+    titles = [*"bbbc", *["in epoch 3"] * 4, "d", *[""] * 3, "in epoch 3", *[""] * 3]
+    assert [axes.get_title() for axes in figure.axes] == titles
     assert torch.equal(torch.cat(rows)[:, 0].long(), torch.stack(shown))
     assert not torch.equal(images, after)
 

@@ -136,6 +136,12 @@ class NamedCounter(Method):
         self.count = state_dict["count"]
 
 
+class LargerDigits(Digits):
+    """Digits that say they are 16 pixels wide."""
+
+    image_size = (16, 16)
+
+
 class TiltedDigits(Digits):
     """Digits that stand upright in training and lean by 30 degrees, to either side, in validation."""
 

@@ -277,6 +277,14 @@ def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(
     assert not Path("reliability.png").exists()
 
 
+def test_images_prepared_otherwise_than_trained_on_are_refused(best: str) -> None:
+    changed = ["--data", "support.command_toys.LargerDigits", "--data.batch_size", "100"]
+    with pytest.raises(ValueError, match=r"trained with image_size \(8, 8\) and LargerDigits gives \(16, 16\), for"):
+        main(["calibrate", *CPU, *changed, "--ckpt_path", best])
+
+    assert [path.name for path in Path(best).parent.glob("*calibrated*")] == []
+
+
 def test_a_model_that_is_no_classifier_is_refused(best: str) -> None:
     toy = ["--model", "support.command_toys.ToyModule", "--ckpt_path", best]
     with pytest.raises(

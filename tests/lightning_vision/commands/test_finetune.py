@@ -64,6 +64,7 @@ def test_a_folder_of_photographs_becomes_a_classifier_and_its_predictions(
     assert fitted.metrics["val/acc"] >= 0.6  # 18 images of six classes; chance is 1 in 6, and 8 right are p < 0.01
     assert {path.name for path in report.iterdir()} >= {"val_per_class.csv", "val_confusion.png", "val_mistakes.png"}
 
+    assert "--trainer.max_epochs" not in after and "--model.weights" not in after
     measure, use = (shlex.split(line.partition("lightning_vision ")[2]) for line in after.splitlines()[:2])
     tested = main(measure)
     rows = list(csv.DictReader(Path(str(tested.output)).read_text().splitlines()))
