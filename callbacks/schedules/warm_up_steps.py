@@ -1,7 +1,7 @@
 """Linear warm-up, then a learning rate that falls in steps: at given moments, or every so often.
 
 The first is the schedule of Kolesnikov et al. 2019, arXiv:1912.11370, section 3.3, the second that of Tan and Le 2021,
-arXiv:2104.00298, section 4.1. All rates are fractions of each parameter group's own base rate.
+arXiv:2104.00298, section 5.1. All rates are fractions of each parameter group's own base rate.
 """
 
 from bisect import bisect_right

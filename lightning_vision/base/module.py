@@ -62,7 +62,8 @@ class VisionModule(PlainCheckpoints):
         """Compare sizes with the datamodule and take over its preprocessing.
 
         Raises:
-            ValueError: the datamodule has another number of classes or channels.
+            ValueError: the datamodule has another number of classes or channels, or a module that was trained is
+                measured on data whose classes have other names or another order.
         """
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         for size in ("num_classes", "in_channels") if stage != "predict" else ():
@@ -70,6 +71,8 @@ class VisionModule(PlainCheckpoints):
             if found not in (None, own):
                 ours, theirs = type(self).__name__, type(datamodule).__name__
                 raise ValueError(f"{ours} has {size}={own} but {theirs} has {size}={found}; make them agree")
+        if stage in ("validate", "test") and not self.trainer.ckpt_path:  # with one, when its state is there
+            self._compare_preprocessing()
         found = getattr(datamodule, "preprocessing", None)
         # A stranger's datamodule may call a transform by this name.
         wanted = stage == "fit" or self.preprocessing is None

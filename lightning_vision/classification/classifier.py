@@ -36,7 +36,8 @@ class ImageClassifier(VisionModule):
 
     Logs `train/loss` and `train/acc` (each with `_step` and `_epoch`), and under `val/` and `test/`: `loss`, `acc`,
     `f1` (macro), `ece` (calibration error) and, with more than five classes, `acc_top5`. After a test `per_class` holds
-    a row for each class. `loss="bce"` means several labels an image; `acc` is then the share of right decisions.
+    a row for each class. `loss="bce"` means several labels an image; `acc` is then the share of right decisions, and
+    `map`, mean average precision, is logged too.
 
     Args:
         backbone: Name of a network (`lightning_vision list backbones`, or any of timm's), or a module that maps images

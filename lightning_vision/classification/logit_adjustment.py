@@ -44,6 +44,8 @@ class LogitAdjustment(nn.Module):
                     Veit, Andreas and Kumar, Sanjiv},
           booktitle = {International Conference on Learning Representations},
           year = {2021},
+          eprint = {2007.07314},
+          archivePrefix = {arXiv},
         }
 
     Differs from the paper:

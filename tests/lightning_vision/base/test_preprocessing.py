@@ -45,6 +45,18 @@ def test_another_size_or_mean_is_said(stage: str, trained: tuple[Path, Path], re
     ]
 
 
+def test_a_module_that_knows_its_preprocessing_is_held_to_it_without_a_checkpoint(
+    trained: tuple[Path, Path], recwarn: pytest.WarningsRecorder
+) -> None:
+    root, checkpoint = trained
+    module = ImageClassifier.load_from_checkpoint(checkpoint, weights_only=True)
+    quiet_trainer().test(module, ImageFolder(root, **SMALL | {"image_size": 24}), verbose=False)
+
+    assert [str(it.message)[:62] for it in recwarn if "trained with" in str(it.message)] == [
+        "the checkpoint was trained with image_size (16, 16), ImageFold"
+    ]
+
+
 def test_classes_in_another_order_are_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:
     _, checkpoint = trained
     other = photo_folder(tmp_path / "others", ("brick", "coffee", "moon"), number=10)
