@@ -15,7 +15,7 @@ from .hyperparameters import rebuild
 from .param_groups import check_rates_kept, layer_scales, parameter_groups, undecayed
 from .scalar_log import ScalarLog
 
-__all__ = ["VisionModule", "changed_preprocessing"]
+__all__ = ["VisionModule", "changed_preprocessing", "shortened"]
 
 PREPROCESSING = ("class_names", "channels", "image_size", "resize", "mean", "std")
 
@@ -153,7 +153,7 @@ class VisionModule(PlainCheckpoints):
         source = type(datamodule).__name__
         for name, (trained, given) in changed_preprocessing(self.preprocessing, datamodule).items():
             if name == "class_names":
-                ours, theirs = _shortened(trained), _shortened(given)
+                ours, theirs = shortened(trained), shortened(given)
                 raise ValueError(
                     f"the checkpoint was trained on the classes {ours}, {source} has {theirs}; give its data"
                 )
@@ -177,5 +177,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first `most` names, and dots where there are more."""
+    return ", ".join([*names[:most], *(["..."] if names[most:] else [])])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_vision.base.module import shortened
 from lightning_vision.base.weights import module_from_checkpoint
 
 from .classifier import ImageClassifier
@@ -69,9 +70,10 @@ class LogitEnsemble(nn.Module):
         first = members[0]
         for path, member in zip(checkpoints, members, strict=True):
             if (member.num_classes, member.class_names) != (first.num_classes, first.class_names):
+                theirs, ours = (shortened(it.class_names, 3) for it in (member, first))
                 raise ValueError(
-                    f"LogitEnsemble: {path} has other classes than {checkpoints[0]} ({_short(member.class_names)} and "
-                    f"{_short(first.class_names)}); members must be trained on the same data"
+                    f"LogitEnsemble: {path} has other classes than {checkpoints[0]} ({theirs} and {ours}); members must "
+                    "be trained on the same data"
                 )
             if member.multilabel != first.multilabel:
                 raise ValueError(
@@ -108,7 +110,3 @@ def _kind(member: ImageClassifier) -> str:
 def _told(member: ImageClassifier, name: str) -> Any:
     found = (member.preprocessing or {}).get(name)
     return list(found) if isinstance(found, (list, tuple)) else found
-
-
-def _short(names: list[str]) -> str:
-    return ", ".join([*names[:3], *(["..."] if names[3:] else [])])
