@@ -72,8 +72,8 @@ class LogitEnsemble(nn.Module):
             if (member.num_classes, member.class_names) != (first.num_classes, first.class_names):
                 theirs, ours = (shortened(it.class_names, 3) for it in (member, first))
                 raise ValueError(
-                    f"LogitEnsemble: {path} has other classes than {checkpoints[0]} ({theirs} and {ours}); members must "
-                    "be trained on the same data"
+                    f"LogitEnsemble: {path} has other classes than {checkpoints[0]} ({theirs} and {ours}); members "
+                    "must be trained on the same data"
                 )
             if member.multilabel != first.multilabel:
                 raise ValueError(
