@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NEUTRAL = {"lightning_vision.catalogue", "lightning_vision.images"}
+NEUTRAL = {"lightning_vision.catalogue", "lightning_vision.images", "lightning_vision.layers"}
 JOINERS = {"cli.py", "commands", "configs.py", "console.py"}  # the command, which knows all wings
 
 

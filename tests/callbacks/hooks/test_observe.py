@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_vision.callbacks.hooks.observe import Observe, _hooks_of
+from lightning_vision.callbacks.hooks._unnoticed import hooks_of
+from lightning_vision.callbacks.hooks.observe import Observe
 from support.data import plain_loader
 from support.modules import Plain
 from support.resuming import Recorder, record
@@ -71,7 +72,7 @@ class Unguarded(Observe):
     def look(self, pl_module, batch, outputs, batch_index):
         return {}
 
-    def _look_if_due(self, trainer, pl_module, outputs, batch, *_):
+    def batch_ends(self, trainer, pl_module, outputs, batch, *_):
         with torch.enable_grad():
             F.cross_entropy(pl_module(batch[0]), batch[1]).backward()
 
@@ -279,7 +280,7 @@ def test_hooks_of_every_kind_are_where_the_seam_looks_for_them():
     module = torch.nn.Linear(1, 1)
 
     def count():
-        return sum(map(len, _hooks_of(module)))
+        return sum(map(len, hooks_of(module)))
 
     for number, register in enumerate(
         (

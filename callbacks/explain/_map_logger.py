@@ -1,0 +1,91 @@
+"""What loggers of maps share: which class is explained, and the sheet of images beside their maps."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..hooks._samples import Samples
+from ..hooks.pictures import Pictures
+from .sheet import contact_sheet, overlay
+
+__all__ = ["MapLogger"]
+
+
+class MapLogger(Pictures):
+    """Logs a sheet of fixed samples: each image, its map, what the module said of it and what it is.
+
+    Args:
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        target: Literal["predicted", "label"] | int = "predicted",
+        samples: int = 8,
+        every_n_epochs: int = 1,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            samples=samples, every_n_epochs=every_n_epochs, image_key=image_key, target_key=target_key, name=name
+        )
+        whole_class = isinstance(target, int) and not isinstance(target, bool) and target >= 0
+        if target not in ("predicted", "label") and not whole_class:
+            raise ValueError(f"{type(self).__name__}: target is {target!r}; give 'predicted', 'label' or a class >= 0.")
+        self.target = target
+
+    @abstractmethod
+    def explain(
+        self, pl_module: LightningModule, images: Tensor, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Maps, `(N, H, W)` or what `paint` takes of each image, and the logits `(N, K)`.
+
+        Args:
+            pl_module: In eval mode.
+            images: `(N, C, H, W)` on the device.
+            class_index: The class explained, one for all or int64 `(N,)`; None for each image's predicted one.
+        """
+
+    def paint(self, image: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
+        """One map as a picture `(H, W, 3)`; over its image unless a method says otherwise."""
+        return overlay(image, values)
+
+    def draw(self, pl_module: LightningModule, samples: Samples) -> Mapping[str, NDArray[np.uint8]]:
+        assert isinstance(samples.images, Tensor)
+        labels = samples.classes()
+        maps, logits = self.explain(pl_module, samples.images.to(pl_module.device), self._asked(labels, pl_module))
+        sure, said = logits.float().softmax(1).cpu().max(1)
+        cells = []
+        for index, (image, values) in enumerate(zip(samples.shown(), maps.float().cpu().numpy(), strict=True)):
+            caption = f"said {samples.called(int(said[index]))} ({float(sure[index]):.2f})"
+            if labels is not None:
+                caption += f"\nis {samples.called(int(labels[index]))}"
+            cells.append(([image, self.paint(image, values)], caption))
+        return {"": contact_sheet(cells)}
+
+    def _asked(self, labels: Tensor | None, pl_module: LightningModule) -> int | Tensor | None:
+        if self.target == "predicted":
+            return None
+        if self.target != "label":
+            return int(self.target)
+        if labels is None:
+            raise ValueError(
+                f"{type(self).__name__}: target='label' needs a class for each image, and the batch has none; say with "
+                "target_key= where they stand, or take target='predicted'."
+            )
+        return labels.to(pl_module.device)

@@ -1,0 +1,101 @@
+"""Grad-CAM: where the maps of a layer speak for a class, weighted by the class score's mean gradient.
+
+Selvaraju et al. 2016, arXiv:1610.02391, Eq. 1 and 2. Symbols: A `activation`, dy/dA `gradient`, both `(B, C, h, w)`.
+"""
+
+from typing import ClassVar, final
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lightning_vision.layers import Reading, read_layer
+
+from ._cam import CAMLogger, layer_or_last, upsampled
+
+__all__ = ["GradCAMLogger", "grad_cam", "grad_cam_maps"]
+
+
+def grad_cam_maps(activation: Tensor, gradient: Tensor) -> Tensor:
+    """Grad-CAM of a layer's maps, at their own size, `(B, h, w)`.
+
+    ReLU(sum_k alpha_k A^k) with alpha_k the mean over positions of dy/dA^k, Eq. 1 and 2.
+    """
+    return torch.einsum("bchw,bc->bhw", activation, gradient.mean((2, 3))).relu()
+
+
+def grad_cam(
+    model: nn.Module, images: Tensor, layer: str | None = None, class_index: int | Tensor | None = None
+) -> Tensor:
+    """Grad-CAM maps of a batch, `(B, H, W)`: rectified, then upsampled bilinearly to the images, not normalised.
+
+    The model is run in eval mode and left as it was, gradients and train flags included.
+
+    Args:
+        model: Any module that answers logits `(B, K)` to images; CNN, ViT or Swin; its parameters may be frozen.
+        images: `(B, C, H, W)`, normalised as the model takes them.
+        layer: Dotted name of the layer whose maps are weighted; None takes the last one that has maps.
+        class_index: Class explained, one for all or int64 `(B,)`; None is each image's predicted one.
+
+    Raises:
+        ValueError: there is no such layer, or it has no maps; a class is outside 0..K-1; the answer is no `(B, K)`.
+
+    Example:
+        >>> import timm, torch
+        >>> from lightning_vision.callbacks import grad_cam
+        >>> grad_cam(timm.create_model("resnet18", num_classes=5), torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 64, 64])
+
+    Reference: Selvaraju et al. 2016, arXiv:1610.02391
+    """
+    reading = read_layer(model, images, layer_or_last(model, images, layer), class_index)
+    assert reading.gradient is not None
+    return upsampled(grad_cam_maps(reading.activation, reading.gradient), images)
+
+
+@final
+class GradCAMLogger(CAMLogger):
+    """Logs where in the image the evidence for a class lies, on fixed samples after each validation (Grad-CAM).
+
+    It draws when a validation or test is over, one forward of the samples and one backward from the class scores down
+    to the layer; gradients, modes, random streams, hooks and what waits to be accumulated are left as they were. The
+    sheet goes to every logger that takes pictures and as a PNG into `media/` beside the run.
+
+    Args: as `CAMLogger` documents them: `layer`, `target`, `samples`, `every_n_epochs`, `alpha`, `image_key`,
+        `target_key`, `name`.
+
+    Shape:
+        Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
+
+    Raises:
+        ValueError: an argument out of its range; before the first step, if there is no such layer; in the first
+            validation, sanity check included, if the layer, or any, has no maps.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_vision.callbacks import GradCAMLogger
+        >>> trainer = Trainer(callbacks=[GradCAMLogger(samples=8)], accelerator="cpu", logger=False)
+
+    Reference: Selvaraju et al. 2016, arXiv:1610.02391
+
+    BibTeX:
+        @inproceedings{selvaraju2017gradcam,
+          title = {Grad-CAM: Visual Explanations from Deep Networks via Gradient-Based Localization},
+          author = {Selvaraju, Ramprasaath R. and Cogswell, Michael and Das, Abhishek and Vedantam, Ramakrishna and
+                    Parikh, Devi and Batra, Dhruv},
+          booktitle = {International Conference on Computer Vision},
+          year = {2017},
+        }
+
+    Differs from the paper:
+        Maps keep their size; colours are scaled by each map's maximum when it is drawn.
+
+    See also:
+        `grad_cam`, the maps themselves.
+    """
+
+    title: ClassVar[str] = "grad_cam"
+
+    def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
+        assert reading.gradient is not None
+        return grad_cam_maps(reading.activation, reading.gradient)

@@ -1,0 +1,102 @@
+"""What the seams share that act in validation and test: one set of hooks, the first loader, the stage's name.
+
+Public hooks used: start, epoch end and batch end of a validation and of a test.
+"""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+
+from ._checks import whole
+from .method import Method, Place
+
+__all__ = ["Evaluation", "Stage"]
+
+Stage = Literal["val", "test"]
+
+
+class Evaluation(Method):
+    """Watches validations and tests; of several loaders the first.
+
+    Args:
+        every_n_epochs: While fitting it watches validations of every n-th epoch, from the first on; `validate` and
+            `test` are always watched. At 0 nothing is.
+        others: Go to the next base class, among them `name`.
+
+    Raises:
+        ValueError: `every_n_epochs` is no integer >= 0.
+    """
+
+    place = Place.OBSERVE
+    neutral = ({"every_n_epochs": 0},)
+
+    def __init__(self, *, every_n_epochs: int, **others: Any) -> None:
+        super().__init__(**others)
+        whole(type(self).__name__, "every_n_epochs", every_n_epochs, 0)
+        self.every_n_epochs = every_n_epochs
+
+    def starts(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """A validation, the sanity check's included, or a test that is watched starts."""
+
+    @abstractmethod
+    def batch_ends(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_index: int, stage: Stage
+    ) -> None:
+        """A step on a batch of the first loader is over."""
+
+    def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """All batches are over; averaged weights, if there are some, still stand in the module."""
+
+    def due(self, trainer: Trainer) -> bool:
+        """Whether the validation or test at hand is watched."""
+        if self.off:
+            return False
+        fits = trainer.state.fn == "fit" and not trainer.sanity_checking
+        return not fits or trainer.current_epoch % self.every_n_epochs == 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        if self.due(trainer):
+            self.starts(trainer, pl_module, "val")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        if self.due(trainer):
+            self.starts(trainer, pl_module, "test")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if dataloader_idx == 0 and self.due(trainer):
+            self.batch_ends(trainer, pl_module, outputs, batch, batch_idx, "val")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        if dataloader_idx == 0 and self.due(trainer):
+            self.batch_ends(trainer, pl_module, outputs, batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_epoch_end(trainer, pl_module)
+        if self.due(trainer):
+            self.epoch_ends(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_epoch_end(trainer, pl_module)
+        if self.due(trainer):
+            self.epoch_ends(trainer, pl_module, "test")
