@@ -1,13 +1,46 @@
-"""A picture to every logger of a Trainer that takes pictures."""
+"""A picture of a run: as a file beside the run and to every logger of its Trainer that takes pictures."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
+from PIL import Image
 
-__all__ = ["log_picture"]
+__all__ = ["keep_picture", "log_picture", "media_folder"]
+
+
+def media_folder(trainer: Trainer) -> Path:
+    """Where a run's pictures lie, in the first logger's folder, else in `default_root_dir`; asked on all ranks."""
+    return Path(trainer.log_dir or trainer.default_root_dir) / "media"
+
+
+def keep_picture(trainer: Trainer, folder: Path, stage: str, title: str, picture: NDArray[np.uint8]) -> None:
+    """Write `STAGE/TITLE/step_NUMBER.png` below `folder` and hand the picture to all loggers; not in a rehearsal.
+
+    A file that cannot be written (a full disk, no permission) is told, and the run goes on.
+
+    Args:
+        trainer: Of a process that logs.
+        folder: From `media_folder`.
+        stage: `val` or `test`.
+        title: Name of the picture, the same at every step.
+        picture: `(H, W, 3)`, 0 to 255.
+    """
+    if trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        return
+    file = folder / stage / title / f"step_{trainer.global_step:08d}.png"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # A picture is written often and read seldom: little compression takes a third of the time.
+        Image.fromarray(picture).save(file, compress_level=1)
+    except OSError as error:
+        rank_zero_warn(f"{file} could not be written ({error}), and the run goes on without it.")
+    log_picture(trainer.loggers, f"{stage}/{title}", picture, trainer.global_step)
 
 
 def log_picture(loggers: Iterable[Logger], tag: str, picture: NDArray[np.uint8], step: int) -> None:

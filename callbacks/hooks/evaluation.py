@@ -1,6 +1,6 @@
 """What the seams share that act in validation and test: one set of hooks, the first loader, the stage's name.
 
-Public hooks used: start, epoch end and batch end of a validation and of a test.
+Public hooks used: start, epoch end and end of a validation and of a test, start and end of their batches.
 """
 
 from abc import abstractmethod
@@ -39,6 +39,11 @@ class Evaluation(Method):
     def starts(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """A validation, the sanity check's included, or a test that is watched starts."""
 
+    def batch_starts(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_index: int, stage: Stage
+    ) -> None:
+        """A step on a batch of the first loader is about to run."""
+
     @abstractmethod
     def batch_ends(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_index: int, stage: Stage
@@ -47,6 +52,9 @@ class Evaluation(Method):
 
     def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         """All batches are over; averaged weights, if there are some, still stand in the module."""
+
+    def ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
+        """The validation or test is over, also the module's own hooks; what it logged is in `callback_metrics`."""
 
     def due(self, trainer: Trainer) -> bool:
         """Whether the validation or test at hand is watched."""
@@ -64,6 +72,20 @@ class Evaluation(Method):
         super().on_test_start(trainer, pl_module)
         if self.due(trainer):
             self.starts(trainer, pl_module, "test")
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if dataloader_idx == 0 and self.due(trainer):
+            self.batch_starts(trainer, pl_module, batch, batch_idx, "val")
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if dataloader_idx == 0 and self.due(trainer):
+            self.batch_starts(trainer, pl_module, batch, batch_idx, "test")
 
     def on_validation_batch_end(
         self,
@@ -100,3 +122,13 @@ class Evaluation(Method):
         super().on_test_epoch_end(trainer, pl_module)
         if self.due(trainer):
             self.epoch_ends(trainer, pl_module, "test")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.due(trainer):
+            self.ends(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_end(trainer, pl_module)
+        if self.due(trainer):
+            self.ends(trainer, pl_module, "test")

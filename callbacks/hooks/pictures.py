@@ -2,18 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
-from PIL import Image
 
 from ._checks import whole
 from ._fields import Fields
-from ._media import log_picture
+from ._media import keep_picture, media_folder
 from ._samples import Chosen, Samples
+from ._told import class_names, normalised_by
 from ._unnoticed import as_if_nobody_looked
 from .evaluation import Evaluation, Stage
 
@@ -89,7 +88,7 @@ class Pictures(Evaluation):
 
     def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         # Asked on all ranks, for Lightning broadcasts it.
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        folder = media_folder(trainer)
         if not trainer.is_global_zero:
             return
         samples = self._fixed.get(stage) or self._known(trainer, pl_module)
@@ -101,20 +100,10 @@ class Pictures(Evaluation):
         if trainer.sanity_checking:
             return
         self._fixed[stage] = samples
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
-            return
         for added, picture in pictures.items():
             title = "_".join(filter(None, (self.name or self.title, added)))
-            file = folder / "media" / stage / title / f"step_{trainer.global_step:08d}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # A picture is written often and read seldom: little compression takes a third of the time.
-            Image.fromarray(picture).save(file, compress_level=1)
-            log_picture(trainer.loggers, f"{stage}/{title}", picture, trainer.global_step)
+            keep_picture(trainer, folder, stage, title, picture)
 
     def _known(self, trainer: Trainer, pl_module: LightningModule) -> Samples | None:
-        data = getattr(trainer, "datamodule", None)
-        names = getattr(data, "class_names", None) or getattr(pl_module, "class_names", None)
-        mean, std = getattr(data, "mean", None), getattr(data, "std", None)
-        pixels = (list(mean), list(std)) if mean is not None and std is not None else None
         assert self._chosen is not None
-        return self._chosen.samples(None if names is None else [str(it) for it in names], pixels)
+        return self._chosen.samples(class_names(trainer, pl_module), normalised_by(trainer))
