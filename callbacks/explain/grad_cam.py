@@ -3,17 +3,21 @@
 Selvaraju et al. 2016, arXiv:1610.02391, Eq. 1 and 2. Symbols: A `activation`, dy/dA `gradient`, both `(B, C, h, w)`.
 """
 
-from typing import ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_vision.layers import Reading, read_layer
 
+from ..hooks._checks import flag
 from ._cam import CAMLogger, layer_or_last, upsampled
+from .guided_backprop import gradient_picture, guided_backprop
 
-__all__ = ["GradCAMLogger", "grad_cam", "grad_cam_maps"]
+__all__ = ["GradCAMLogger", "grad_cam", "grad_cam_maps", "guided_grad_cam"]
 
 
 def grad_cam_maps(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -53,6 +57,31 @@ def grad_cam(
     return upsampled(grad_cam_maps(reading.activation, reading.gradient), images)
 
 
+def guided_grad_cam(
+    model: nn.Module, images: Tensor, layer: str | None = None, class_index: int | Tensor | None = None
+) -> Tensor:
+    """Guided Grad-CAM of a batch, `(B, C, H, W)`: the guided gradient, weighted by place with the Grad-CAM map.
+
+    Args:
+        model: Any module that answers logits `(B, K)` to images and has ReLUs; its parameters may be frozen.
+        images: `(B, C, H, W)`, floating, normalised as the model takes them.
+        layer: Dotted name of the layer whose maps are weighted; None takes the last one that has maps.
+        class_index: Class explained, one for all or int64 `(B,)`; None is each image's predicted one.
+
+    Raises:
+        ValueError: what `grad_cam` refuses; no ReLU lies between images and answer.
+
+    Example:
+        >>> import timm, torch
+        >>> from lightning_vision.callbacks import guided_grad_cam
+        >>> guided_grad_cam(timm.create_model("resnet18", num_classes=5), torch.rand(2, 3, 64, 64)).shape
+        torch.Size([2, 3, 64, 64])
+
+    Reference: Selvaraju et al. 2016, arXiv:1610.02391
+    """
+    return grad_cam(model, images, layer, class_index)[:, None] * guided_backprop(model, images, class_index)
+
+
 @final
 class GradCAMLogger(CAMLogger):
     """Logs where in the image the evidence for a class lies, on fixed samples after each validation (Grad-CAM).
@@ -62,14 +91,16 @@ class GradCAMLogger(CAMLogger):
     sheet goes to every logger that takes pictures and as a PNG into `media/` beside the run.
 
     Args: as `CAMLogger` documents them: `layer`, `target`, `samples`, `every_n_epochs`, `alpha`, `image_key`,
-        `target_key`, `name`.
+        `target_key`, `name`; and
+        guided: Show Guided Grad-CAM, the guided gradient weighted by the map, as a picture of its own; `alpha` then
+            says nothing.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
 
     Raises:
         ValueError: an argument out of its range; before the first step, if there is no such layer; in the first
-            validation, sanity check included, if the layer, or any, has no maps.
+            validation, sanity check included, if the layer, or any, has no maps, or if `guided` and there is no ReLU.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -91,11 +122,38 @@ class GradCAMLogger(CAMLogger):
         Maps keep their size; colours are scaled by each map's maximum when it is drawn.
 
     See also:
-        `grad_cam`, the maps themselves.
+        `grad_cam` and `guided_grad_cam`, the maps themselves.
     """
 
     title: ClassVar[str] = "grad_cam"
 
+    def __init__(
+        self,
+        layer: str | None = None,
+        target: Literal["predicted", "label"] | int = "predicted",
+        samples: int = 8,
+        every_n_epochs: int = 1,
+        alpha: float = 0.5,
+        guided: bool = False,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(layer, target, samples, every_n_epochs, alpha, image_key, target_key, name)
+        flag(type(self).__name__, "guided", guided)
+        self.guided = guided
+
     def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
         assert reading.gradient is not None
         return grad_cam_maps(reading.activation, reading.gradient)
+
+    def explain(
+        self, pl_module: LightningModule, images: Tensor, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        maps, logits = super().explain(pl_module, images, class_index)
+        if self.guided:
+            maps = maps[:, None] * guided_backprop(pl_module, images, class_index)
+        return maps, logits
+
+    def paint(self, image: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
+        return gradient_picture(values) if self.guided else super().paint(image, values)
