@@ -7,10 +7,12 @@ feeds the lazy imports, the short class names in configs, `lightning_vision list
 import difflib
 import importlib
 import json
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 __all__ = ["FILE", "Entry", "entries", "find", "lazy_exports", "nearest"]
@@ -81,4 +83,14 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
             return paths[name].load()
         raise AttributeError(f"module {package!r} has no attribute {name!r}{nearest(name, paths)}")
 
+    sys.modules[package].__class__ = _Offers
     return get, lambda: sorted(paths), sorted(paths)
+
+
+class _Offers(ModuleType):
+    """A package in which a public name stays what it is when the file of the same name, as `grad_cam.py`, is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a file sets it on its package; whoever wants the file finds it in `sys.modules`.
+        if not (isinstance(value, ModuleType) and name in self.__all__):
+            super().__setattr__(name, value)

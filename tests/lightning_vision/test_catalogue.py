@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,20 @@ def test_an_entry_loads_and_is_offered_by_its_package(entry: catalogue.Entry) ->
 
     assert entry.load() is getattr(importlib.import_module(package), entry.name)
     assert 10 < len(entry.summary) <= 120
+
+
+def test_a_function_named_as_its_file_stays_a_function_when_the_file_is_imported(tmp_path: Path) -> None:
+    statements = [
+        "import sys, types",
+        "from lightning_vision.explain.pointing_game import box_masks",
+        "from lightning_vision.explain import pointing_game",
+        "assert pointing_game is sys.modules['lightning_vision.explain.pointing_game'].pointing_game",
+        "from lightning_vision.explain import sanity_check",
+        "assert isinstance(sanity_check, types.ModuleType)",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(statements)], capture_output=True, text=True, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_misspelt_name_gets_the_nearest_one() -> None:
