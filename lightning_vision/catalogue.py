@@ -88,7 +88,7 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
 
 
 class _Offers(ModuleType):
-    """A package in which a public name stays what it is when the file of the same name, as `grad_cam.py`, is imported."""
+    """A package whose public names stay what they are when files of the same name, as `grad_cam.py`, are imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Importing a file sets it on its package; whoever wants the file finds it in `sys.modules`.
