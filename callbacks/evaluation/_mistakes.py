@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..hooks.predictions import Pixels
+from ..hooks._told import Pixels
 
 __all__ = ["Mistakes", "resized"]
 

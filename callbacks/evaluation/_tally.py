@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..hooks.predictions import Pixels
+from ..hooks._told import Pixels
 from ._labels import label_table, thresholds_of, worst_decision
 from ._mistakes import Mistakes, resized
 

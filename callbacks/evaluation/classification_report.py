@@ -6,14 +6,16 @@ from typing import Any, Literal, final
 from lightning.pytorch import LightningModule
 
 from ..hooks._checks import whole
-from ..hooks.predictions import Pixels, Predictions, Stage
+from ..hooks._told import Pixels
+from ..hooks.best_report import BestReport
+from ..hooks.evaluation import Stage
 from ._tally import ClassTally
 
 __all__ = ["ClassificationReport"]
 
 
 @final
-class ClassificationReport(Predictions):
+class ClassificationReport(BestReport):
     """Writes confusion matrix, per-class table and the worst mistakes of the best validation and of a test.
 
     It looks at the logits that the module's forward gives in a validation or test step, of any module, and at the
