@@ -1,0 +1,236 @@
+"""The several kinds of images that one unit of a network likes, one picture each.
+
+Nguyen et al. 2016, arXiv:1602.03616, Algorithm 1: the images that raise the unit most, their deep features by PCA and
+t-SNE in the plane, k-means there, and activation maximisation from the mean of the images nearest each centre.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor, nn
+
+from lightning_vision.layers import at_rest, find_layer
+
+from ._ascent import ascend, checked_images, checked_knobs, overheard, pixel_range, placed, unit_scores
+
+__all__ = ["Facets", "centre_mask", "facet_clusters", "visualise_facets"]
+
+
+@dataclass(frozen=True)
+class Facets:
+    """The facets of a unit: a picture of each, and which images belong to it.
+
+    Args:
+        images: One picture a facet `(F, C, H, W)`, normalised, the largest facet first.
+        means: Where they began: mean images `(F, C, H, W)`.
+        start: Activation of the means `(F,)`.
+        end: Activation of the pictures `(F,)`.
+        chosen: Which of the given images were used, by falling activation, int64 `(n,)`.
+        facet: To which facet each of these belongs, int64 `(n,)`.
+        embedding: Where t-SNE put each of these `(n, 2)`.
+    """
+
+    images: Tensor
+    means: Tensor
+    start: Tensor
+    end: Tensor
+    chosen: Tensor
+    facet: Tensor
+    embedding: Tensor
+
+
+def visualise_facets(
+    model: nn.Module,
+    images: Tensor,
+    channel: int,
+    layer: str | None = None,
+    *,
+    facets: int = 10,
+    per_mean: int = 15,
+    top: int = 300,
+    features: str | None = None,
+    pca: int = 50,
+    steps: int = 200,
+    lr: float = 0.05,
+    tv_weight: float = 0.02,
+    jitter: int = 1,
+    centre: tuple[float, float] = (0.92, 0.98),
+    margin: float = 0.22,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Facets:
+    """Make one picture for each kind of image that raises a class's logit or a channel.
+
+    Args:
+        model: Called as `model(images)`; it is left as it was.
+        images: Among which the unit's favourites are sought, `(B, C, H, W)`, normalised.
+        channel: Class, or channel of `layer`.
+        layer: Dotted name; None is the answer `(B, K)`.
+        facets: Clusters k, at least 1; 10 in the paper.
+        per_mean: Images nearest a centre whose mean is the start; 15 in the paper.
+        top: Images of highest activation that are clustered; all, where there are fewer.
+        features: Dotted name of the layer whose output is embedded; None is what the last `nn.Linear` is given.
+        pca: Dimensions before t-SNE, at least 1; 50 in the paper.
+        steps: Steps of ascent, at least 1.
+        lr: Root mean square by which a step moves a pixel, normalised units, above 0.
+        tv_weight: Share of the gradient of total variation that a step takes away, 0 to 0.12; 0 is none.
+        jitter: Largest shift before each look, pixels; 0 is none.
+        centre: From which to which fraction of the steps only the middle is changed; the authors' code does so in steps
+            490 to 520 of 530. Equal fractions are never.
+        margin: Width of the frame that rests then, fraction of a side, 0 to 0.5; the authors' is 50 pixels of 224.
+        mean: Of the normalisation, pixels from 0 to 1, one value or one a channel.
+        std: Of the normalisation, likewise.
+        batch_size: Images asked at a time.
+        seed: Of t-SNE, k-means and jitter.
+
+    Shape:
+        Pictures `(F, C, H, W)`, F = `facets`.
+
+    Raises:
+        ValueError: there is no such layer or channel, fewer than 4 images or than facets, images outside the pixel
+            range, no `nn.Linear` where `features` is None, or a number is out of range.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> found = visualise_facets(network, torch.rand(20, 1, 8, 8), 3, facets=2, steps=5)
+        >>> tuple(found.images.shape), bool((found.end > found.start).all())
+        ((2, 1, 8, 8), True)
+
+    Reference: Nguyen et al. 2016, arXiv:1602.03616
+
+    BibTeX:
+        @article{nguyen2016multifaceted,
+          title   = {Multifaceted Feature Visualization: Uncovering the Different Types of Features Learned By Each
+                     Neuron in Deep Neural Networks},
+          author  = {Nguyen, Anh and Yosinski, Jason and Clune, Jeff},
+          journal = {arXiv preprint arXiv:1602.03616},
+          year    = {2016}
+        }
+
+    Differs from the paper: the image is not enlarged between phases, total variation acts as one step of diffusion and
+    not as a solved denoising, and jitter is a shift around the edges.
+
+    See also: `maximise_activation`, from noise.
+    """
+    checked_knobs(facets=facets, per_mean=per_mean, top=top, pca=pca, batch_size=batch_size)
+    checked_knobs(steps=steps, lr=lr, tv_weight=tv_weight, jitter=jitter)
+    if not 0 <= centre[0] <= centre[1] <= 1 or not 0 <= margin < 0.5:
+        raise ValueError(f"centre is {centre} and margin {margin}; give 0 <= from <= to <= 1 and 0 <= margin < 0.5.")
+    generator = torch.Generator().manual_seed(seed)
+    with at_rest(model):
+        bounds = pixel_range(mean, std, images.shape[1] if images.ndim == 4 else 1)
+        images = checked_images(images, *bounds)
+        place = placed(model)
+        part = _features_of(model, features)
+        called = "the last nn.Linear" if features is None else f"layer {features!r}"
+        activation, deep = [], []
+        with torch.no_grad():
+            for batch in images.split(batch_size):
+                batch = batch.to(place["device"])
+                target = torch.full((len(batch),), channel, device=batch.device)
+                with overheard(part, called, features is None) as feature:
+                    activation.append(unit_scores(model, batch, target, layer).cpu())
+                deep.append(feature().float().flatten(1).cpu())
+        chosen = torch.cat(activation).argsort(descending=True, stable=True)[:top]
+        facet, embedding = facet_clusters(torch.cat(deep)[chosen], facets, pca, seed)
+        means = torch.stack(
+            [images[chosen[nearest]].mean(0) for nearest in _nearest(facet, embedding, facets, per_mean)]
+        ).to(place["device"])
+        unit = torch.full((facets,), channel, device=means.device)
+
+        def score(batch: Tensor) -> Tensor:
+            return unit_scores(model, batch, unit, layer)
+
+        def mask(step: int) -> Tensor:
+            return centre_mask(step / steps, (means.shape[2], means.shape[3]), centre, margin).to(means.device)
+
+        before = score(means).detach()
+        pictures, trace = ascend(score, means, bounds, steps, lr, generator, tv_weight, jitter=jitter, mask=mask)
+        return Facets(pictures, means, before, trace[-1], chosen, facet, embedding)
+
+
+def facet_clusters(features: Tensor, facets: int, pca: int = 50, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Group deep features: PCA, t-SNE into the plane and k-means there, all by scikit-learn.
+
+    Args:
+        features: `(n, D)`.
+        facets: Clusters, at least 1.
+        pca: Dimensions before t-SNE, at least 1; no more than n and D are kept.
+        seed: Of t-SNE and k-means.
+
+    Returns:
+        The cluster of each, int64 `(n,)`, the largest being 0, and places in the plane `(n, 2)`.
+
+    Raises:
+        ValueError: there are fewer than 4 features or than clusters, or they are not finite.
+
+    Example:
+        >>> facet, places = facet_clusters(torch.cat([torch.zeros(6, 3), torch.ones(4, 3)]), 2)
+        >>> facet.tolist()
+        [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    """
+    number = len(features)
+    if number < max(4, facets):
+        raise ValueError(
+            f"there are {number} images for {facets} facets; give at least {max(4, facets)}, or ask for fewer."
+        )
+    if not bool(features.isfinite().all()):
+        raise ValueError("the features are not finite; does the model give NaN for these images?")
+    table = features.double().numpy()
+    reduced = PCA(min(pca, *table.shape), svd_solver="full").fit_transform(table)
+    # 30 is t-SNE's own; it must stay below the number of points, and with few of them well below.
+    perplexity = min(30.0, (number - 1) / 3)
+    start = "pca" if reduced.shape[1] > 1 else "random"
+    places = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced)
+    labels = KMeans(facets, n_init=10, random_state=seed).fit(places.astype(np.float64)).labels_
+    order = np.argsort(-np.bincount(labels, minlength=facets), kind="stable")
+    rank = np.empty(facets, dtype=np.int64)
+    rank[order] = np.arange(facets)
+    return torch.from_numpy(rank[labels]), torch.from_numpy(places)
+
+
+def centre_mask(progress: float, size: tuple[int, int], centre: tuple[float, float], margin: float) -> Tensor:
+    """What an update is multiplied by, `(H, W)`: ones, and within the fractions `centre` of the run zero in a frame.
+
+    Args:
+        progress: Fraction of the steps done, 0 to 1.
+        size: Height and width, pixels.
+        centre: From which to which fraction the frame rests.
+        margin: Width of the frame, fraction of a side.
+
+    Example:
+        >>> [int(centre_mask(done, (4, 4), (0.9, 1.0), 0.25).sum()) for done in (0.5, 0.95)]
+        [16, 4]
+    """
+    if not centre[0] <= progress < centre[1]:
+        return torch.ones(size)
+    mask = torch.zeros(size)
+    down, across = (int(margin * side) for side in size)
+    mask[down : size[0] - down, across : size[1] - across] = 1
+    return mask
+
+
+def _features_of(model: nn.Module, features: str | None) -> nn.Module:
+    if features is not None:
+        return find_layer(model, features)
+    heads = [part for part in model.modules() if isinstance(part, nn.Linear)]
+    if not heads:
+        raise ValueError(f"{type(model).__name__} has no nn.Linear, whose input would be embedded; name features=.")
+    return heads[-1]
+
+
+def _nearest(facet: Tensor, embedding: Tensor, facets: int, number: int) -> list[Tensor]:
+    """Of each cluster the members nearest its centre, at most `number`."""
+    found = []
+    for index in range(facets):
+        members = (facet == index).nonzero().squeeze(1)
+        away = (embedding[members] - embedding[members].mean(0)).square().sum(1)
+        found.append(members[away.argsort(stable=True)[:number]])
+    return found
