@@ -17,12 +17,14 @@ __all__ = ["Reading", "as_maps", "at_rest", "class_scores", "find_layer", "outpu
 
 # Their outputs are those of another layer, or mix positions with something else.
 PASSED_OVER = (nn.Linear, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Softmax)
-COMPILED = "_orig_mod."  # what torch.compile puts into names
+COMPILED = "_orig_mod"  # what torch.compile puts into names
+TOKENS_BEFORE = range(9)  # tried where a network does not tell how many
+CELLS_LOST = 8  # at most, at the border, by convolutions without padding
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a layer put out for a batch.
+    """What a layer put out for a batch, in the type that it computes in.
 
     Args:
         activation: Maps `(B, C, h, w)`.
@@ -42,18 +44,22 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     """Inside, `model` is in eval mode, no parameter needs a gradient, autograd works and nothing is compiled anew.
 
     Gradients are enabled also inside `torch.inference_mode()`, where images have to be cloned. At the end, also by an
-    exception, train flags and `requires_grad` are as before; `.grad` is not touched.
+    exception, train flags, `requires_grad` and torch's random streams are as before; `.grad` is not touched.
     """
     flags = [(part, part.training) for part in model.modules()]
     needy = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.random.fork_rng(devices=devices))
         if "torch._dynamo" in sys.modules:
             # Hooks do not fire in a module that was compiled before.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
-            model.eval()
+            # By hand: `eval()` of a stranger's module may do more, such as merge weights, which nobody would undo.
+            for part, _ in flags:
+                part.training = False
             for parameter in needy:
                 parameter.requires_grad_(False)
             yield
@@ -70,15 +76,17 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: there is none; the message gives the nearest names.
     """
-    named = {path.replace(COMPILED, ""): part for path, part in model.named_modules() if path}
+    named = _named(model)
     if name in named:
         return named[name]
+    if not isinstance(name, str):
+        raise ValueError(f"a layer is given by its dotted name, as {list(named)[-1]!r}, and not as a {type(name)}.")
     close = [path for path in named if path.endswith(f".{name}")][:3] or difflib.get_close_matches(name, named, n=3)
     meant = f"did you mean {' or '.join(close)}?" if close else f"its parts begin {', '.join(list(named)[:3])}."
     raise ValueError(f"{type(model).__name__} has no layer {name!r}; {meant}")
 
 
-def output_of(model: nn.Module, layer: nn.Module, images: Any) -> tuple[Tensor, Any]:
+def output_of(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
     """What a layer put out for a batch, of a layer that runs several times the last, and what the model answered.
 
     Raises:
@@ -90,20 +98,20 @@ def output_of(model: nn.Module, layer: nn.Module, images: Any) -> tuple[Tensor, 
         answer = model(images)
     finally:
         handle.remove()
-    return _tensor(kept, model, layer), answer
+    return _last_tensor(kept, type(layer).__name__), answer
 
 
 def read_layer(
-    model: nn.Module, images: Any, layer: str, class_index: int | Tensor | None = None, gradient: bool = True
+    model: nn.Module, images: Tensor, layer: str, class_index: int | Tensor | None = None, gradient: bool = True
 ) -> Reading:
     """Run `model` and read the maps of a layer and, if asked, the gradient of each image's class score by them.
 
     Nothing below the layer is differentiated, so frozen parameters do not matter, and what is above it is
-    differentiated by the maps alone.
+    differentiated by the maps alone. Of a layer that runs several times the last run counts.
 
     Args:
         model: Called as `model(images)`, in eval mode; it is left as it was.
-        images: `(B, C, H, W)`, or what else the model takes.
+        images: `(B, C, H, W)`.
         layer: Dotted name.
         class_index: Class whose score is taken, one for all or int64 `(B,)`; None is each image's predicted one.
         gradient: Whether the gradient is wanted.
@@ -111,35 +119,34 @@ def read_layer(
     Raises:
         ValueError: there is no such layer, it has no maps, the answer is no `(B, K)`, or does not depend on the layer.
     """
-    part = find_layer(model, layer)
     kept: list[Any] = []
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor):
-            kept.append(output)
-            return None
-        leaf = output.detach().requires_grad_(gradient)
-        kept.append(leaf)
-        # A copy, for the next layer may write in place, which a leaf does not allow.
-        return leaf.clone()
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        kept.append(output.detach().requires_grad_(gradient) if isinstance(output, Tensor) else output)
+        return _passed_on(kept[-1]) if isinstance(output, Tensor) else None
 
-    with at_rest(model), torch.set_grad_enabled(gradient):
-        images = images.clone() if isinstance(images, Tensor) else images
-        handle = part.register_forward_hook(keep)
-        try:
-            answer = model(images)
-        finally:
-            handle.remove()
-        leaf = _tensor(kept, model, part, layer)
+    with at_rest(model), torch.set_grad_enabled(gradient), ExitStack() as hooks:
+        # It stays until the gradient is there, for a network with checkpoints runs its layers again then.
+        hooks.callback(find_layer(model, layer).register_forward_hook(keep).remove)
+        answer = model(images.detach().clone())
+        leaf = _last_tensor(kept, layer)
+        prefix, size = _prefix(model), (images.shape[-2], images.shape[-1])
+        activation = as_maps(leaf.detach(), size, prefix, layer)
+        if len(activation) != len(images):
+            raise ValueError(
+                f"layer {layer!r} puts out {len(activation)} maps for {len(images)} images, as inside windows; name "
+                "one around it."
+            )
         scores, chosen = class_scores(answer, class_index)
-        found = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if gradient else None
-    if gradient and found is None:
-        raise ValueError(f"the answer of {type(model).__name__} does not depend on layer {layer!r}; name another one.")
-    size = (int(images.shape[-2]), int(images.shape[-1]))
-    prefix = _prefix(model)
-    maps = [None if it is None else as_maps(it.detach(), size, prefix, layer) for it in (leaf, found)]
-    assert maps[0] is not None
-    return Reading(maps[0], maps[1], answer.detach(), chosen)
+        if not gradient:
+            return Reading(activation, None, answer, chosen)
+        found = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+    if found is None:
+        raise ValueError(
+            f"the answer of {type(model).__name__} does not depend on layer {layer!r}, or takes it without gradients "
+            "(torch.no_grad in its forward); name another one."
+        )
+    return Reading(activation, as_maps(found, size, prefix, layer), answer.detach(), chosen)
 
 
 def class_scores(answer: Any, class_index: int | Tensor | None) -> tuple[Tensor, Tensor]:
@@ -153,12 +160,21 @@ def class_scores(answer: Any, class_index: int | Tensor | None) -> tuple[Tensor,
         ValueError: the answer is no `(B, K)`, or a class is outside 0..K-1.
     """
     if not isinstance(answer, Tensor) or answer.ndim != 2:
-        got = f"{tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-        raise ValueError(f"the model answered {got} and no logits (B, K), so there is no class to explain.")
+        got = f"{tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        raise ValueError(
+            f"the model answered {got} and no logits (B, K), so there is no class to explain; wrap it in a module that "
+            "returns the logits."
+        )
     if class_index is None:
         chosen = answer.detach().argmax(1)
     else:
-        chosen = torch.as_tensor(class_index, device=answer.device).expand(len(answer)).long()
+        asked = torch.as_tensor(class_index, device=answer.device)
+        if asked.shape not in ((), (len(answer),)) or asked.is_floating_point():
+            raise ValueError(
+                f"class_index is {asked.dtype} {tuple(asked.shape)}; give one class, or one for each of the "
+                f"{len(answer)} images."
+            )
+        chosen = asked.expand(len(answer)).long()
         if int(chosen.min()) < 0 or int(chosen.max()) >= answer.shape[1]:
             raise ValueError(
                 f"class_index is {chosen.unique().tolist()} and the model has classes 0 to {answer.shape[1] - 1}."
@@ -172,7 +188,7 @@ def as_maps(output: Tensor, size: tuple[int, int], prefix: int | None, layer: st
     Args:
         output: `(B, C, h, w)`, `(B, h, w, C)`, or tokens `(B, N, C)` of which the last h w are the image's.
         size: Height and width of the images, pixels, whose proportions the maps have.
-        prefix: Tokens before those of the image (class, registers); None finds the smallest number that fits.
+        prefix: Tokens before those of the image (class, registers), if known; else the smallest number that fits.
         layer: Its name, for the error.
 
     Raises:
@@ -196,61 +212,78 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
     Raises:
         ValueError: no layer has maps, or the answer is no `(B, K)`.
     """
-    size = (int(images.shape[-2]), int(images.shape[-1]))
-    found: list[tuple[str, Tensor]] = []
-    heads: list[Tensor] = []
+    prefix, size = _prefix(model), (images.shape[-2], images.shape[-1])
+    # Turned round, so that of several names a layer has its first.
+    names = {part: name for name, part in reversed(_named(model).items())}
+    last: dict[str, Tensor] = {}
+    asked: list[Tensor] = []
+
+    def keep(part: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        last.pop(names[part], None)
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return None
+        if _maps_or_none(output, size, prefix) is None or len(output) != 1:
+            return None
+        last[names[part]] = wanting = output if output.requires_grad else output.detach().requires_grad_()
+        return _passed_on(wanting)
+
     with at_rest(model), ExitStack() as hooks:
-        prefix = _prefix(model)
-
-        def keep(name: str, output: Any) -> Any:
-            if not isinstance(output, Tensor) or len(output) != 1 or not output.is_floating_point():
-                return None
-            if _maps_or_none(output, size, prefix) is None:
-                return None
-            wanting = output if output.requires_grad else output.detach().requires_grad_()
-            found.append((name, wanting))
-            return wanting.clone()
-
-        for part in model.modules():
-            if isinstance(part, nn.Linear):
-                handle = part.register_forward_pre_hook(lambda _module, inputs: heads.append(inputs[0]))
+        for part in names:
+            if not isinstance(part, PASSED_OVER):
+                hooks.callback(part.register_forward_hook(keep).remove)
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                handle = part.register_forward_pre_hook(lambda _module, inputs: asked.append(inputs[0]))
                 hooks.callback(handle.remove)
-        for path, part in model.named_modules():
-            if path and not isinstance(part, PASSED_OVER):
-                name = path.replace(COMPILED, "")
-                handle = part.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
-                hooks.callback(handle.remove)
-        answer = model(images[:1].clone())
-        score = class_scores(answer, None)[0].sum()
-        if heads and heads[-1].requires_grad:
-            # What the classifier is given counts, too: fresh classifiers are often zero. Weighted unevenly, for the sum
-            # of what a layer norm puts out is constant.
-            features = heads[-1].flatten()
-            score = score + features @ torch.arange(len(features), device=features.device).cos().to(features)
-        outputs = [output for _, output in found]
-        gradients = torch.autograd.grad(score, outputs, allow_unused=True) if score.requires_grad else ()
-        found = found if score.requires_grad else []
-    for (name, _), gradient in reversed(list(zip(found, gradients, strict=True))):
-        if gradient is None:
-            continue
-        maps = _maps_or_none(gradient, size, prefix)
-        if maps is not None and bool(maps.any()):
-            return name
+        answer = model(images[:1].detach().clone())
+        scores = [class_scores(answer, None)[0].sum()]
+        if asked:
+            # What the classifier is given, for fresh classifiers are often zero and then nothing reaches the answer.
+            # Weighted unevenly, for the sum of what a layer norm puts out is constant.
+            features = asked[-1].flatten()
+            scores.append(features @ torch.arange(len(features), device=features.device).cos().to(features))
+        ran = list(last.items())
+        for score in scores:
+            outputs = [output for _, output in ran] if score.requires_grad else []
+            gradients = torch.autograd.grad(score, outputs, allow_unused=True, retain_graph=True) if outputs else ()
+            for (name, _), gradient in zip(reversed(ran), reversed(gradients), strict=False):
+                # Of the class token alone there is a gradient, and none of the image's.
+                maps = None if gradient is None else _maps_or_none(gradient, size, prefix)
+                if maps is not None and bool(maps.any()):
+                    return name
     raise ValueError(
         f"{type(model).__name__} has no layer whose maps reach its answer, so there is no place in the image to point "
         "at; name one with layer=, or use a method that needs no layer (guided backpropagation, an attribution)."
     )
 
 
+def _named(model: nn.Module) -> dict[str, nn.Module]:
+    """Parts by dotted name, without what torch.compile adds, each by all of its names."""
+    paths = model.named_modules(remove_duplicate=False)
+    plain = ((".".join(it for it in path.split(".") if it != COMPILED), part) for path, part in paths)
+    return {name: part for name, part in plain if name}
+
+
+def _last_tensor(kept: list[Any], layer: str) -> Tensor:
+    if not kept:
+        raise ValueError(f"layer {layer!r} did not run when the model was called; name another one.")
+    if not isinstance(kept[-1], Tensor):
+        raise ValueError(f"layer {layer!r} puts out a {type(kept[-1]).__name__} and no maps; name one inside it.")
+    return kept[-1]
+
+
+def _passed_on(output: Tensor) -> Tensor:
+    """What the next layer gets: a copy, for it may write in place; differentiable even if the part forbids it."""
+    with torch.set_grad_enabled(output.requires_grad):
+        return output.clone()
+
+
 def _maps_or_none(output: Tensor, size: tuple[int, int], prefix: int | None) -> Tensor | None:
     if output.ndim == 4:
-        first, second, third = output.shape[1:]
-        if _alike(second, third, size):
-            return output
-        return output.permute(0, 3, 1, 2) if _alike(first, second, size) else None
+        readings = (output, output.permute(0, 3, 1, 2))
+        return next((it for it in readings if _alike(it.shape[2], it.shape[3], size, CELLS_LOST)), None)
     if output.ndim != 3:
         return None
-    for before in range(9) if prefix is None else (prefix,):
+    for before in TOKENS_BEFORE if prefix is None else (prefix, *TOKENS_BEFORE):
         count = output.shape[1] - before
         height = round((max(count, 0) * size[0] / size[1]) ** 0.5)
         if height and count % height == 0 and _alike(height, count // height, size):
@@ -258,21 +291,15 @@ def _maps_or_none(output: Tensor, size: tuple[int, int], prefix: int | None) -> 
     return None
 
 
-def _alike(height: int, width: int, size: tuple[int, int]) -> bool:
-    """Whether they have the proportions of `size`, to one cell; one cell alone is no map."""
-    return height * width > 1 and abs(height * size[1] - width * size[0]) < max(size)
+def _alike(height: int, width: int, size: tuple[int, int], lost: int = 0) -> bool:
+    """Whether they have the proportions of `size`, to one cell, with up to `lost` put back; one cell is no map."""
+    back = range(min(height, width, lost) + 1)
+    return height * width > 1 and any(
+        abs((height + cells) * size[1] - (width + cells) * size[0]) < max(size) for cells in back
+    )
 
 
 def _prefix(model: nn.Module) -> int | None:
     """Tokens before the image's, as timm's networks tell."""
-    told = [getattr(part, "num_prefix_tokens", None) for part in model.modules()]
+    told = (getattr(part, "num_prefix_tokens", None) for part in model.modules())
     return next((it for it in told if isinstance(it, int)), None)
-
-
-def _tensor(kept: list[Any], model: nn.Module, layer: nn.Module, name: str | None = None) -> Tensor:
-    called = name or type(layer).__name__
-    if not kept:
-        raise ValueError(f"layer {called!r} did not run when {type(model).__name__} was called; name another one.")
-    if not isinstance(kept[-1], Tensor):
-        raise ValueError(f"layer {called!r} puts out a {type(kept[-1]).__name__} and no maps; name one inside it.")
-    return kept[-1]
