@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from inspect import Parameter, Signature, signature
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,9 @@ __all__ = ["MapLogger"]
 class MapLogger(Pictures):
     """Logs a sheet of fixed samples: each image, its map, what the module said of it and what it is.
 
+    A method with settings of its own names these alone in its constructor and hands `**others` on; its signature shows
+    all of them.
+
     Args:
         target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
         samples: Images on the sheet, chosen once, spread over the classes, >= 1.
@@ -31,6 +35,16 @@ class MapLogger(Pictures):
     Raises:
         ValueError: an argument out of its range.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            _, *own = signature(cls.__init__).parameters.values()
+            if own[-1].kind is Parameter.VAR_KEYWORD:
+                given = {it.name for it in own}
+                rest = [it for it in signature(cls.__mro__[1]).parameters.values() if it.name not in given]
+                whole = [it.replace(kind=Parameter.KEYWORD_ONLY) for it in [*own[:-1], *rest]]
+                cls.__signature__ = Signature(whole)  # type: ignore[attr-defined]  # read by inspect and help
 
     def __init__(
         self,
