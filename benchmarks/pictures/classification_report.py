@@ -1,8 +1,6 @@
 """The picture of ClassificationReport: both of its sheets for a classifier that compares digits with their means."""
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
@@ -23,7 +21,7 @@ def draw() -> Figure:
     tally.add(images[LEARNT:].view(-1, 1, 8, 8), -(torch.cdist(images[LEARNT:], means) ** 2), target[LEARNT:])
     report = tally.report()
     assert report is not None
-    sheets = [_pixels(confusion_sheet(report)), _pixels(mistake_sheet(report))]
+    sheets = [confusion_sheet(report), mistake_sheet(report)]
     figure = Figure(figsize=(10, 4))
     width = sum(it.shape[1] / it.shape[0] for it in sheets)
     left = 0.0
@@ -34,10 +32,3 @@ def draw() -> Figure:
         axes.set_axis_off()
         left += share
     return figure
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    figure.set_dpi(150)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())

@@ -2,73 +2,71 @@
 
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["confusion_sheet", "mistake_sheet"]
+from ..explain.sheet import contact_sheet
+
+__all__ = ["captions", "confusion_sheet", "mistake_sheet", "most_confused"]
 
 CLASSES = 24  # of which a matrix is still readable
 COLUMNS = 6
+CELL, LETTER, GAP = 34, 12, 8  # pixels of a cell of the matrix, of a letter's height, and between things
 
 
-def confusion_sheet(report: dict[str, Any]) -> Figure:
-    """The matrix of counts, coloured by their share of a class; of many classes the most confused ones."""
-    chosen = _most_confused(report)
-    matrix, every = _part(report, chosen), len(report["names"])
+def confusion_sheet(report: dict[str, Any]) -> NDArray[np.uint8]:
+    """The matrix of counts as a picture `(H, W, 3)`, coloured by their share of a class; of many the most confused."""
+    chosen = most_confused(report)
+    matrix, every, count = _part(report, chosen), len(report["names"]), len(chosen)
     names = [_short(report["names"][it]) for it in chosen]
-    # Inches; a layout engine would measure the letters, which takes as long as drawing them.
-    margin, inside = 0.55 + 0.075 * max(map(len, names)), 0.34 * max(len(chosen), 5)
-    side = margin + inside + 0.35
-    figure = Figure(figsize=(side, side))
-    axes = figure.add_axes((margin / side, margin / side, inside / side, inside / side))
-    images = report["counts"][chosen, 0].clamp_min(1)
-    share = matrix / images[:, None]
+    share = matrix / report["counts"][chosen, 0].clamp_min(1)[:, None]
+    font = ImageFont.load_default(size=LETTER)
+    words = GAP + round(max(font.getlength(it) for it in names)) + GAP
+    left, top = words + LETTER + GAP, 2 * GAP + (LETTER + GAP if count < every else 0)
+    side = count * CELL
+    sheet = Image.new("RGB", (left + side + 2 * GAP, top + side + words + LETTER + 2 * GAP), "white")
     # The root, so that a rare confusion is seen beside the diagonal.
-    axes.imshow(share.sqrt(), cmap="Blues", vmin=0, vmax=1)
+    colours = mpl.colormaps["Blues"](share.sqrt().numpy(), bytes=True)[..., :3]
+    sheet.paste(Image.fromarray(colours.repeat(CELL, 0).repeat(CELL, 1)), (left, top))
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((left - 1, top - 1, left + side, top + side), outline="black")
     for row, column in matrix.nonzero().tolist():
-        dark = share[row, column] > 0.4
         number = int(matrix[row, column])
         text = f"{number}" if number < 10_000 else f"{number // 1000}k"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set(ylabel="class", xlabel="taken for")
-    if len(chosen) < every:
-        axes.set_title(f"the {len(chosen)} most confused of {every:,} classes", fontsize=9)
-    return figure
+        middle = left + (column + 0.5) * CELL, top + (row + 0.5) * CELL
+        draw.text(middle, text, "white" if share[row, column] > 0.4 else "black", font, anchor="mm")
+    for index, name in enumerate(names):
+        draw.text((left - GAP, top + (index + 0.5) * CELL), name, "black", font, anchor="rm")
+        _upright(sheet, left + (index + 0.5) * CELL, top + side + GAP, name, font)
+    draw.text((left + side / 2, sheet.height - GAP), "taken for", "black", font, anchor="ms")
+    _upright(sheet, GAP + LETTER / 2, top + side / 2 - font.getlength("class") / 2, "class", font)
+    if count < every:
+        draw.text((left, GAP), f"the {count} most confused of {every:,} classes", "black", font)
+    return np.asarray(sheet)
 
 
-def mistake_sheet(report: dict[str, Any]) -> Figure:
-    """The kept mistakes, most confident first; under each what was said, how surely, and what it is."""
+def mistake_sheet(report: dict[str, Any]) -> NDArray[np.uint8]:
+    """The kept mistakes `(H, W, 3)`, most confident first; under each what was said, how surely, and what it is."""
     images: Tensor = report["images"]
-    count, channels, height, width = images.shape
-    columns = min(COLUMNS, count)
-    rows = -(-count // columns)
-    # One picture for all: a sheet of axes takes ten times as long.
-    gap = max(1, width // 8)
-    line = max(1, round(0.42 * width))
-    sheet = np.full((rows * (height + line) + gap, columns * (width + gap) + gap, channels), 255, dtype=np.uint8)
-    scale = 1.25 / (width + gap)  # inches a pixel
-    figure = Figure(figsize=(sheet.shape[1] * scale, sheet.shape[0] * scale))
-    axes = figure.add_axes((0, 0, 1, 1))
-    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        top, left = index // columns * (height + line) + gap, index % columns * (width + gap) + gap
-        sheet[top : top + height, left : left + width] = image
-        caption = _caption(report, index)
-        axes.text(
-            left + width / 2 - 0.5,
-            top + height + 0.02 * width,
-            caption,
-            ha="center",
-            va="top",
-            fontsize=7.5,
-            linespacing=1.1,
-        )
-    axes.imshow(sheet.squeeze(2) if channels == 1 else sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_axis_off()
-    return figure
+    shown = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    return contact_sheet([([image], words) for image, words in zip(shown, captions(report), strict=True)], COLUMNS)
+
+
+def captions(report: dict[str, Any]) -> list[str]:
+    """What stands under each mistake, two lines."""
+    return [_caption(report, index) for index in range(len(report["mistakes"]))]
+
+
+def _upright(sheet: Image.Image, centre: float, top: float, text: str, font: Any) -> None:
+    """Text from below to above, its last letter at `top`."""
+    strip = Image.new("L", (round(font.getlength(text)) + 2, 2 * LETTER), 0)
+    ImageDraw.Draw(strip).text((strip.width - 1, LETTER), text, 255, font, anchor="rm")
+    turned = strip.rotate(90, expand=True)
+    sheet.paste("black", (round(centre - LETTER), round(top)), turned)
 
 
 def _caption(report: dict[str, Any], index: int) -> str:
@@ -82,7 +80,7 @@ def _caption(report: dict[str, Any], index: int) -> str:
     )
 
 
-def _most_confused(report: dict[str, Any]) -> list[int]:
+def most_confused(report: dict[str, Any]) -> list[int]:
     """All classes if they are few; else those of the most frequent confusions, in the order of the classes."""
     every = len(report["names"])
     if every <= CLASSES:

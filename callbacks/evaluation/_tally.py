@@ -15,7 +15,7 @@ from ..hooks._told import Pixels
 from ._labels import label_table, thresholds_of, worst_decision
 from ._mistakes import Mistakes, resized
 
-__all__ = ["ClassTally"]
+__all__ = ["MATRIX", "ClassTally"]
 
 # Above so many classes no matrix is kept (1.3 GB at 2 ** 14), only the counts of each class.
 MATRIX = 4096
@@ -35,10 +35,13 @@ class ClassTally:
             which else targets `(B, K)` tell; its `calibration` is applied to the logits; and its `thresholds`, K
             probabilities, decide about labels, else a half: about the counts as they are when the report is made,
             about which mistakes are kept as they are in the batch.
+        matrix: Whether confusions are counted, of up to 4,096 classes; else each class alone.
     """
 
-    def __init__(self, worst: int, names: list[str] | None, pixels: Pixels | None, module: Any = None) -> None:
-        self.worst, self.names, self.pixels, self.module = worst, names, pixels, module
+    def __init__(
+        self, worst: int, names: list[str] | None, pixels: Pixels | None, module: Any = None, matrix: bool = True
+    ) -> None:
+        self.worst, self.names, self.pixels, self.module, self.matrix = worst, names, pixels, module, matrix
         self._classes: int | None = None
 
     @torch.no_grad()
@@ -70,7 +73,7 @@ class ClassTally:
         classes = self._classes = logits.shape[1]
         said = getattr(self.module, "multilabel", None)
         self._multilabel = said if isinstance(said, bool) else target.ndim == 2
-        dense = not self._multilabel and classes <= MATRIX
+        dense = self.matrix and not self._multilabel and classes <= MATRIX
         self._counts = torch.zeros(classes, 3, dtype=torch.int64, device=logits.device)
         self._matrix = torch.zeros(classes**2, dtype=torch.int64, device=logits.device) if dense else None
         self._mistakes = Mistakes(self.worst, self.pixels, logits.device)

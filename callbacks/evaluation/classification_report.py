@@ -85,12 +85,14 @@ class ClassificationReport(BestReport):
 
     def write(self, report: dict[str, Any], stage: Stage, heading: str, folder: Path) -> None:
         # Here, for matplotlib takes a while to import and most runs end elsewhere.
+        from PIL import Image
+
         from ._sheets import confusion_sheet, mistake_sheet
         from ._table import told, write_csv
 
         write_csv(report, folder / f"{stage}_per_class.csv")
         if len(report["confusions"]) or not report["multilabel"]:
-            confusion_sheet(report).savefig(folder / f"{stage}_confusion.png", dpi=120)
+            Image.fromarray(confusion_sheet(report)).save(folder / f"{stage}_confusion.png")
         if report["images"] is not None:
-            mistake_sheet(report).savefig(folder / f"{stage}_mistakes.png", dpi=120)
+            Image.fromarray(mistake_sheet(report)).save(folder / f"{stage}_mistakes.png")
         print(f"{told(report, heading)}\nin {folder}")
