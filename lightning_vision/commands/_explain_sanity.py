@@ -1,0 +1,76 @@
+"""`explain --mode sanity`: whether maps change when layers of the network are made random, from the top."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_vision.callbacks.explain.sheet import overlay
+from lightning_vision.commands._explain_methods import DEFAULT, map_methods
+from lightning_vision.commands._explain_pictures import Cells, write_sheet, write_table
+from lightning_vision.commands._explain_subject import Files, Subject
+from lightning_vision.commands._report import print_table
+from lightning_vision.explain.sanity_check import randomised_layers
+
+__all__ = ["FILES", "write"]
+
+FILES = ("sanity.png", "sanity.csv")
+SHOWN = 8  # layers on the sheet, spread from the top to the bottom
+
+
+def write(
+    subject: Subject,
+    folder: Path,
+    files: Files,
+    method: list[str] | str = DEFAULT,
+    layer: str | None = None,
+    class_index: int | str | None = None,
+    sheet: int = 4,
+) -> dict[str, Any]:
+    """Compare the maps of the first `sheet` images with those of a network that is random from each layer upwards.
+
+    Returns:
+        `similarity`: of each method and layer the mean `spearman` and `ssim`, 1 where the map has not changed.
+
+    Raises:
+        ValueError: an option is out of its range, or a method cannot explain the network.
+    """
+    if sheet < 1:
+        raise ValueError(f"--sheet {sheet}: at least one image must be looked at")
+    asked = subject.asked_class(class_index)
+    methods = map_methods(subject, method, layer)
+    images = torch.cat([batch.images for batch in files.first(sheet)])
+    classes = subject.classes(subject.probabilities(images), asked)
+    pictures = subject.pixels(images)
+    cells: Cells = []
+    rows: list[tuple[str, str, float, float]] = []
+    for it in methods:
+
+        def relevance(model: nn.Module, given: Tensor) -> Tensor:
+            return it.relevance(it.maps(model, given, classes))  # noqa: B023  # called before the loop goes on
+
+        found = randomised_layers(subject.module, relevance, images, seed=subject.seed)
+        for entry in found:
+            rows.append((it.name, entry.layer, _mean(entry.spearman), _mean(entry.ssim)))
+        places = torch.linspace(0, len(found) - 1, min(SHOWN, len(found))).long().tolist()
+        shown = [relevance(subject.module, images), *(found[place].maps for place in places)]
+        names = ", ".join(found[place].layer for place in places)
+        for row, picture in enumerate(pictures):
+            drawn = [overlay(picture, maps[row].cpu().numpy()) for maps in shown]
+            text = f"{it.name} of {subject.names[int(classes[row])]}: the image, trained, then random down to {names}"
+            cells.append(([picture, *drawn], text))
+    write_sheet(folder / FILES[0], cells, columns=1)
+    write_table(folder / FILES[1], ("method", "layer", "spearman", "ssim"), rows)
+    width = max(len(row[1]) for row in rows)
+    table = {f"{name} {layer:{width}}": f"{rank:8.3f}{like:8.3f}" for name, layer, rank, like in rows}
+    print_table("likeness to the trained network's maps, random down to a layer: rank correlation, ssim", table)
+    similarity: dict[str, dict[str, dict[str, float]]] = {}
+    for name, layer_name, rank, like in rows:
+        similarity.setdefault(name, {})[layer_name] = {"spearman": rank, "ssim": like}
+    return {"similarity": similarity}
+
+
+def _mean(values: Tensor) -> float:
+    """Of those that are numbers; a constant map has no rank correlation."""
+    return float(values.nanmean())
