@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -76,8 +76,11 @@ class CAMLogger(MapLogger):
             reading: With a gradient if the class says so.
         """
 
-    def check(self, pl_module: LightningModule) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         self._found = None
+
+    def check(self, pl_module: LightningModule) -> None:
         if self.layer is not None:
             find_layer(pl_module, self.layer)
 

@@ -6,7 +6,6 @@ Selvaraju et al. 2016, arXiv:1610.02391, Eq. 1 and 2. Symbols: A `activation`, d
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,9 +22,11 @@ __all__ = ["GradCAMLogger", "grad_cam", "grad_cam_maps", "guided_grad_cam"]
 def grad_cam_maps(activation: Tensor, gradient: Tensor) -> Tensor:
     """Grad-CAM of a layer's maps, at their own size, `(B, h, w)`.
 
-    ReLU(sum_k alpha_k A^k) with alpha_k the mean over positions of dy/dA^k, Eq. 1 and 2.
+    ReLU(sum_k alpha_k A^k) with alpha_k the mean over positions of dy/dA^k, Eq. 1 and 2; float32 at least.
     """
-    return torch.einsum("bchw,bc->bhw", activation, gradient.mean((2, 3))).relu()
+    weights = gradient.float().mean((2, 3), keepdim=True)
+    # Not as a matrix product, which autocast would round.
+    return (weights * activation).sum(1).relu()
 
 
 def grad_cam(
