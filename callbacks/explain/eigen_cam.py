@@ -37,8 +37,7 @@ def eigen_cam_maps(activation: Tensor, centre: bool = False, component: int = 0)
     count = min(matrix.shape[1:])
     if not 0 <= component < count:
         raise ValueError(
-            f"Eigen-CAM: component is {component}, and maps {tuple(activation.shape[1:])} have {count}; give one from 0 "
-            f"to {count - 1}."
+            f"Eigen-CAM: component is {component}, and the layer's maps have {count}; give one from 0 to {count - 1}."
         )
     mean = matrix.mean(1, keepdim=True)
     shifted = matrix - mean if centre else matrix
