@@ -20,6 +20,7 @@ from ..hooks._unnoticed import hooks_of
 from ._cam import layer_or_last, upsampled
 from ._captum import Recipe, read_recipe
 from ._map_logger import MapLogger
+from .guided_backprop import leaf_of
 from .sheet import signed_picture
 
 __all__ = ["AttributionLogger", "attribute"]
@@ -197,13 +198,13 @@ def _explained(
     with at_rest(model), _as_it_was(model), _draws_of(seed, images.device), warnings.catch_warnings():
         # They tell of hooks that are taken away again, and of gradients that are asked of images.
         warnings.filterwarnings("ignore", module=r"captum(\.|$)")
-        leaf = images.detach().clone()
+        leaf = leaf_of(images)
         with torch.no_grad():
             logits = model(leaf.clone())
         chosen = class_scores(logits, class_index)[1].clone()
         method = recipe.bound(Copying(model), part)
         try:
-            values = method.attribute(leaf.requires_grad_(), **recipe.given(leaf.detach(), chosen))
+            values = method.attribute(leaf, **recipe.given(leaf.detach(), chosen))
         except (AssertionError, TypeError) as error:
             raise ValueError(
                 f"{recipe.kind.__name__} of captum refuses {type(model).__name__}: {str(error).strip()}"

@@ -44,6 +44,19 @@ class GuidedReLUs(TorchFunctionMode):
         return x.copy_(rectified) if func in IN_PLACE or kwargs.get("inplace") or True in args[1:] else rectified
 
 
+def leaf_of(images: Tensor) -> Tensor:
+    """A copy of images that gradients can be asked of, also of those that were made in inference mode.
+
+    Raises:
+        ValueError: they are whole numbers.
+    """
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images are {images.dtype}, which has no gradient; give floating ones, as the model takes them."
+        )
+    return images.detach().clone().requires_grad_()
+
+
 def guided_backprop(model: nn.Module, images: Tensor, class_index: int | Tensor | None = None) -> Tensor:
     """Guided gradients of a class score by the image, `(B, C, H, W)`, signed, in the unit of logit per image value.
 
@@ -133,10 +146,8 @@ class GuidedBackpropLogger(MapLogger):
 
 
 def _gradient_and_logits(model: nn.Module, images: Tensor, class_index: int | Tensor | None) -> tuple[Tensor, Tensor]:
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}, which has no gradient; give floating ones, as the model was fed.")
     with at_rest(model):
-        leaf = images.detach().clone().requires_grad_()
+        leaf = leaf_of(images)
         with GuidedReLUs() as relus:
             # A copy, for the first layer may write in place, which a leaf does not allow.
             answer = model(leaf.clone())
