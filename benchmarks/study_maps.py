@@ -11,7 +11,7 @@ Deletion and insertion: mean area, STEPS steps, from and to the mean pixel. Left
 correlation with the trained network's maps once all layers are random, on FEW images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from statistics import mean, stdev
 
@@ -93,6 +93,18 @@ METHODS: dict[str, Explain] = {
     ),
 }
 
+# Know nothing of the network.
+BLIND = ("edges of the image", "noise")
+# The cards that show some of the rows.
+CARDS = {
+    **{
+        name: [f"`{name}`"] for name in ("grad_cam_plus_plus", "layer_cam", "score_cam", "eigen_cam", "guided_backprop")
+    },
+    "grad_cam": ["`grad_cam`", "`guided_grad_cam`"],
+    "linear_interpreter": ["`LinearInterpreter`"],
+    "attribution": [method for method in METHODS if method.startswith("captum")],
+}
+
 
 def trained_network(seed: int, epochs: int = EPOCHS) -> tuple[nn.Module, PlacedDigits]:
     """A network that tells the digits apart, in eval mode, and its data."""
@@ -136,14 +148,20 @@ def blocks(quick: bool) -> dict[str, str]:
     small = (1, 4, 2) if quick else (EPOCHS, IMAGES, FEW)
     tasks = [(seed, *small) for seed in SEEDS[: 1 if quick else None]]
     found = in_processes(_scores_of, tasks, 0 if quick else 2)
-    accuracies = [accuracy for accuracy, _ in found]
-    lines = [f"| maps | {' | '.join(COLUMNS)} |", "|---|--:|--:|--:|--:|--:|"]
+    lines = {}
     for method in METHODS:
         cells = [_spread([scores[method][column] for _, scores in found]) for column in COLUMNS]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    told = ", ".join(f"{100 * it:.1f}" for it in accuracies)
-    note = f"Mean and standard error of {len(found)} networks, whose accuracies on the test images are {told}%."
-    return {"maps": "\n".join(lines) + f"\n\n{note}"}
+        lines[method] = f"| {method} | {' | '.join(cells)} |"
+    told = ", ".join(f"{100 * accuracy:.1f}" for accuracy, _ in found)
+    note = f"Mean and standard error over the seeds; the networks' accuracies on the test images are {told}%."
+
+    def table(methods: Iterable[str]) -> str:
+        head = [f"| maps | {' | '.join(COLUMNS)} |", "|---|--:|--:|--:|--:|--:|"]
+        return "\n".join([*head, *(lines[method] for method in methods), "", note])
+
+    return {"study_maps": table(METHODS)} | {
+        f"maps_{card}": table([*methods, *BLIND]) for card, methods in CARDS.items()
+    }
 
 
 def _scores_of(seed: int, epochs: int, count: int, few: int) -> tuple[float, dict[str, dict[str, float]]]:
