@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multilabel_average_precision
 
-__all__ = ["label_table", "thresholds_of", "worst_decision"]
+__all__ = ["label_sets", "label_table", "thresholds_of", "worst_decision"]
 
 HALF = 0.5
 
@@ -56,3 +56,10 @@ def label_table(probability: Tensor, label: Tensor, thresholds: list[float]) -> 
         "average_precision": precision.tolist(),
         "threshold": thresholds,
     }
+
+
+def label_sets(label: Tensor, names: list[str]) -> tuple[Tensor, list[str]]:
+    """Each set of labels that occurs as a class: of bool `(N, K)` the numbers `(N,)`, and names as `cat, dog`."""
+    rows, classes = label.unique(dim=0, return_inverse=True)
+    said = [", ".join(names[it] for it in row.nonzero()[:, 0].tolist()) or "none" for row in rows]
+    return classes, said
