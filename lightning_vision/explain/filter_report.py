@@ -4,8 +4,6 @@ Gavrikov and Keuper 2022, arXiv:2203.15331. A layer's weight `(O, I, k, k)` hold
 the number of channels of a group.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -36,14 +34,16 @@ def spent_kernels(weight: Tensor, eps: float = 0.01) -> Tensor:
 
 
 def explained_ratios(kernels: Tensor) -> Tensor:
-    """The share of the variance that each principal component explains, largest first, `(min(n, d),)`.
+    """The share of the variance that each principal component explains, largest first, `(d,)`.
 
     All zero where the kernels are all equal.
 
     Args:
         kernels: `(n, d)`, a flattened kernel a row.
     """
-    variances = torch.linalg.svdvals((kernels - kernels.mean(0)).double()) ** 2
+    centred = (kernels - kernels.mean(0)).double()
+    # The eigenvalues of the covariance: there are many more kernels than numbers in one.
+    variances = torch.linalg.eigvalsh(centred.T @ centred).flip(0).clamp_min(0)
     total = variances.sum()
     # What is left of equal kernels by rounding is no variance.
     noise = kernels.abs().max().double() ** 2 * kernels.numel() * torch.finfo(kernels.dtype).eps ** 2
@@ -148,8 +148,9 @@ def filter_shift(
     own, other = (_scaled(_weights(it, kernel_size)) for it in (model, reference))
     both = torch.cat([own, other])
     mean = both.mean(0)
-    components = torch.linalg.svd(both - mean, full_matrices=False).Vh
-    sides = [(it - mean) @ components.T for it in (own, other)]
+    centred = both - mean
+    components = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
+    sides = [(it - mean) @ components for it in (own, other)]
     low, high = (float(f(torch.cat(sides))) for f in (torch.min, torch.max))
     total = 0.0
     for index, ratio in enumerate(explained_ratios(both).tolist()):
