@@ -1,6 +1,6 @@
-"""What images made by optimisation share: the pixel range, total variation, jitter, blur and the climb itself.
+"""What images made by optimisation share: pixels and their range, total variation, jitter, blur and the climb itself.
 
-Images are float32 `(B, C, H, W)` as the model takes them, `(pixels - mean) / std` with pixels from 0 to 1.
+What is moved are pixels, float32 `(B, C, H, W)` from 0 to 1; a model is shown `(pixels - mean) / std`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +15,19 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from lightning_vision.layers import as_maps, class_scores, find_layer
 
 __all__ = [
+    "PixelSpace",
     "ascend",
-    "checked_images",
     "checked_knobs",
     "grey_noise",
     "overheard",
-    "pixel_range",
     "placed",
     "total_variation",
     "unit_scores",
 ]
 
 TINY = 1e-12
+COUNTS = ("steps", "blur_every", "facets", "per_mean", "top", "pca", "runs", "offspring", "batch_size")
+SHARES = ("decay", "mutation_rate")
 
 
 def total_variation(images: Tensor, beta: float = 2.0) -> Tensor:
@@ -41,57 +42,66 @@ def total_variation(images: Tensor, beta: float = 2.0) -> Tensor:
     return (squares if beta == 2 else (squares + TINY).pow(beta / 2)).flatten(1).sum(1)
 
 
-def pixel_range(mean: Sequence[float], std: Sequence[float], channels: int) -> tuple[Tensor, Tensor]:
-    """What black and white are after normalisation, `(C, 1, 1)` each.
+class PixelSpace:
+    """From pixels to what a model is shown and back.
+
+    Args:
+        mean: Of the normalisation, one value or one a channel.
+        std: Of the normalisation, likewise.
+        channels: Of the images.
+        device: Where the images are.
 
     Raises:
-        ValueError: `mean` or `std` has neither one value nor one a channel, or a deviation is not above 0.
+        ValueError: `mean` or `std` has another number of values, or a deviation is not above 0.
     """
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int, device: torch.device) -> None:
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, channels):
+                raise ValueError(
+                    f"{name} has {len(values)} values; images of {channels} channels take 1 or {channels}."
+                )
+        if min(std) <= 0:
+            raise ValueError(f"std is {list(std)} and must be above 0.")
+        self.mean, self.std = (
+            torch.tensor(list(values), dtype=torch.float32, device=device).expand(channels).view(-1, 1, 1)
+            for values in (mean, std)
+        )
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        """Pixels normalised, `(B, C, H, W)`."""
+        return (pixels - self.mean) / self.std
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Normalised images as pixels, a copy that autograd may use.
+
+        Raises:
+            ValueError: they are no `(B, C, H, W)` of floats, or lie outside the range by more than rounding.
+        """
+        if images.ndim != 4 or not len(images) or not images.is_floating_point():
             raise ValueError(
-                f"{name} has {len(values)} values and the images {channels} channels; give 1 or {channels}."
+                f"images are {images.dtype} {tuple(images.shape)} and must be floats (B, C, H, W), B >= 1."
             )
-    if min(std) <= 0:
-        raise ValueError(f"std is {list(std)} and must be above 0.")
-    centre, scale = (torch.tensor(list(values)).expand(channels).view(-1, 1, 1) for values in (mean, std))
-    return -centre / scale, (1 - centre) / scale
-
-
-def checked_images(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """`images` as float32 within the pixel range, a copy that autograd may use.
-
-    Raises:
-        ValueError: they are no `(B, C, H, W)` of floats, or lie outside the range by more than rounding.
-    """
-    if images.ndim != 4 or not len(images) or not images.is_floating_point():
-        raise ValueError(
-            f"images are {images.dtype} {tuple(images.shape)} and must be floats (B, C, H, W), B at least 1."
-        )
-    copy = images.detach().to(torch.float32, copy=True)
-    slack = 1e-3 * (high - low)
-    if not bool(((copy >= low - slack) & (copy <= high + slack)).all()):
-        raise ValueError(
-            f"images reach from {float(copy.min()):.3g} to {float(copy.max()):.3g}, and black to white is "
-            f"{float(low.min()):.3g} to {float(high.max()):.3g}; pass the mean and std that they were normalised with."
-        )
-    return copy.clamp(low, high)
+        pixels = images.detach().to(self.mean.device, torch.float32, copy=True) * self.std + self.mean
+        if not bool(((pixels >= -1e-3) & (pixels <= 1 + 1e-3)).all()):
+            raise ValueError(
+                f"pixels reach from {float(pixels.min()):.3g} to {float(pixels.max()):.3g} and must lie between 0 and "
+                "1; pass the mean and std that the images were normalised with."
+            )
+        return pixels.clamp(0, 1)
 
 
 def checked_knobs(**knobs: float) -> None:
-    """Counts of steps at least 1, everything else at least 0.
+    """Counts at least 1, shares from 0 to 1, everything else at least 0.
 
     Raises:
-        ValueError: one is below.
+        ValueError: one is outside.
     """
     for name, value in knobs.items():
-        least = (
-            1
-            if name in ("steps", "blur_every", "facets", "per_mean", "top", "pca", "runs", "offspring", "batch_size")
-            else 0
-        )
-        if value < least:
-            raise ValueError(f"{name} is {value} and must be at least {least}.")
+        least = 1 if name in COUNTS else 0
+        most = 1 if name in SHARES else inf
+        if not least <= value <= most:
+            raise ValueError(f"{name} is {value} and must be {least} {'to 1' if most == 1 else 'or more'}.")
 
 
 def placed(model: nn.Module) -> dict[str, Any]:
@@ -127,10 +137,9 @@ def overheard(part: nn.Module, called: str, inputs: bool = False) -> Iterator[Ca
         handle.remove()
 
 
-def grey_noise(shape: Sequence[int], low: Tensor, high: Tensor, generator: torch.Generator) -> Tensor:
-    """Middle grey with normal noise of a tenth of the pixel range."""
-    noise = torch.randn(tuple(shape), generator=generator)
-    return ((low + high) / 2 + 0.1 * (high - low) * noise).clamp(low, high)
+def grey_noise(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Pixels of middle grey with normal noise of deviation 0.1."""
+    return (0.5 + 0.1 * torch.randn(tuple(shape), generator=generator)).clamp(0, 1).to(device)
 
 
 def unit_scores(model: nn.Module, images: Tensor, channel: Tensor, layer: str | None) -> Tensor:
@@ -162,34 +171,33 @@ def unit_scores(model: nn.Module, images: Tensor, channel: Tensor, layer: str | 
 
 def ascend(
     score: Callable[[Tensor], Tensor],
-    images: Tensor,
-    bounds: tuple[Tensor, Tensor],
+    pixels: Tensor,
     steps: int,
     lr: float,
     generator: torch.Generator,
     tv_weight: float = 0.0,
     decay: float = 0.0,
+    rest: Tensor | float = 0.0,
     jitter: int = 0,
     blur: float = 0.0,
     blur_every: int = 4,
     mask: Callable[[int], Tensor] | None = None,
     stop_at: float = inf,
 ) -> tuple[Tensor, Tensor]:
-    """Change images so that their scores rise; every image climbs alone.
+    """Change images so that their scores rise; every image climbs alone, and between 0 and 1.
 
-    A step adds `lr` times the gradient divided by its root mean square, so `lr` is how far a pixel moves in the mean,
-    whatever the scale of the score. Total variation, decay and blur act on the pixels beside it, as denoising does,
-    and not through the score.
+    The gradient is divided by its root mean square, so `lr` is how far a step moves a pixel, whatever the scale of the
+    score, and `tv_weight` weighs total variation against a gradient of size 1.
 
     Args:
-        score: Of images `(B, C, H, W)`, `(B,)`, differentiable.
-        images: Where to begin, within `bounds`.
-        bounds: Black and white, `(C, 1, 1)` each; every step ends between them.
+        score: Of pixels `(B, C, H, W)`, `(B,)`, differentiable.
+        pixels: Where to begin.
         steps: Steps.
-        lr: Root mean square by which a step moves a pixel, in normalised units.
+        lr: Root mean square by which a step moves a pixel, fraction of black to white.
         generator: Draws the jitter.
-        tv_weight: Share of the gradient of `total_variation` (beta 2) that a step takes away; stable below 0.12.
-        decay: Share by which a step shrinks the image towards 0.
+        tv_weight: Weight of the gradient of `total_variation` (beta 2); `lr * tv_weight` below 0.12 is stable.
+        decay: Share by which a step shrinks the image towards `rest`.
+        rest: Pixels `(C, 1, 1)`.
         jitter: Largest shift of an image before it is scored, pixels, around the edges.
         blur: Deviation of a Gaussian, pixels; 0 is none.
         blur_every: Steps from one blur to the next.
@@ -197,30 +205,29 @@ def ascend(
         stop_at: Ends early when all scores are at least this.
 
     Returns:
-        The images, and the scores before each step, of images as shifted, and at the end, `(steps done + 1, B)`.
+        Pixels, and the scores before each step, of images as shifted, and at the end, `(steps done + 1, B)`.
     """
-    low, high = (bound.to(images.device) for bound in bounds)
     trace = []
     for step in range(steps):
-        leaf = images.detach().requires_grad_()
+        leaf = pixels.detach().requires_grad_()
         across, down = torch.randint(-jitter, jitter + 1, (2,), generator=generator).tolist()
         scores = score(leaf.roll((down, across), (2, 3)))
         if bool((scores >= stop_at).all()):
             break
         trace.append(scores.detach())
         gradient = _gradient(scores, leaf)
-        change = lr * gradient / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(TINY)
+        uphill = gradient / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(TINY)
         if tv_weight:
-            change = change - tv_weight * _gradient(total_variation(leaf), leaf)
-        change = change - decay * images
-        images = images + (change if mask is None else change * mask(step))
+            uphill = uphill - tv_weight * _gradient(total_variation(leaf), leaf)
+        change = lr * uphill - decay * (pixels - rest)
+        pixels = pixels + (change if mask is None else change * mask(step))
         if blur and step % blur_every == blur_every - 1:
             # Padding by reflection allows no kernel beyond the image.
-            width = min(2 * ceil(3 * blur) + 1, 2 * min(images.shape[2:]) - 1)
-            images = gaussian_blur(images, [width, width], [blur, blur])
-        images = images.clamp(low, high)
-    trace.append(score(images).detach())
-    return images.detach(), torch.stack(trace)
+            width = min(2 * ceil(3 * blur) + 1, 2 * min(pixels.shape[2:]) - 1)
+            pixels = gaussian_blur(pixels, [width, width], [blur, blur])
+        pixels = pixels.clamp(0, 1)
+    trace.append(score(pixels).detach())
+    return pixels.detach(), torch.stack(trace)
 
 
 def _gradient(scores: Tensor, leaf: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_vision.layers import at_rest
 
-from ._ascent import ascend, checked_images, checked_knobs, grey_noise, pixel_range, placed, unit_scores
+from ._ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed, unit_scores
 
 __all__ = ["MaximisedImages", "maximise_activation"]
 
@@ -41,7 +41,7 @@ def maximise_activation(
     start: Tensor | None = None,
     steps: int = 200,
     lr: float = 0.05,
-    tv_weight: float = 0.02,
+    tv_weight: float = 0.1,
     decay: float = 0.0,
     jitter: int = 1,
     blur: float = 0.0,
@@ -62,8 +62,9 @@ def maximise_activation(
         size: Channels, height and width of images to begin with grey noise; not with `start`.
         start: Images to begin with, `(N, C, H, W)` normalised, one a channel; None is grey noise.
         steps: Steps of ascent, at least 1.
-        lr: Root mean square by which a step moves a pixel, normalised units, above 0.
-        tv_weight: Share of the gradient of total variation that a step takes away, 0 to 0.12; 0 is none.
+        lr: Root mean square by which a step moves a pixel, fraction of black to white, at least 0.
+        tv_weight: Weight of the gradient of total variation against a gradient of size 1; 0 is none. Stable while
+            `lr * tv_weight` is below 0.12.
         decay: Share by which a step shrinks the image towards 0, the mean of normalised data, 0 to 1; 0 is none.
         jitter: Largest shift before each look, pixels; 0 is none.
         blur: Deviation of a Gaussian blur, pixels; 0 is none.
@@ -105,27 +106,26 @@ def maximise_activation(
     if (size is None) == (start is None) or not channels:
         raise ValueError("give at least one channel and either size=(C, H, W) to begin with noise, or start=images.")
     generator = torch.Generator().manual_seed(seed)
+    device = placed(model)["device"]
     with at_rest(model):
-        bounds = pixel_range(mean, std, size[0] if size is not None else _channels(start))
         if start is None:
             assert size is not None
-            start = grey_noise((len(channels), *size), *bounds, generator)
-        images = checked_images(start.cpu(), *bounds).to(placed(model)["device"])
-        if len(channels) not in (1, len(images)):
+            space = PixelSpace(mean, std, size[0], device)
+            pixels = grey_noise((len(channels), *size), generator, device)
+        else:
+            space = PixelSpace(mean, std, start.shape[min(1, start.ndim - 1)], device)
+            pixels = space.pixels(start)
+        if len(channels) not in (1, len(pixels)):
             raise ValueError(
-                f"there are {len(channels)} channels and {len(images)} images to start from; give one each."
+                f"there are {len(channels)} channels and {len(pixels)} images to start from; give one each."
             )
-        chosen = torch.tensor(channels, device=images.device).expand(len(images))
+        chosen = torch.tensor(channels, device=device).expand(len(pixels))
 
         def score(batch: Tensor) -> Tensor:
-            return unit_scores(model, batch, chosen, layer)
+            return unit_scores(model, space.shown(batch), chosen, layer)
 
-        before = score(images).detach()
-        images, trace = ascend(score, images, bounds, steps, lr, generator, tv_weight, decay, jitter, blur, blur_every)
-        return MaximisedImages(images, before, trace[-1])
-
-
-def _channels(start: Tensor | None) -> int:
-    if start is None or start.ndim != 4:
-        raise ValueError("start must be images (N, C, H, W).")
-    return start.shape[1]
+        before = score(pixels).detach()
+        pixels, trace = ascend(
+            score, pixels, steps, lr, generator, tv_weight, decay, space.mean, jitter, blur, blur_every
+        )
+        return MaximisedImages(space.shown(pixels), before, trace[-1])

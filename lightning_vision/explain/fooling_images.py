@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_vision.layers import at_rest, class_scores
 
-from ._ascent import ascend, checked_knobs, grey_noise, pixel_range, placed
+from ._ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed
 from ._map_elites import Painter, Pixels, map_elites
 
 __all__ = ["FoolingImages", "make_fooling_images"]
@@ -75,7 +75,7 @@ def make_fooling_images(
             every class and mutates pixels (MAP-Elites, direct encoding); `cppn` does so with small painting networks.
         runs: Images a class, each from a start of its own, at least 1.
         steps: Steps of ascent, or generations, at least 1.
-        lr: Of `gradient`: root mean square by which a step moves a pixel, normalised units, above 0.
+        lr: Of `gradient`: root mean square by which a step moves a pixel, fraction of black to white, at least 0.
         decay: Of `gradient`: share by which a step shrinks the image towards 0 (the paper's L2), 0 to 1; 0 is none.
         mutation_rate: Of evolution: fraction of genes that a mutation changes, 0 to 1; 0.1 in the paper.
         offspring: Of evolution: mutants a generation and run, at least 1; 200 in the authors' code.
@@ -121,35 +121,35 @@ def make_fooling_images(
     if len(size) != 3 or min(size) < 1:
         raise ValueError(f"size is {tuple(size)} and must be channels, height and width.")
     generator = torch.Generator().manual_seed(seed)
-    low, high = pixel_range(mean, std, size[0])
     place = placed(model)
+    device = place["device"]
     with at_rest(model):
-        low, high = low.to(place["device"]), high.to(place["device"])
+        space = PixelSpace(mean, std, size[0], device)
 
-        def log_probabilities(images: Tensor) -> Tensor:
-            answer = model(images.to(**place))
+        def log_probabilities(pixels: Tensor) -> Tensor:
+            answer = model(space.shown(pixels).to(**place))
             class_scores(answer, None)
             return answer.float().log_softmax(1)
 
         with torch.no_grad():
-            known = log_probabilities(low.expand(1, *size)).shape[1]
+            known = log_probabilities(torch.full((1, *size), 0.5, device=device)).shape[1]
         asked = torch.arange(known) if classes is None else torch.tensor(list(classes), dtype=torch.int64)
         if not len(asked) or int(asked.min()) < 0 or int(asked.max()) >= known:
             raise ValueError(f"classes are {asked.tolist()} and the model has classes 0 to {known - 1}.")
         if method == "gradient":
-            images = grey_noise((runs * len(asked), *size), *pixel_range(mean, std, size[0]), generator)
+            begun = grey_noise((runs * len(asked), *size), generator, device)
             target = asked.repeat(runs)
             found, traces = [], []
-            for part, wanted in zip(images.split(batch_size), target.split(batch_size), strict=True):
-                chosen = wanted.to(place["device"])[:, None]
+            for part, wanted in zip(begun.split(batch_size), target.split(batch_size), strict=True):
+                chosen = wanted.to(device)[:, None]
                 climbed, trace = ascend(
                     lambda batch, chosen=chosen: log_probabilities(batch).gather(1, chosen).squeeze(1),
-                    part.to(place["device"]),
-                    (low, high),
+                    part,
                     steps,
                     lr,
                     generator,
                     decay=decay,
+                    rest=space.mean,
                     stop_at=log(threshold) if threshold > 0 else -inf,
                 )
                 found.append(climbed)
@@ -162,14 +162,13 @@ def make_fooling_images(
         else:
 
             def confidences(pixels: Tensor) -> Tensor:
-                parts = (low + part.to(low.device) * (high - low) for part in pixels.split(batch_size))
                 with torch.no_grad():
-                    return torch.cat([log_probabilities(part).exp().cpu() for part in parts])[:, asked]
+                    parts = [log_probabilities(part.to(device)).exp().cpu() for part in pixels.split(batch_size)]
+                return torch.cat(parts)[:, asked]
 
             encoding = Pixels(size) if method == "evolution" else Painter(size)
             elites, history = map_elites(
                 confidences, encoding, runs, len(asked), steps, offspring, mutation_rate, threshold, generator
             )
-            pictures = low + encoding.paint(elites.flatten(0, 1)).to(low.device) * (high - low)
-            pictures = pictures.unflatten(0, (runs, len(asked)))
-        return FoolingImages(pictures, asked, history[-1], history)
+            pictures = encoding.paint(elites.flatten(0, 1)).to(device).unflatten(0, (runs, len(asked)))
+        return FoolingImages(space.shown(pictures), asked, history[-1], history)

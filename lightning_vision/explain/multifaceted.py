@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_vision.layers import at_rest, find_layer
 
-from ._ascent import ascend, checked_images, checked_knobs, overheard, pixel_range, placed, unit_scores
+from ._ascent import PixelSpace, ascend, checked_knobs, overheard, placed, unit_scores
 
 __all__ = ["Facets", "centre_mask", "facet_clusters", "visualise_facets"]
 
@@ -56,8 +56,8 @@ def visualise_facets(
     features: str | None = None,
     pca: int = 50,
     steps: int = 200,
-    lr: float = 0.05,
-    tv_weight: float = 0.02,
+    lr: float = 0.01,
+    tv_weight: float = 0.1,
     jitter: int = 1,
     centre: tuple[float, float] = (0.92, 0.98),
     margin: float = 0.22,
@@ -79,8 +79,9 @@ def visualise_facets(
         features: Dotted name of the layer whose output is embedded; None is what the last `nn.Linear` is given.
         pca: Dimensions before t-SNE, at least 1; 50 in the paper.
         steps: Steps of ascent, at least 1.
-        lr: Root mean square by which a step moves a pixel, normalised units, above 0.
-        tv_weight: Share of the gradient of total variation that a step takes away, 0 to 0.12; 0 is none.
+        lr: Root mean square by which a step moves a pixel, fraction of black to white, at least 0.
+        tv_weight: Weight of the gradient of total variation against a gradient of size 1; 0 is none. Stable while
+            `lr * tv_weight` is below 0.12.
         jitter: Largest shift before each look, pixels; 0 is none.
         centre: From which to which fraction of the steps only the middle is changed; the authors' code does so in steps
             490 to 520 of 530. Equal fractions are never.
@@ -125,35 +126,36 @@ def visualise_facets(
         raise ValueError(f"centre is {centre} and margin {margin}; give 0 <= from <= to <= 1 and 0 <= margin < 0.5.")
     generator = torch.Generator().manual_seed(seed)
     with at_rest(model):
-        bounds = pixel_range(mean, std, images.shape[1] if images.ndim == 4 else 1)
-        images = checked_images(images, *bounds)
-        place = placed(model)
+        device = placed(model)["device"]
+        home = PixelSpace(mean, std, images.shape[min(1, images.ndim - 1)], images.device)
+        pixels = home.pixels(images)
+        space = PixelSpace(mean, std, pixels.shape[1], device)
         part = _features_of(model, features)
         called = "the last nn.Linear" if features is None else f"layer {features!r}"
         activation, deep = [], []
         with torch.no_grad():
-            for batch in images.split(batch_size):
-                batch = batch.to(place["device"])
-                target = torch.full((len(batch),), channel, device=batch.device)
+            for batch in pixels.split(batch_size):
+                batch = space.shown(batch.to(device))
+                target = torch.full((len(batch),), channel, device=device)
                 with overheard(part, called, features is None) as feature:
                     activation.append(unit_scores(model, batch, target, layer).cpu())
                 deep.append(feature().float().flatten(1).cpu())
         chosen = torch.cat(activation).argsort(descending=True, stable=True)[:top]
         facet, embedding = facet_clusters(torch.cat(deep)[chosen], facets, pca, seed)
         means = torch.stack(
-            [images[chosen[nearest]].mean(0) for nearest in _nearest(facet, embedding, facets, per_mean)]
-        ).to(place["device"])
-        unit = torch.full((facets,), channel, device=means.device)
+            [pixels[chosen[nearest]].mean(0) for nearest in _nearest(facet, embedding, facets, per_mean)]
+        ).to(device)
+        unit = torch.full((facets,), channel, device=device)
 
         def score(batch: Tensor) -> Tensor:
-            return unit_scores(model, batch, unit, layer)
+            return unit_scores(model, space.shown(batch), unit, layer)
 
         def mask(step: int) -> Tensor:
-            return centre_mask(step / steps, (means.shape[2], means.shape[3]), centre, margin).to(means.device)
+            return centre_mask(step / steps, (means.shape[2], means.shape[3]), centre, margin).to(device)
 
         before = score(means).detach()
-        pictures, trace = ascend(score, means, bounds, steps, lr, generator, tv_weight, jitter=jitter, mask=mask)
-        return Facets(pictures, means, before, trace[-1], chosen, facet, embedding)
+        pictures, trace = ascend(score, means, steps, lr, generator, tv_weight, jitter=jitter, mask=mask)
+        return Facets(space.shown(pictures), space.shown(means), before, trace[-1], chosen, facet, embedding)
 
 
 def facet_clusters(features: Tensor, facets: int, pca: int = 50, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -190,6 +192,8 @@ def facet_clusters(features: Tensor, facets: int, pca: int = 50, seed: int = 0) 
     start = "pca" if reduced.shape[1] > 1 else "random"
     places = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced)
     labels = KMeans(facets, n_init=10, random_state=seed).fit(places.astype(np.float64)).labels_
+    if (filled := int((np.bincount(labels, minlength=facets) > 0).sum())) < facets:
+        raise ValueError(f"the images are only {filled} different ones to the network; ask for so many facets at most.")
     order = np.argsort(-np.bincount(labels, minlength=facets), kind="stable")
     rank = np.empty(facets, dtype=np.int64)
     rank[order] = np.arange(facets)

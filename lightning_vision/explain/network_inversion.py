@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_vision.layers import at_rest, find_layer
 
-from ._ascent import checked_images, checked_knobs, grey_noise, overheard, pixel_range, placed, total_variation
+from ._ascent import PixelSpace, checked_knobs, grey_noise, overheard, placed, total_variation
 
 __all__ = ["InvertedImages", "invert_layer"]
 
@@ -52,15 +52,15 @@ def invert_layer(
 ) -> InvertedImages:
     """Make images whose output at a layer is that of given ones, which shows what the layer keeps.
 
-    Minimised is `||Phi(x) - Phi(x0)||^2 / ||Phi(x0)||^2 + alpha_weight mean|x|^alpha + tv_weight mean TV^beta(x)` by
-    Adam, whose rate falls to zero along half a cosine; after each step pixels are cut to their range.
+    Minimised is `||Phi(x) - Phi(x0)||^2 / ||Phi(x0)||^2 + alpha_weight mean|x|^alpha + tv_weight mean TV^beta(p)` by
+    Adam, whose rate falls to zero along half a cosine; p are the pixels of x, cut to 0..1 after each step.
 
     Args:
         model: Called as `model(images)`; it is left as it was.
         images: Originals x0 `(B, C, H, W)`, normalised.
         layer: Dotted name of Phi; its output may have any shape with the images first.
         steps: Steps of Adam, at least 1.
-        lr: Rate of the first step, about how far it moves a pixel, normalised units, above 0.
+        lr: Rate of the first step, about how far it moves a pixel, fraction of black to white, at least 0.
         alpha: Of the norm that keeps pixels from extremes, at least 1; 6 in the paper.
         alpha_weight: Weight of that norm; 0 is none.
         beta: Of total variation, at least 1; 2 is the smoothest.
@@ -104,20 +104,19 @@ def invert_layer(
     generator = torch.Generator().manual_seed(seed)
     place = placed(model)
     with at_rest(model):
-        channels = images.shape[1] if images.ndim == 4 else 1
-        low, high = pixel_range(mean, std, channels)
-        originals = checked_images(images.cpu(), low, high)
+        space = PixelSpace(mean, std, images.shape[min(1, images.ndim - 1)], place["device"])
+        originals = space.pixels(images)
         if start is None:
-            start = grey_noise(originals.shape, low, high, generator)
-        elif start.shape != images.shape:
+            pixels = grey_noise(originals.shape, generator, place["device"])
+        elif start.shape == images.shape:
+            pixels = space.pixels(start)
+        else:
             raise ValueError(f"start is {tuple(start.shape)} and images are {tuple(images.shape)}; they must be alike.")
-        x = checked_images(start.cpu(), low, high).to(place["device"])
-        originals, low, high = (it.to(place["device"]) for it in (originals, low, high))
         part = find_layer(model, layer)
 
-        def phi(batch: Tensor) -> Tensor:
+        def phi(p: Tensor) -> Tensor:
             with overheard(part, f"layer {layer!r}") as output_of:
-                model(batch.to(**place))
+                model(space.shown(p).to(**place))
             return output_of().float().flatten(1)
 
         wanted = phi(originals).detach()
@@ -125,26 +124,25 @@ def invert_layer(
         if not bool((scale > 0).all()):
             raise ValueError(f"layer {layer!r} puts out only zeros for image {int(scale.argmin())}; name another one.")
 
-        def distance(batch: Tensor) -> Tensor:
-            return (phi(batch) - wanted).square().sum(1) / scale
+        def distance(p: Tensor) -> Tensor:
+            return (phi(p) - wanted).square().sum(1) / scale
 
-        def objective(batch: Tensor) -> Tensor:
-            norm = alpha_weight * batch.abs().pow(alpha).flatten(1).mean(1)
-            variation = tv_weight * total_variation(batch, beta) / batch[0].numel()
-            return distance(batch) + norm + variation
+        def objective(p: Tensor) -> Tensor:
+            norm = alpha_weight * space.shown(p).abs().pow(alpha).flatten(1).mean(1)
+            return distance(p) + norm + tv_weight * total_variation(p, beta) / p[0].numel()
 
-        x.requires_grad_()
-        adam = torch.optim.Adam([x], lr)
+        pixels.requires_grad_()
+        adam = torch.optim.Adam([pixels], lr)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
         trace = []
         for _ in range(steps):
-            value = objective(x)
+            value = objective(pixels)
             trace.append(value.detach())
-            x.grad = torch.autograd.grad(value.sum(), x)[0]
+            pixels.grad = torch.autograd.grad(value.sum(), pixels)[0]
             adam.step()
             falling.step()
-            x.data.clamp_(low, high)
-        found = x.detach()
+            pixels.data.clamp_(0, 1)
+        found = pixels.detach()
         trace.append(objective(found).detach())
-        error = ((found - originals) / (high - low)).square().flatten(1).mean(1).sqrt()
-        return InvertedImages(found, torch.stack(trace), distance(found).detach(), error)
+        error = (found - originals).square().flatten(1).mean(1).sqrt()
+        return InvertedImages(space.shown(found), torch.stack(trace), distance(found).detach(), error)
