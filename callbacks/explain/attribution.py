@@ -4,7 +4,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -97,13 +97,7 @@ class AttributionLogger(MapLogger):
             are zeros unless they are, and may be a number; `feature_mask` may be the side of squares, in pixels.
         layer: Dotted name inside the module, for attributions of a layer; None takes the last one that has maps.
         seed: Of what the attribution draws, the same in every picture, >= 0.
-        target: The class explained: each image's `predicted` one, its `label`, or a class by number.
-        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
-        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
-            and `test` always. Neutral: 0, which draws nothing.
-        image_key: Key of the images, if batches are mappings; in other batches they come first.
-        target_key: Key of the labels, if batches are mappings; in other batches they come second.
-        name: Part of the state key, and what the pictures are called.
+        others: Those of `MapLogger`: `target`, `samples`, `every_n_epochs`, `image_key`, `target_key`, `name`.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`.
@@ -117,7 +111,7 @@ class AttributionLogger(MapLogger):
     Example:
         >>> from lightning.pytorch import Trainer
         >>> from lightning_vision.callbacks import AttributionLogger
-        >>> occlusion = AttributionLogger("Occlusion", arguments={"sliding_window_shapes": [3, 8, 8]})
+        >>> occlusion = AttributionLogger(attribution="Occlusion", arguments={"sliding_window_shapes": [3, 8, 8]})
         >>> trainer = Trainer(callbacks=[occlusion], accelerator="cpu", logger=False)
 
     Reference: Kokhlikyan et al. 2020, arXiv:2009.07896
@@ -148,14 +142,9 @@ class AttributionLogger(MapLogger):
         arguments: dict[str, Any] | None = None,
         layer: str | None = None,
         seed: int = 0,
-        target: Literal["predicted", "label"] | int = "predicted",
-        samples: int = 8,
-        every_n_epochs: int = 1,
-        image_key: str = "image",
-        target_key: str = "target",
-        name: str | None = None,
+        **others: Any,
     ) -> None:
-        super().__init__(target, samples, every_n_epochs, image_key, target_key, name)
+        super().__init__(**others)
         kind = type(self).__name__
         whole(kind, "seed", seed, 0)
         self._recipe = read_recipe(kind, attribution, init_args, arguments)
@@ -201,6 +190,11 @@ def _explained(
         leaf = leaf_of(images)
         with torch.no_grad():
             logits = model(leaf.clone())
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"{type(model).__name__} answers a {type(logits).__name__} and no logits (B, K), of which captum takes "
+                "a class; explain it with Grad-CAM or guided backpropagation."
+            )
         chosen = class_scores(logits, class_index)[1].clone()
         method = recipe.bound(Copying(model), part)
         try:

@@ -3,7 +3,7 @@
 Selvaraju et al. 2016, arXiv:1610.02391, Eq. 1 and 2. Symbols: A `activation`, dy/dA `gradient`, both `(B, C, h, w)`.
 """
 
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from lightning.pytorch import LightningModule
@@ -91,10 +91,11 @@ class GradCAMLogger(CAMLogger):
     to the layer; gradients, modes, random streams, hooks and what waits to be accumulated are left as they were. The
     sheet goes to every logger that takes pictures and as a PNG into `media/` beside the run.
 
-    Args: as `CAMLogger` documents them: `layer`, `target`, `samples`, `every_n_epochs`, `alpha`, `image_key`,
-        `target_key`, `name`; and
-        guided: Show Guided Grad-CAM, the guided gradient weighted by the map, as a picture of its own; `alpha` then
+    Args:
+        guided: Show Guided Grad-CAM, the guided gradient weighted by the map, as a picture of its own, where `alpha`
             says nothing.
+        others: Those of `CAMLogger`: `layer`, `target`, `samples`, `every_n_epochs`, `alpha`, `image_key`,
+            `target_key`, `name`.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
@@ -128,19 +129,8 @@ class GradCAMLogger(CAMLogger):
 
     title: ClassVar[str] = "grad_cam"
 
-    def __init__(
-        self,
-        layer: str | None = None,
-        target: Literal["predicted", "label"] | int = "predicted",
-        samples: int = 8,
-        every_n_epochs: int = 1,
-        alpha: float = 0.5,
-        guided: bool = False,
-        image_key: str = "image",
-        target_key: str = "target",
-        name: str | None = None,
-    ) -> None:
-        super().__init__(layer, target, samples, every_n_epochs, alpha, image_key, target_key, name)
+    def __init__(self, guided: bool = False, **others: Any) -> None:
+        super().__init__(**others)
         flag(type(self).__name__, "guided", guided)
         self.guided = guided
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -79,7 +80,7 @@ def guided_backprop(model: nn.Module, images: Tensor, class_index: int | Tensor 
 
     Reference: Springenberg et al. 2014, arXiv:1412.6806
     """
-    return _gradient_and_logits(model, images, class_index)[0]
+    return _gradient_and_answer(model, images, class_index)[0]
 
 
 def gradient_picture(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -138,14 +139,14 @@ class GuidedBackpropLogger(MapLogger):
 
     def explain(
         self, pl_module: LightningModule, images: Tensor, class_index: int | Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        return _gradient_and_logits(pl_module, images, class_index)
+    ) -> tuple[Tensor, Any]:
+        return _gradient_and_answer(pl_module, images, class_index)
 
     def paint(self, image: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
         return gradient_picture(values)
 
 
-def _gradient_and_logits(model: nn.Module, images: Tensor, class_index: int | Tensor | None) -> tuple[Tensor, Tensor]:
+def _gradient_and_answer(model: nn.Module, images: Tensor, class_index: int | Tensor | None) -> tuple[Tensor, Tensor]:
     with at_rest(model):
         leaf = leaf_of(images)
         with GuidedReLUs() as relus:
@@ -157,4 +158,9 @@ def _gradient_and_logits(model: nn.Module, images: Tensor, class_index: int | Te
                 "nothing to guide; take Grad-CAM or an attribution such as IntegratedGradients."
             )
         scores, _ = class_scores(answer, class_index)
-        return torch.autograd.grad(scores.sum(), leaf)[0], answer.detach()
+        found = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+    if found is None and isinstance(answer, Tensor):
+        raise ValueError(f"the answer of {type(model).__name__} does not depend on the images; check its forward.")
+    # Of a detector nothing may have been found.
+    gradient = torch.zeros_like(images) if found is None else found
+    return gradient.float(), apply_to_collection(answer, Tensor, Tensor.detach)
