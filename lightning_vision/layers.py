@@ -5,12 +5,13 @@ Everything here takes any `nn.Module` that is called as `model(images)`, a Light
 
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 __all__ = ["Reading", "as_maps", "at_rest", "class_scores", "find_layer", "output_of", "read_layer", "spatial_layer"]
@@ -29,13 +30,13 @@ class Reading:
     Args:
         activation: Maps `(B, C, h, w)`.
         gradient: Of the images' class scores by them, `(B, C, h, w)`; None if it was not asked for.
-        logits: Answer of the model `(B, K)`.
+        logits: Answer of the model `(B, K)`, of a detector its list of detections.
         class_index: Whose scores they are, int64 `(B,)`.
     """
 
     activation: Tensor
     gradient: Tensor | None
-    logits: Tensor
+    logits: Any
     class_index: Tensor
 
 
@@ -131,6 +132,9 @@ def read_layer(
         answer = model(images.detach().clone())
         leaf = _last_tensor(kept, layer)
         prefix, size = _prefix(model), (images.shape[-2], images.shape[-1])
+        if isinstance(answer, list) and leaf.ndim == 4:
+            # A detector resizes its images and pads them, so their proportions say nothing.
+            size = (leaf.shape[-2], leaf.shape[-1])
         activation = as_maps(leaf.detach(), size, prefix, layer)
         if len(activation) != len(images):
             raise ValueError(
@@ -138,27 +142,39 @@ def read_layer(
                 "one around it."
             )
         scores, chosen = class_scores(answer, class_index)
+        answer = apply_to_collection(answer, Tensor, Tensor.detach)
         if not gradient:
             return Reading(activation, None, answer, chosen)
         found = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
+    if found is None and not isinstance(answer, Tensor):
+        found = torch.zeros_like(leaf)  # nothing was detected
     if found is None:
         raise ValueError(
             f"the answer of {type(model).__name__} does not depend on layer {layer!r}, or takes it without gradients "
             "(torch.no_grad in its forward); name another one."
         )
-    return Reading(activation, as_maps(found, size, prefix, layer), answer.detach(), chosen)
+    return Reading(activation, as_maps(found, size, prefix, layer), answer, chosen)
 
 
 def class_scores(answer: Any, class_index: int | Tensor | None) -> tuple[Tensor, Tensor]:
-    """The logit of one class of each image, `(B,)`, and which class it is, int64 `(B,)`.
+    """The score of one class of each image, `(B,)`, and which class it is, int64 `(B,)`.
+
+    Of a detector a class's score is the sum of the scores of its detections in the image, so of a class that was not
+    detected it is 0.
 
     Args:
-        answer: Logits `(B, K)`.
-        class_index: One class for all, int64 `(B,)`, or None for each image's largest logit.
+        answer: Logits `(B, K)`; or of a detector a list of B mappings with `scores` `(D,)` and `labels` `(D,)`.
+        class_index: One class for all, int64 `(B,)`, or None for each image's largest logit, of a detector the class of
+            the detection with the highest score (-1 without any).
 
     Raises:
-        ValueError: the answer is no `(B, K)`, or a class is outside 0..K-1.
+        ValueError: the answer is neither, or a class is outside 0..K-1.
     """
+    if isinstance(answer, list) and all(isinstance(it, Mapping) and {"scores", "labels"} <= set(it) for it in answer):
+        best = [it["labels"][it["scores"].argmax()] if len(it["scores"]) else -1 for it in answer]
+        chosen = torch.tensor(best) if class_index is None else torch.as_tensor(class_index).expand(len(answer)).long()
+        sums = [it["scores"][it["labels"] == label].sum() for it, label in zip(answer, chosen.tolist(), strict=True)]
+        return torch.stack(sums), chosen
     if not isinstance(answer, Tensor) or answer.ndim != 2:
         got = f"{tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
         raise ValueError(
@@ -235,6 +251,11 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
                 handle = part.register_forward_pre_hook(lambda _module, inputs: asked.append(inputs[0]))
                 hooks.callback(handle.remove)
         answer = model(images[:1].detach().clone())
+        if isinstance(answer, list):
+            raise ValueError(
+                f"{type(model).__name__} answers a list, as detectors do, which look at maps of many sizes; name the one "
+                "that is wanted with layer=, as 'backbone.body.layer4'."
+            )
         scores = [class_scores(answer, None)[0].sum()]
         if asked:
             # What the classifier is given, for fresh classifiers are often zero and then nothing reaches the answer.

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from inspect import Parameter, Signature, signature
 from typing import Any, Literal
 
@@ -10,8 +11,10 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..hooks._around import Around
 from ..hooks._samples import Samples
 from ..hooks.pictures import Pictures
+from ._captions import answers, truth_of
 from .sheet import contact_sheet, overlay
 
 __all__ = ["MapLogger"]
@@ -66,11 +69,11 @@ class MapLogger(Pictures):
     @abstractmethod
     def explain(
         self, pl_module: LightningModule, images: Tensor, class_index: int | Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Maps, `(N, H, W)` or what `paint` takes of each image, and the logits `(N, K)`.
+    ) -> tuple[Tensor, Any]:
+        """Maps, `(N, H, W)` or what `paint` takes of each image, and the answer: logits `(N, K)`, or detections.
 
         Args:
-            pl_module: In eval mode.
+            pl_module: In eval mode; it takes a batch also where its loaders yield lists of images, as for detectors.
             images: `(N, C, H, W)` on the device.
             class_index: The class explained, one for all or int64 `(N,)`; None for each image's predicted one.
         """
@@ -80,26 +83,34 @@ class MapLogger(Pictures):
         return overlay(image, values)
 
     def draw(self, pl_module: LightningModule, samples: Samples) -> Mapping[str, NDArray[np.uint8]]:
-        assert isinstance(samples.images, Tensor)
-        labels = samples.classes()
-        maps, logits = self.explain(pl_module, samples.images.to(pl_module.device), self._asked(labels, pl_module))
-        sure, said = logits.float().softmax(1).cpu().max(1)
+        asked = self._asked(samples)
+        pieces = samples.pieces()
+        found: list[tuple[Tensor, str]] = []
+        with ExitStack() as stack:
+            if samples.listed:
+                around = Around(pl_module, "forward", lambda proceed, images: proceed(list(images)))
+                stack.callback(around.undo)
+            for images in pieces:
+                begin = len(found)
+                its = asked[begin : begin + len(images)] if isinstance(asked, Tensor) else asked
+                its = its.to(pl_module.device) if isinstance(its, Tensor) else its
+                maps, answer = self.explain(pl_module, images.to(pl_module.device), its)
+                found += zip(maps.float().cpu(), answers(answer, samples), strict=True)
         cells = []
-        for index, (image, values) in enumerate(zip(samples.shown(), maps.float().cpu().numpy(), strict=True)):
-            caption = f"said {samples.called(int(said[index]))} ({float(sure[index]):.2f})"
-            if labels is not None:
-                caption += f"\nis {samples.called(int(labels[index]))}"
-            cells.append(([image, self.paint(image, values)], caption))
+        for image, (values, said), target in zip(samples.shown(), found, samples.targets, strict=True):
+            truth = truth_of(target, samples)
+            cells.append(([image, self.paint(image, values.numpy())], "\n".join(filter(None, (said, truth)))))
         return {"": contact_sheet(cells)}
 
-    def _asked(self, labels: Tensor | None, pl_module: LightningModule) -> int | Tensor | None:
+    def _asked(self, samples: Samples) -> int | Tensor | None:
         if self.target == "predicted":
             return None
         if self.target != "label":
             return int(self.target)
+        labels = samples.classes()
         if labels is None:
             raise ValueError(
                 f"{type(self).__name__}: target='label' needs a class for each image, and the batch has none; say with "
                 "target_key= where they stand, or take target='predicted'."
             )
-        return labels.to(pl_module.device)
+        return labels

@@ -1,6 +1,8 @@
 """Drawing maps: over their images, or as pictures of their own, side by side with a line of text under each."""
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["contact_sheet", "overlay", "signed_picture"]
 
 Picture = NDArray[np.uint8]
-SIDE = 112  # pixels that a small image is enlarged to
+SIDE, LARGEST = 112, 320  # pixels to about which a small image is enlarged, and to which a large one is reduced
 GAP, LINE = 6, 13  # pixels between pictures, and of a line of text
 
 
@@ -41,13 +43,13 @@ def signed_picture(values: NDArray[Any]) -> Picture:
 def contact_sheet(cells: Sequence[tuple[Sequence[Picture], str]], columns: int = 4) -> Picture:
     """Many samples on one picture: the pictures of a sample side by side, its text under them.
 
-    Small pictures are enlarged by whole factors.
+    Small pictures are enlarged by whole factors, large ones reduced; text that does not fit is cut.
 
     Args:
         cells: For each sample its pictures, each `(H, W, 3)`, and its text, of one or more lines.
         columns: Samples in a row.
     """
-    strips = [_strip([_enlarged(picture) for picture in pictures]) for pictures, _ in cells]
+    strips = [_strip([_sized(picture) for picture in pictures]) for pictures, _ in cells]
     lines = [text.split("\n") for _, text in cells]
     width, height = max(it.shape[1] for it in strips), max(it.shape[0] for it in strips)
     text = LINE * max(map(len, lines)) + GAP
@@ -55,7 +57,7 @@ def contact_sheet(cells: Sequence[tuple[Sequence[Picture], str]], columns: int =
     rows = -(-len(cells) // columns)
     whole = (GAP + rows * (height + text + GAP), GAP + columns * (width + 2 * GAP), 3)
     sheet = Image.fromarray(np.full(whole, 255, dtype=np.uint8))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=LINE - 2)
+    draw, font = ImageDraw.Draw(sheet), _font()
     for index, (strip, words) in enumerate(zip(strips, lines, strict=True)):
         left, top = GAP + index % columns * (width + 2 * GAP), GAP + index // columns * (height + text + GAP)
         sheet.paste(Image.fromarray(strip), (left, top))
@@ -69,8 +71,19 @@ def _coloured(values: NDArray[Any], colours: str) -> Picture:
     return picture
 
 
-def _enlarged(picture: Picture) -> Picture:
-    factor = max(1, -(-SIDE // max(picture.shape[:2])))
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """One that knows Greek, Cyrillic and many more letters, of which class names may be made."""
+    return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), LINE - 3)
+
+
+def _sized(picture: Picture) -> Picture:
+    side = max(picture.shape[:2])
+    if side > LARGEST:
+        small = Image.fromarray(picture)
+        small.thumbnail((LARGEST, LARGEST))
+        return np.asarray(small)
+    factor = max(1, round(SIDE / side))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
@@ -84,8 +97,10 @@ def _strip(pictures: Sequence[Picture]) -> Picture:
     return strip
 
 
-def _fitting(line: str, font: Any, width: int) -> str:
+def _fitting(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """As much of a line as fits."""
-    while line and font.getlength(line) > width:
-        line = f"{line[:-2]}…" if len(line) > 2 else ""
-    return line
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(f"{line}…") > width:
+        line = line[:-1]
+    return f"{line}…"

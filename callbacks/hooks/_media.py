@@ -15,8 +15,18 @@ __all__ = ["keep_picture", "log_picture", "media_folder"]
 
 
 def media_folder(trainer: Trainer) -> Path:
-    """Where a run's pictures lie, in the first logger's folder, else in `default_root_dir`; asked on all ranks."""
-    return Path(trainer.log_dir or trainer.default_root_dir) / "media"
+    """Where a run's pictures lie: `media` beside its checkpoints, in the first logger's folder or `default_root_dir`.
+
+    It makes no collective call, so one rank may ask alone.
+    """
+    logger, root = trainer.logger, trainer.default_root_dir
+    if logger is None:
+        return Path(root, "media")
+    if (own := getattr(logger, "log_dir", None)) is not None:
+        return Path(own, "media")
+    # As Lightning places checkpoints: with W&B and MLflow runs would else write into one another's folder.
+    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
+    return Path(logger.save_dir or root, str(logger.name), version, "media")
 
 
 def keep_picture(trainer: Trainer, folder: Path, stage: str, title: str, picture: NDArray[np.uint8]) -> None:
@@ -39,14 +49,16 @@ def keep_picture(trainer: Trainer, folder: Path, stage: str, title: str, picture
         # A picture is written often and read seldom: little compression takes a third of the time.
         Image.fromarray(picture).save(file, compress_level=1)
     except OSError as error:
-        rank_zero_warn(f"{file} could not be written ({error}), and the run goes on without it.")
+        # The same words at every step, which Python shows once.
+        reason = error.strerror or error
+        rank_zero_warn(f"pictures cannot be written into {file.parent} ({reason}); the run goes on without them.")
     log_picture(trainer.loggers, f"{stage}/{title}", picture, trainer.global_step)
 
 
 def log_picture(loggers: Iterable[Logger], tag: str, picture: NDArray[np.uint8], step: int) -> None:
     """Hand a picture `(H, W, 3)` to TensorBoard, MLflow and every logger with a `log_image` of its own, as W&B's.
 
-    Loggers that keep numbers only, as the CSV one, are passed over.
+    Loggers that keep numbers only, as the CSV one, are passed over. What a logger raises is told, and the run goes on.
 
     Args:
         loggers: Those of the Trainer, in a process that logs.
@@ -55,10 +67,17 @@ def log_picture(loggers: Iterable[Logger], tag: str, picture: NDArray[np.uint8],
         step: Optimizer step.
     """
     for logger in loggers:
-        writer: Any = logger
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(tag, picture, step, dataformats="HWC")
-        elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, picture, key=tag, step=step)
-        elif hasattr(logger, "log_image"):
-            writer.log_image(tag, [picture], step=step)
+        try:
+            _hand_over(logger, tag, picture, step)
+        except Exception as error:  # of any kind: disk, network, a server's answer, a logger that somebody wrote
+            kind = type(logger).__name__
+            rank_zero_warn(f"{kind} did not take the picture {tag} ({error}); the run goes on without it.")
+
+
+def _hand_over(logger: Any, tag: str, picture: NDArray[np.uint8], step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(tag, picture, step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, picture, key=tag, step=step)
+    elif hasattr(logger, "log_image"):
+        logger.log_image(tag, [picture], step=step)

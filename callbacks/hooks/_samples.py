@@ -1,16 +1,17 @@
 """A few samples of a validation or test, chosen once and looked at again and again."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Chosen", "Samples"]
+__all__ = ["Chosen", "Samples", "labels_of"]
 
 
 @dataclass(frozen=True)
@@ -18,21 +19,27 @@ class Samples:
     """Images and what is known of them, on the CPU.
 
     Args:
-        images: `(N, C, H, W)` as the module takes them, or a list of N `(C, H, W)` where batches are lists.
+        images: `(N, C, H, W)` as the module takes them; a list of N `(C, H, W)` where sizes differ.
         targets: What the batch says of each image: a class int64 `()`, labels `(K,)`, a mapping; None if nothing.
         names: Of the classes, if datamodule or module say so.
         pixels: Mean and standard deviation of each channel by which images were normalised, if the datamodule says so.
+        listed: Whether batches hold lists of images `(C, H, W)`, so that the module wants a list, too.
     """
 
     images: Tensor | list[Tensor]
     targets: list[Any]
     names: list[str] | None = None
     pixels: tuple[list[float], list[float]] | None = None
+    listed: bool = False
+
+    def pieces(self) -> list[Tensor]:
+        """The images in their order as batches `(n, C, H, W)`: one of all where sizes are alike, else one of each."""
+        return [self.images] if isinstance(self.images, Tensor) else [image[None] for image in self.images]
 
     def classes(self) -> Tensor | None:
-        """Class of each image, int64 `(N,)`, the first of several labels; None where there is none."""
-        found = [_class_of(it) for it in self.targets]
-        return None if any(it is None for it in found) else torch.tensor(found)
+        """Class of each image, int64 `(N,)`, the first of several labels; None where an image has none."""
+        labels = [labels_of(it) for it in self.targets]
+        return torch.tensor([its[0] for its in labels]) if all(labels) else None
 
     def called(self, index: int) -> str:
         """The name of a class, its number where nobody named it."""
@@ -40,12 +47,12 @@ class Samples:
 
     def shown(self) -> list[NDArray[np.uint8]]:
         """Each image as pixels `(H, W, 3)`; stretched to its own range where nobody told how it was normalised."""
-        return [self._shown(image) for image in self.images]
+        return [self._shown(image.float()) for image in self.images]
 
     def _shown(self, image: Tensor) -> NDArray[np.uint8]:
-        image = image.float()
-        if self.pixels is not None:
-            mean, std = (torch.tensor(it)[:, None, None] for it in self.pixels)
+        if self.pixels is not None and len(self.pixels[0]) in (1, len(image)):
+            # The dtype is named, for with bf16-true the default one is bfloat16.
+            mean, std = (torch.tensor(it, dtype=torch.float32)[:, None, None] for it in self.pixels)
             image = image * std + mean
         else:
             low, high = image.min(), image.max()
@@ -59,13 +66,15 @@ class Samples:
 class Chosen:
     """Picks samples while batches come by: as many of every class as there is room for, of a class the first ones.
 
+    Images without a class give way to those that have one.
+
     Args:
         count: How many.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._stacked = True
+        self._listed = False
         self._kept: list[tuple[Tensor, Any, int | None]] = []
 
     def add(self, images: Tensor | Sequence[Tensor], targets: Any) -> None:
@@ -73,45 +82,60 @@ class Chosen:
 
         Args:
             images: `(B, C, H, W)` or a list of `(C, H, W)`.
-            targets: B entries, or None.
+            targets: B entries; anything else counts as none.
         """
-        self._stacked = isinstance(images, Tensor)
-        classes = _classes_of(targets, len(images))
-        for index, own in enumerate(classes):
-            if len(self._kept) >= self.count:
-                crowded, most = Counter(it[2] for it in self._kept).most_common(1)[0]
-                if own is None or sum(it[2] == own for it in self._kept) + 1 >= most:
-                    continue
-                last = max(place for place, it in enumerate(self._kept) if it[2] == crowded)
-                del self._kept[last]
-            target = None if targets is None else _on_cpu(targets[index])
-            self._kept.append((images[index].detach().cpu().clone(), target, own))
+        self._listed = not isinstance(images, Tensor)
+        if not isinstance(targets, (Tensor, Sequence)) or len(targets) != len(images):
+            targets = [None] * len(images)
+        # One copy for the batch: an item at a time would wait for the device each time.
+        labels = targets.cpu() if isinstance(targets, Tensor) else targets
+        for index, target in enumerate(labels):
+            own = next(iter(labels_of(target)), None)
+            if len(self._kept) < self.count or self._made_room(own):
+                self._kept.append((_on_cpu(images[index]), _on_cpu(target), own))
+
+    def _made_room(self, own: int | None) -> bool:
+        """Whether a sample gave way: the last one without a class, else of the class that has most."""
+        counts = Counter(it[2] for it in self._kept)
+        crowded = None if None in counts else counts.most_common(1)[0][0]
+        if own is None or (crowded is not None and counts[own] + 1 >= counts[crowded]):
+            return False
+        del self._kept[max(place for place, it in enumerate(self._kept) if it[2] == crowded)]
+        return True
 
     def samples(self, names: list[str] | None, pixels: tuple[list[float], list[float]] | None) -> Samples | None:
         """What was chosen, class by class; None if no batch came."""
         if not self._kept:
             return None
-        kept = sorted(self._kept, key=lambda it: -1 if it[2] is None else it[2])
-        images = [image for image, _, _ in kept]
-        return Samples(torch.stack(images) if self._stacked else images, [it[1] for it in kept], names, pixels)
+        kept = sorted(self._kept, key=lambda it: (it[2] is None, it[2] or 0))
+        images: list[Tensor] | Tensor = [image for image, _, _ in kept]
+        if len({image.shape for image in images}) == 1:
+            with torch.inference_mode(False):
+                images = torch.stack(list(images))
+        return Samples(images, [target for _, target, _ in kept], names, pixels, self._listed)
 
 
-def _class_of(target: Any) -> int | None:
-    if not isinstance(target, Tensor) or target.numel() == 0 or target.ndim > 1:
-        return None
-    return int(target) if target.ndim == 0 else int(target.argmax())
+def labels_of(target: Any) -> list[int]:
+    """The classes that one sample's target names, none where it names none.
+
+    Args:
+        target: A class, negative (-1, -100) where it is unknown; 0 and 1 `(K,)`; shares of classes `(K,)`, of which the
+            largest counts; a mapping with `labels`, one for each object.
+    """
+    if isinstance(target, Mapping):
+        labels = target.get("labels")
+        return [int(it) for it in labels.flatten().tolist()] if isinstance(labels, Tensor) else []
+    values = target.flatten().tolist() if isinstance(target, Tensor) and target.ndim < 2 else [target]
+    if not values or not all(isinstance(it, (int, float)) for it in values):
+        return []
+    if len(values) == 1:
+        return [int(values[0])] if values[0] >= 0 and values[0] % 1 == 0 else []
+    if all(it in (0, 1) for it in values):
+        return [index for index, it in enumerate(values) if it]
+    return [int(np.argmax(values))] if min(values) >= 0 and abs(sum(values) - 1) < 0.01 else []
 
 
-def _classes_of(targets: Any, count: int) -> list[int | None]:
-    if isinstance(targets, Tensor) and targets.ndim in (1, 2) and len(targets) == count:
-        # One copy for the batch: an item at a time would wait for the device each time.
-        return [_class_of(it) for it in targets.cpu()]
-    return [None] * count
-
-
-def _on_cpu(target: Any) -> Any:
-    if isinstance(target, Tensor):
-        return target.detach().cpu().clone()
-    if isinstance(target, dict):
-        return {key: _on_cpu(value) for key, value in target.items()}
-    return target
+def _on_cpu(value: Any) -> Any:
+    """A copy with ordinary tensors on the CPU, also where Lightning made them in inference mode."""
+    with torch.inference_mode(False):
+        return apply_to_collection(value, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))

@@ -3,6 +3,7 @@
 Public hooks used: start, epoch end and end of a validation and of a test, start and end of their batches.
 """
 
+import math
 from abc import abstractmethod
 from typing import Any, Literal
 
@@ -20,8 +21,8 @@ class Evaluation(Method):
     """Watches validations and tests; of several loaders the first.
 
     Args:
-        every_n_epochs: While fitting it watches validations of every n-th epoch, from the first on; `validate` and
-            `test` are always watched. At 0 nothing is.
+        every_n_epochs: While fitting it watches validations of every n-th epoch, from the first on, or the next one
+            where such an epoch has none; `validate` and `test` are always watched. At 0 nothing is.
         others: Go to the next base class, among them `name`.
 
     Raises:
@@ -60,8 +61,9 @@ class Evaluation(Method):
         """Whether the validation or test at hand is watched."""
         if self.off:
             return False
-        fits = trainer.state.fn == "fit" and not trainer.sanity_checking
-        return not fits or trainer.current_epoch % self.every_n_epochs == 0
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return True
+        return trainer.current_epoch % self.every_n_epochs < _epochs_apart(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
@@ -132,3 +134,11 @@ class Evaluation(Method):
         super().on_test_end(trainer, pl_module)
         if self.due(trainer):
             self.ends(trainer, pl_module, "test")
+
+
+def _epochs_apart(trainer: Trainer) -> int:
+    """How many epochs lie between two validations; more than one by `check_val_every_n_epoch`, or counted in batches."""
+    if trainer.check_val_every_n_epoch is not None:
+        return trainer.check_val_every_n_epoch
+    batches = trainer.num_training_batches
+    return max(1, -(-int(trainer.val_check_batch) // int(batches))) if math.isfinite(batches) else 1

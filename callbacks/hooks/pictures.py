@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ._checks import whole
 from ._fields import Fields
@@ -23,21 +25,23 @@ class Pictures(Evaluation):
     """Draws pictures of the module on samples chosen once, so that what changes from picture to picture is the module.
 
     The samples are chosen in the first watched validation, or in the test, of the first process: as many of every class
-    as there is room for, of a class the first ones. `draw` runs when all batches of a validation or test are over,
-    while averaged weights still stand in the module, with gradients enabled even where Lightning uses inference mode;
-    it may do to the module whatever `as_if_nobody_looked` puts back. Each picture goes to `media/STAGE/NAME/` in the
-    first logger's folder, else in the Trainer's `default_root_dir`, as `step_NUMBER.png`, and to every logger that
-    takes pictures. A sanity check draws too and throws away, so that what cannot be drawn is known before training;
-    a rehearsal (`fast_dev_run`) writes nothing.
+    as there is room for, of a class the first ones. They are no part of a checkpoint: a resumed run chooses again,
+    which gives the same ones unless the validation loader shuffles. `draw` runs when all batches of a validation or
+    test are over, while averaged weights still stand in the module, with gradients enabled even where Lightning uses
+    inference mode; it may do to the module whatever `as_if_nobody_looked` puts back. Each picture goes to
+    `media/STAGE/NAME/` beside the run's checkpoints, as `step_NUMBER.png`, and to every logger that takes pictures. A
+    sanity check draws too and throws away, so that what cannot be drawn is known before training; a rehearsal
+    (`fast_dev_run`) writes nothing.
 
     Args:
         samples: How many images, >= 1.
         image_key: Key of the images, if batches are mappings; in other batches they come first.
-        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second. There may be none.
         others: Go to the next base class, among them `every_n_epochs` and `name`.
 
     Raises:
-        ValueError: `samples` is no integer >= 1.
+        ValueError: `samples` is no integer >= 1; at set-up, if another callback calls its pictures alike; in the first
+            batch, sanity check included, if there are no images in it.
     """
 
     # What the pictures are called in files and loggers, unless the callback has a name.
@@ -61,17 +65,33 @@ class Pictures(Evaluation):
             samples: On the CPU.
         """
 
+    @property
+    def called(self) -> str:
+        """What the pictures are called."""
+        return self.name or self.title
+
     def check(self, pl_module: LightningModule) -> None:
         """Raise a ValueError for what can be known to fail before any batch comes."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._fixed = {}
+        alike = [it for it in self.rivals(trainer, Pictures) if isinstance(it, Pictures) and it.called == self.called]
+        if alike and not self.off:
+            raise ValueError(
+                f"{type(self).__name__}: {type(alike[0]).__name__} also calls its pictures {self.called!r}, and they "
+                "would write the same files; give one of them another name."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         if not self.off:
             self.check(pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_end(trainer, pl_module)
+        if not self.off and trainer.is_global_zero and "val" not in self._fixed:
+            rank_zero_warn(f"{type(self).__name__}: no validation was drawn in this fit, so there are no pictures.")
 
     def starts(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self.check(pl_module)
@@ -83,17 +103,36 @@ class Pictures(Evaluation):
     ) -> None:
         if self._chosen is None:
             return
-        labelled = self.target_key in batch if isinstance(batch, Mapping) else len(batch) > 1
-        self._chosen.add(self.fields.image(batch), self.fields.target(batch) if labelled else None)
+        images, targets = self._read(batch)
+        shapes = [images.shape[1:]] if isinstance(images, Tensor) else [getattr(it, "shape", ()) for it in images]
+        if any(len(shape) != 3 for shape in shapes):
+            raise ValueError(
+                f"{type(self).__name__}: a batch holds {tuple(getattr(images, 'shape', shapes[0]))} where images "
+                "(B, C, H, W), or a list of (C, H, W), are to be drawn; say with image_key= where they stand."
+            )
+        self._chosen.add(images, targets)
+
+    def _read(self, batch: Any) -> tuple[Any, Any]:
+        """Images and labels of a batch, which may be the images alone."""
+        if isinstance(batch, Tensor):
+            return batch, None
+        if isinstance(batch, Mapping):
+            if self.target_key not in batch:
+                keys = ", ".join(map(repr, batch))
+                rank_zero_warn(
+                    f"{type(self).__name__}: batches have no labels under {self.target_key!r}, their keys are {keys}; "
+                    "the pictures show none, unless target_key= says where they stand."
+                )
+            return self.fields.image(batch), batch.get(self.target_key)
+        images = self.fields.image(batch)
+        return images, self.fields.target(batch) if len(batch) > 1 else None
 
     def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        # Asked on all ranks, for Lightning broadcasts it.
-        folder = media_folder(trainer)
-        if not trainer.is_global_zero:
-            return
-        samples = self._fixed.get(stage) or self._known(trainer, pl_module)
-        self._chosen = None
-        if samples is None:
+        chosen, self._chosen = self._chosen, None
+        samples = self._fixed.get(stage)
+        if samples is None and chosen is not None:
+            samples = chosen.samples(class_names(trainer, pl_module), normalised_by(trainer))
+        if samples is None or not trainer.is_global_zero:
             return
         with as_if_nobody_looked(trainer, pl_module):
             pictures = self.draw(pl_module, samples)
@@ -101,9 +140,5 @@ class Pictures(Evaluation):
             return
         self._fixed[stage] = samples
         for added, picture in pictures.items():
-            title = "_".join(filter(None, (self.name or self.title, added)))
-            keep_picture(trainer, folder, stage, title, picture)
-
-    def _known(self, trainer: Trainer, pl_module: LightningModule) -> Samples | None:
-        assert self._chosen is not None
-        return self._chosen.samples(class_names(trainer, pl_module), normalised_by(trainer))
+            title = "_".join(filter(None, (self.called, added)))
+            keep_picture(trainer, media_folder(trainer), stage, title, picture)

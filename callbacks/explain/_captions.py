@@ -1,0 +1,57 @@
+"""The words under a picture: what the module answered for an image, and what the image is."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..hooks._samples import Samples, labels_of
+
+__all__ = ["answers", "truth_of"]
+
+
+def answers(answer: Any, samples: Samples) -> list[str]:
+    """A line for each image: `said cat (0.93)`, of a detector `found 2 cat (0.93), dog (0.41)`.
+
+    In parentheses stands the probability, by a softmax, or by a sigmoid where images have several labels or none; of a
+    detector the best score of the class.
+
+    Args:
+        answer: Logits `(n, K)`, or of each image a mapping with `scores` `(D,)` and `labels` `(D,)`.
+        samples: All that are drawn, for names and for the kind of labels.
+    """
+    if not isinstance(answer, Tensor):
+        return [_detected(it, samples) for it in answer]
+    vectors = [it for it in samples.targets if isinstance(it, Tensor) and it.ndim == 1 and len(it) > 1]
+    several = any(len(labels_of(it)) != 1 for it in vectors)
+    logits = answer.detach().float().cpu()
+    sure, said = (logits.sigmoid() if several else logits.softmax(1)).max(1)
+    pairs = zip(said.tolist(), sure.tolist(), strict=True)
+    return [f"said {samples.called(index)} ({share:.2f})" for index, share in pairs]
+
+
+def _detected(found: Mapping[str, Tensor], samples: Samples) -> str:
+    scores, labels = found["scores"].detach().float().cpu(), found["labels"].cpu()
+    classes = _counted(labels.tolist(), samples)
+    best = [float(scores[labels == index].max()) for index in classes]
+    lines = [
+        f"{words} ({score:.2f})" for score, words in sorted(zip(best, classes.values(), strict=True), reverse=True)
+    ]
+    return f"found {', '.join(lines) or 'nothing'}"
+
+
+def truth_of(target: Any, samples: Samples) -> str:
+    """`is cat`, of several labels `is cat, dog`, of a detector's objects `holds 2 cat`; empty where nothing is known."""
+    words = ", ".join(_counted(labels_of(target), samples).values())
+    if isinstance(target, Mapping) and "labels" in target:
+        return f"holds {words or 'nothing'}"
+    return f"is {words}" if words else ""
+
+
+def _counted(labels: Iterable[int], samples: Samples) -> dict[int, str]:
+    """Each class once, with its name and its number where there are several."""
+    return {
+        index: f"{count} {samples.called(index)}" if count > 1 else samples.called(index)
+        for index, count in Counter(labels).items()
+    }
