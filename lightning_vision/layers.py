@@ -81,7 +81,9 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     if name in named:
         return named[name]
     if not isinstance(name, str):
-        raise ValueError(f"a layer is given by its dotted name, as {list(named)[-1]!r}, and not as a {type(name)}.")
+        raise ValueError(
+            f"a layer is given by its dotted name, as {list(named)[-1]!r}, and not as a {type(name).__name__}."
+        )
     close = [path for path in named if path.endswith(f".{name}")][:3] or difflib.get_close_matches(name, named, n=3)
     meant = f"did you mean {' or '.join(close)}?" if close else f"its parts begin {', '.join(list(named)[:3])}."
     raise ValueError(f"{type(model).__name__} has no layer {name!r}; {meant}")
@@ -253,8 +255,8 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
         answer = model(images[:1].detach().clone())
         if isinstance(answer, list):
             raise ValueError(
-                f"{type(model).__name__} answers a list, as detectors do, which look at maps of many sizes; name the one "
-                "that is wanted with layer=, as 'backbone.body.layer4'."
+                f"{type(model).__name__} answers a list, as detectors do, which look at maps of many sizes; name the "
+                "one that is wanted with layer=, as 'backbone.body.layer4'."
             )
         scores = [class_scores(answer, None)[0].sum()]
         if asked:
@@ -304,12 +306,18 @@ def _maps_or_none(output: Tensor, size: tuple[int, int], prefix: int | None) -> 
         return next((it for it in readings if _alike(it.shape[2], it.shape[3], size, CELLS_LOST)), None)
     if output.ndim != 3:
         return None
+    fitting = []
     for before in TOKENS_BEFORE if prefix is None else (prefix, *TOKENS_BEFORE):
         count = output.shape[1] - before
         height = round((max(count, 0) * size[0] / size[1]) ** 0.5)
         if height and count % height == 0 and _alike(height, count // height, size):
-            return output[:, before:].transpose(1, 2).unflatten(2, (height, count // height))
-    return None
+            fitting.append((before, height, count // height))
+            if before == prefix:
+                break
+    if not fitting:
+        return None
+    before, height, width = min(fitting, key=lambda it: abs(it[1] * size[1] - it[2] * size[0]))
+    return output[:, before:].transpose(1, 2).unflatten(2, (height, width))
 
 
 def _alike(height: int, width: int, size: tuple[int, int], lost: int = 0) -> bool:

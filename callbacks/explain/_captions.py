@@ -12,7 +12,7 @@ __all__ = ["answers", "truth_of"]
 
 
 def answers(answer: Any, samples: Samples) -> list[str]:
-    """A line for each image: `said cat (0.93)`, of a detector `found 2 cat (0.93), dog (0.41)`.
+    """A line for each image: `said cat (0.93)`, of a detector `found cat x2 (0.93), dog (0.41)`.
 
     In parentheses stands the probability, by a softmax, or by a sigmoid where images have several labels or none; of a
     detector the best score of the class.
@@ -42,7 +42,7 @@ def _detected(found: Mapping[str, Tensor], samples: Samples) -> str:
 
 
 def truth_of(target: Any, samples: Samples) -> str:
-    """`is cat`, of several labels `is cat, dog`, of a detector's objects `holds 2 cat`; empty where nothing is known."""
+    """`is cat`, of several labels `is cat, dog`, of a detector's objects `holds cat x2`; empty if nothing is known."""
     words = ", ".join(_counted(labels_of(target), samples).values())
     if isinstance(target, Mapping) and "labels" in target:
         return f"holds {words or 'nothing'}"
@@ -52,6 +52,6 @@ def truth_of(target: Any, samples: Samples) -> str:
 def _counted(labels: Iterable[int], samples: Samples) -> dict[int, str]:
     """Each class once, with its name and its number where there are several."""
     return {
-        index: f"{count} {samples.called(index)}" if count > 1 else samples.called(index)
+        index: f"{samples.called(index)} x{count}" if count > 1 else samples.called(index)
         for index, count in Counter(labels).items()
     }

@@ -137,8 +137,8 @@ class Evaluation(Method):
 
 
 def _epochs_apart(trainer: Trainer) -> int:
-    """How many epochs lie between two validations; more than one by `check_val_every_n_epoch`, or counted in batches."""
+    """Epochs between two validations: more than one by `check_val_every_n_epoch`, or if they are told in batches."""
     if trainer.check_val_every_n_epoch is not None:
         return trainer.check_val_every_n_epoch
-    batches = trainer.num_training_batches
-    return max(1, -(-int(trainer.val_check_batch) // int(batches))) if math.isfinite(batches) else 1
+    epochs = float(trainer.val_check_batch or 0) / float(trainer.num_training_batches)
+    return max(1, math.ceil(epochs)) if math.isfinite(epochs) else 1
