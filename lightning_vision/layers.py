@@ -250,7 +250,7 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
             if not isinstance(part, PASSED_OVER):
                 hooks.callback(part.register_forward_hook(keep).remove)
             if isinstance(part, nn.Linear | nn.Conv2d):
-                handle = part.register_forward_pre_hook(lambda _module, inputs: asked.append(inputs[0]))
+                handle = part.register_forward_pre_hook(lambda _module, inputs: asked.extend(inputs[:1]))
                 hooks.callback(handle.remove)
         answer = model(images[:1].detach().clone())
         if isinstance(answer, list):
