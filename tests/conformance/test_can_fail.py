@@ -3,11 +3,13 @@
 Each toy differs from the healthy one in a line or two; the table says which check must notice it.
 """
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from lightning_vision.callbacks.hooks.method import Method, Place
+from lightning_vision.callbacks.hooks.pictures import Pictures
 from support.conformance import checks, files, lifecycle, settings
 from support.conformance.conditions import Condition
 from support.conformance.pairs import either_order
@@ -281,6 +283,29 @@ def test_a_callback_without_yaml_card_place_and_neutral_setting_is_found():
         "Bare.neutral",
     ]
     assert missing_parts(object) == ["object is no Method"]
+
+
+class Draws(Pictures):
+    """A white picture after each validation."""
+
+    title = "toy"
+
+    def __init__(self, every_n_epochs: int = 1, name: str | None = None) -> None:
+        fields = {"image_key": "image", "target_key": "target"}
+        super().__init__(samples=2, **fields, every_n_epochs=every_n_epochs, name=name)
+
+    def draw(self, pl_module, samples):
+        return {"": np.full((8, 8, 3), 255, dtype=np.uint8)}
+
+
+class DrawsNothing(Draws):
+    def draw(self, pl_module, samples):
+        return {}
+
+
+@pytest.mark.parametrize(("kind", "healthy"), [(Draws, True), (DrawsNothing, False)])
+def test_one_that_draws_nothing_is_found(kind, healthy):
+    assert (lifecycle.acts(Subject(kind, {}, Draws.neutral)) == []) is healthy
 
 
 class Unsorted(Healthy):

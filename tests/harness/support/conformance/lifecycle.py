@@ -2,10 +2,13 @@
 
 import copy
 import pickle
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from lightning_vision.callbacks.hooks.evaluation import Evaluation
 from support.conformance.conditions import Condition
 from support.conformance.runs import Outcome, compare, fit, loaders, plain_run
 from support.conformance.subjects import Subject
@@ -107,8 +110,19 @@ def own_stream_only(subject: Subject) -> list[str]:
 
 
 def acts(subject: Subject) -> list[str]:
-    """Guarantee 8: one that does more than watch never silently does nothing to weights, rates or logs."""
+    """Guarantee 8: a fit does not silently pass by it; weights, rates or logs change, or one that watches tells."""
+    if issubclass(subject.kind, Evaluation):
+        return _tells(subject)
     if subject.only_watches:
         return []
     changed = compare(_working(subject), plain_run(ORDINARY), ["module", "optimizers", "schedulers", "rows"])
     return [] if changed else ["it does nothing: weights, optimizers, schedules and logs are the plain run's"]
+
+
+def _tells(subject: Subject) -> list[str]:
+    """One that watches validations leaves files of the run, or numbers that the plain run has not."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = fit(ORDINARY, [subject.make()], default_root_dir=folder).rows
+        if any(it.is_file() for it in Path(folder).rglob("*")) or len(rows) > len(plain_run(ORDINARY).rows):
+            return []
+    return ["it watches and tells nothing: there is no file and no number of it"]
