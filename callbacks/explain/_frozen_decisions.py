@@ -85,8 +85,7 @@ class FrozenDecisions(TorchFunctionMode):
         rest = args if "input" in kwargs else args[1:]
         others = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
         underscored = func.__name__.endswith("_") and not func.__name__.startswith("__")
-        named = getattr(torch, name, None) or getattr(F, name)
-        act = named if underscored else func
+        act = (getattr(torch, name, None) or getattr(F, name)) if underscored else func
         if name in VALUES:
             result = self.decided(lambda: act(x, *rest, **others))
         else:
