@@ -199,7 +199,7 @@ def _explained(
         method = recipe.bound(Copying(model), part)
         try:
             values = method.attribute(leaf, **recipe.given(leaf.detach(), chosen))
-        except (AssertionError, TypeError) as error:
+        except (AssertionError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{recipe.kind.__name__} of captum refuses {type(model).__name__}: {str(error).strip()}"
             ) from error
