@@ -192,7 +192,8 @@ def class_scores(answer: Any, class_index: int | Tensor | None) -> tuple[Tensor,
                 f"class_index is {asked.dtype} {tuple(asked.shape)}; give one class, or one for each of the "
                 f"{len(answer)} images."
             )
-        chosen = asked.expand(len(answer)).long()
+        # A copy, for what was made in inference mode cannot wait for a backward pass.
+        chosen = asked.expand(len(answer)).long().clone()
         if int(chosen.min()) < 0 or int(chosen.max()) >= answer.shape[1]:
             raise ValueError(
                 f"class_index is {chosen.unique().tolist()} and the model has classes 0 to {answer.shape[1] - 1}."
