@@ -4,10 +4,11 @@ Nguyen et al. 2014, arXiv:1412.1897: gradient ascent, and MAP-Elites with pixels
 (CPPN) as the genome.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf, log
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -127,48 +128,55 @@ def make_fooling_images(
         space = PixelSpace(mean, std, size[0], device)
 
         def log_probabilities(pixels: Tensor) -> Tensor:
-            answer = model(space.shown(pixels).to(**place))
+            answer = model(space.shown(pixels.to(device)).to(**place))
             class_scores(answer, None)
             return answer.float().log_softmax(1)
 
         with torch.no_grad():
-            known = log_probabilities(torch.full((1, *size), 0.5, device=device)).shape[1]
+            known = log_probabilities(torch.full((1, *size), 0.5)).shape[1]
         asked = torch.arange(known) if classes is None else torch.tensor(list(classes), dtype=torch.int64)
         if not len(asked) or int(asked.min()) < 0 or int(asked.max()) >= known:
             raise ValueError(f"classes are {asked.tolist()} and the model has classes 0 to {known - 1}.")
         if method == "gradient":
             begun = grey_noise((runs * len(asked), *size), generator, device)
-            target = asked.repeat(runs)
-            found, traces = [], []
-            for part, wanted in zip(begun.split(batch_size), target.split(batch_size), strict=True):
-                chosen = wanted.to(device)[:, None]
-                climbed, trace = ascend(
-                    lambda batch, chosen=chosen: log_probabilities(batch).gather(1, chosen).squeeze(1),
-                    part,
-                    steps,
-                    lr,
-                    generator,
-                    decay=decay,
-                    rest=space.mean,
-                    stop_at=log(threshold) if threshold > 0 else -inf,
-                )
-                found.append(climbed)
-                traces.append(trace.exp())
-            longest = max(len(trace) for trace in traces)
-            # A batch that was done early stays as it is.
-            even = [torch.cat([trace, trace[-1:].expand(longest - len(trace), -1)]) for trace in traces]
-            history = torch.cat(even, 1).unflatten(1, (runs, len(asked)))
-            pictures = torch.cat(found).unflatten(0, (runs, len(asked)))
+            knobs = {"steps": steps, "lr": lr, "generator": generator, "decay": decay, "rest": space.mean}
+            stop_at = log(threshold) if threshold > 0 else -inf
+            pixels, trace = _climb(log_probabilities, begun, asked.repeat(runs), batch_size, stop_at, knobs)
+            history = trace.exp().unflatten(1, (runs, len(asked)))
         else:
 
-            def confidences(pixels: Tensor) -> Tensor:
+            def confidences(painted: Tensor) -> Tensor:
                 with torch.no_grad():
-                    parts = [log_probabilities(part.to(device)).exp().cpu() for part in pixels.split(batch_size)]
-                return torch.cat(parts)[:, asked]
+                    return torch.cat([log_probabilities(it).exp()[:, asked].cpu() for it in painted.split(batch_size)])
 
             encoding = Pixels(size) if method == "evolution" else Painter(size)
             elites, history = map_elites(
                 confidences, encoding, runs, len(asked), steps, offspring, mutation_rate, threshold, generator
             )
-            pictures = encoding.paint(elites.flatten(0, 1)).to(device).unflatten(0, (runs, len(asked)))
-        return FoolingImages(space.shown(pictures), asked, history[-1], history)
+            pixels = encoding.paint(elites.flatten(0, 1)).to(device)
+        images = space.shown(pixels).unflatten(0, (runs, len(asked)))
+        return FoolingImages(images, asked, history[-1], history)
+
+
+def _climb(
+    log_probabilities: Callable[[Tensor], Tensor],
+    begun: Tensor,
+    target: Tensor,
+    batch_size: int,
+    stop_at: float,
+    knobs: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Ascend batch by batch: pixels `(N, C, H, W)` and the targets' log probabilities `(T, N)`, on the CPU."""
+
+    def score(chosen: Tensor, pixels: Tensor) -> Tensor:
+        return log_probabilities(pixels).gather(1, chosen).squeeze(1)
+
+    found, traces = [], []
+    for pixels, wanted in zip(begun.split(batch_size), target.to(begun.device).split(batch_size), strict=True):
+        climbed, trace = ascend(partial(score, wanted[:, None]), pixels, stop_at=stop_at, **knobs)
+        found.append(climbed)
+        traces.append(trace.cpu())
+    longest = max(len(trace) for trace in traces)
+    # A batch that was done early stays as it is.
+    even = [torch.cat([trace, trace[-1:].expand(longest - len(trace), -1)]) for trace in traces]
+    return torch.cat(found), torch.cat(even, 1)

@@ -171,7 +171,7 @@ def facet_clusters(features: Tensor, facets: int, pca: int = 50, seed: int = 0) 
         The cluster of each, int64 `(n,)`, the largest being 0, and places in the plane `(n, 2)`.
 
     Raises:
-        ValueError: there are fewer than 4 features or than clusters, or they are not finite.
+        ValueError: there are fewer than 4 features, fewer different ones than clusters, or they are not finite.
 
     Example:
         >>> facet, places = facet_clusters(torch.cat([torch.zeros(6, 3), torch.ones(4, 3)]), 2)
@@ -186,14 +186,17 @@ def facet_clusters(features: Tensor, facets: int, pca: int = 50, seed: int = 0) 
     if not bool(features.isfinite().all()):
         raise ValueError("the features are not finite; does the model give NaN for these images?")
     table = features.double().numpy()
+    # t-SNE divides by the spread of the points, and crashes where there is none.
+    if (distinct := len(np.unique(table, axis=0))) < max(2, facets):
+        raise ValueError(
+            f"the images are only {distinct} different ones to the network; ask for fewer facets, or add some."
+        )
     reduced = PCA(min(pca, *table.shape), svd_solver="full").fit_transform(table)
     # 30 is t-SNE's own; it must stay below the number of points, and with few of them well below.
     perplexity = min(30.0, (number - 1) / 3)
     start = "pca" if reduced.shape[1] > 1 else "random"
     places = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced)
     labels = KMeans(facets, n_init=10, random_state=seed).fit(places.astype(np.float64)).labels_
-    if (filled := int((np.bincount(labels, minlength=facets) > 0).sum())) < facets:
-        raise ValueError(f"the images are only {filled} different ones to the network; ask for so many facets at most.")
     order = np.argsort(-np.bincount(labels, minlength=facets), kind="stable")
     rank = np.empty(facets, dtype=np.int64)
     rank[order] = np.arange(facets)
