@@ -4,6 +4,7 @@ Which features are read is proved in `hooks/test_features.py`, that training see
 """
 
 import csv
+import random
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,6 @@ def test_two_clusters_are_apart_on_the_map(projection, tmp_path, monkeypatch):
     )
     logger = CSVLogger(tmp_path)
     trainer = quiet_trainer(callbacks=[EmbeddingLogger(projection=projection)], logger=logger)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
     trainer.validate(TwoClusters(), DataLoader(TensorDataset(images, target), 16), verbose=False)
     points, classes, names, title = maps[0]
     centres = np.stack([points[target == it].mean(0) for it in range(2)])
@@ -97,8 +97,18 @@ def test_two_clusters_are_apart_on_the_map(projection, tmp_path, monkeypatch):
     assert [float(it) for row in table if (it := row["val/embedding_neighbours"])] == [1.0]
     assert title.endswith("of 60 images; 100% of nearest neighbours have the same class")
     assert len(list(tmp_path.rglob("media/val/embedding/step_00000000.png"))) == 1
+
+
+@pytest.mark.parametrize("projection", ["pca", "tsne"])
+def test_a_map_is_drawn_alike_twice_and_draws_nothing_from_the_global_streams(projection):
+    logger, values = EmbeddingLogger(projection=projection), features(40, 6)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    (first, _), (second, _) = (logger.draw(Plain, values, torch.arange(40) % 3, None) for _ in range(2))
+
+    assert np.array_equal(first, second)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
 
 
 def test_points_have_the_colours_of_their_classes_and_the_rare_ones_are_grey():
