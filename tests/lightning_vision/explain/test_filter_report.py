@@ -35,7 +35,7 @@ def test_row_114_kernels_that_are_all_alike_have_no_entropy(factor):
 
 
 def test_row_114_kernels_at_random_have_almost_the_largest_entropy():
-    """Of n kernels of 9 numbers the ratios spread by some 2 sqrt(9 / n) of 1/9; entropy falls by the square, < 0.001."""
+    """Of n kernels of 9 numbers the ratios spread by some 2 sqrt(9 / n) of 1/9; entropy falls by its square."""
     assert kernel_entropy(normal(200, 200, 3, 3)) == pytest.approx(math.log10(9), abs=1e-3)
     assert kernel_entropy(normal(200, 200, 5, 5)) == pytest.approx(math.log10(25), abs=1e-3)
 
