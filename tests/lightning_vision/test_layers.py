@@ -239,7 +239,7 @@ def test_the_last_layer_with_maps_is_found_in_many_networks(name):
         break
     reading = read_layer(model, images, spatial_layer(model, images))
 
-    assert reading.activation.ndim == 4 and len(reading.activation) == 2 and reading.activation.std() > 0
+    assert reading.activation.ndim == 4 and len(reading.activation) == 2 and reading.gradient is not None
 
 
 def test_a_transformer_of_torchvision_is_read_at_its_last_attention():
