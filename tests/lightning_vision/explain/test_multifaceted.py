@@ -75,9 +75,9 @@ def test_row_113_facets_are_the_known_groups(found):
 
 def test_row_113_a_seed_says_everything(found):
     images, _ = of_both_templates()
-    before = torch.get_rng_state()
     knobs = {"facets": 2, "per_mean": 10, "top": 40, "steps": 60, "tv_weight": 0.05}
     network = EitherTemplate().requires_grad_(False)
+    before = torch.get_rng_state()
     with torch.inference_mode():
         again = visualise_facets(network, images, 0, **knobs)
 
