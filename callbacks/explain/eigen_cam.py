@@ -33,22 +33,24 @@ def eigen_cam_maps(activation: Tensor, centre: bool = False, component: int = 0)
     Raises:
         ValueError: there are not so many components.
     """
-    matrix = activation.flatten(2).mT.double()
+    matrix = activation.flatten(2).double()
     count = min(matrix.shape[1:])
     if not 0 <= component < count:
         raise ValueError(
             f"Eigen-CAM: component is {component}, and the layer's maps have {count}; give one from 0 to {count - 1}."
         )
-    mean = matrix.mean(1, keepdim=True)
+    mean = matrix.mean(2, keepdim=True)
     shifted = matrix - mean if centre else matrix
-    if matrix.shape[1] <= matrix.shape[2]:
-        left = torch.linalg.eigh(shifted @ shifted.mT).eigenvectors[..., -1 - component, None]
-        vector = shifted.mT @ left
-        vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp_min(1e-300)
+    if matrix.shape[2] <= matrix.shape[1]:
+        squares, places = torch.linalg.eigh(shifted.mT @ shifted)
+        place = places[..., -1 - component, None]
+        vector = shifted @ place
+        projection = squares[:, -1 - component, None, None].clamp_min(0).sqrt() * place
     else:
-        vector = torch.linalg.eigh(shifted.mT @ shifted).eigenvectors[..., -1 - component, None]
-    sign = torch.where(mean @ vector < 0, -1, 1)
-    return (sign * (shifted @ vector)).squeeze(2).unflatten(1, activation.shape[2:]).relu().float()
+        vector = torch.linalg.eigh(shifted @ shifted.mT).eigenvectors[..., -1 - component, None]
+        projection = shifted.mT @ vector
+    turned = torch.where(mean.mT @ vector < 0, -projection, projection)
+    return turned.squeeze(2).unflatten(1, activation.shape[2:]).relu().float()
 
 
 def eigen_cam(
