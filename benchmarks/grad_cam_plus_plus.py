@@ -1,0 +1,19 @@
+"""What Grad-CAM++ costs beside the grad-cam package's."""
+
+from pytorch_grad_cam import GradCAMPlusPlus
+
+from lightning_vision.callbacks import grad_cam_plus_plus
+
+from .maps import beside_the_package
+from .side_by_side import Row
+
+__all__ = ["rows"]
+
+
+def rows(quick: bool) -> list[Row]:
+    """Maps of 64 images.
+
+    Args:
+        quick: One repetition of two images.
+    """
+    return [beside_the_package("`grad_cam_plus_plus`", grad_cam_plus_plus, GradCAMPlusPlus, quick)]

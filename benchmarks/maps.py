@@ -1,0 +1,67 @@
+"""What the benchmarks of class activation maps share: ours beside the grad-cam package's, on one network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from .side_by_side import Row, Side, take_turns
+
+__all__ = ["beside_the_package"]
+
+
+def beside_the_package(
+    what: str,
+    ours: Callable[[nn.Module, Tensor, str, Tensor], Tensor],
+    kind: type,
+    quick: bool,
+    count: int = 64,
+    size: int = 128,
+    layer: str = "layer4",
+    repetitions: int = 9,
+    bar: str = "<= 0.60",
+) -> Row:
+    """Maps of a `resnet18` by us and by the package, in turns.
+
+    Args:
+        what: Name of our function and what is said of it.
+        ours: Called with the model, images, the layer's name and the classes.
+        kind: Class of the package.
+        quick: One repetition of two images.
+        count: Images.
+        size: Their side, pixels.
+        layer: Of the network.
+        repetitions: Of each side.
+        bar: For the ratio.
+
+    Raises:
+        ValueError: the maps are not the same, to a correlation of 0.999.
+    """
+    count = 2 if quick else count
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 3, size, size, generator=generator)
+    classes = torch.arange(count) % 10
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10).eval()
+    targets = [ClassifierOutputTarget(int(it)) for it in classes]
+    package: Any = kind(model, [getattr(model, layer)])
+    runs = {
+        "ours": lambda: ours(model, images, layer, classes).numpy(),
+        "package": lambda: package(images, targets),
+    }
+    for left, right in zip(*(run() for run in runs.values()), strict=True):
+        if np.corrcoef(left.ravel(), right.ravel())[0, 1] < 0.999:
+            raise ValueError(f"{what}: the maps are not those of the grad-cam package, so times say nothing")
+    sides: dict[str, Side] = {name: _timed(run) for name, run in runs.items()}
+    times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (repetitions, 1)).items()}
+    told = f"{what}, {count} images of {size} pixels, `{layer}` of resnet18"
+    peer = f"the grad-cam package's `{kind.__name__}`"
+    return Row.slowdown(told, peer, times["ours"], times["package"], "cpu", bar)
+
+
+def _timed(run: Callable[[], Any]) -> Side:
+    return lambda: run

@@ -1,0 +1,20 @@
+"""What Score-CAM costs beside the grad-cam package's, which asks the network as often."""
+
+from pytorch_grad_cam import ScoreCAM
+
+from lightning_vision.callbacks import score_cam
+
+from .maps import beside_the_package
+from .side_by_side import Row
+
+__all__ = ["rows"]
+
+
+def rows(quick: bool) -> list[Row]:
+    """Maps of four images, 128 forwards each.
+
+    Args:
+        quick: One repetition of two images.
+    """
+    few = {"count": 4, "size": 64, "layer": "layer2", "repetitions": 5}
+    return [beside_the_package("`score_cam`", score_cam, ScoreCAM, quick, **few, bar="<= 1.05")]
