@@ -8,35 +8,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from lightning_vision.backbones import create
 from lightning_vision.callbacks import ClassificationReport
 from lightning_vision.callbacks.evaluation._tally import ClassTally
 
-from .fits import Batches, Plain, batches_of
+from .fits import Batches, batches_of
 from .side_by_side import Row, Side, take_turns
+from .validations import validating
 
 __all__ = ["rows"]
-
-
-class Validated(Plain):
-    """ResNet-20 whose validation takes the loss."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        super().__init__(create("resnet20_cifar", num_classes=10, in_channels=3))
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.network(image)
-        return logits
-
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1])
 
 
 def rows(quick: bool) -> list[Row]:
@@ -55,8 +37,8 @@ def rows(quick: bool) -> list[Row]:
     silent.write = _write_nothing  # type: ignore[method-assign]  # on purpose, on this object alone
     with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
         sides: dict[str, Side] = {
-            "plain": _validating(batches, folder),
-            "ours": _validating(batches, folder, silent),
+            "plain": validating(batches, folder),
+            "ours": validating(batches, folder, silent),
             "matrix": lambda: _counting(answers, target),
             "tally": lambda: _tallying(images, answers, target),
             "write": lambda: _writing(batches, Path(folder)),
@@ -72,24 +54,6 @@ def rows(quick: bool) -> list[Row]:
 
 def _write_nothing(*_: Any) -> None:
     """Stands where a report is written, so that what is timed is the validation."""
-
-
-def _validating(batches: Batches, folder: str, *callbacks: ClassificationReport) -> Side:
-    def prepare() -> Callable[[], Any]:
-        trainer = Trainer(
-            accelerator="cpu",
-            callbacks=list(callbacks),
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
-        module = Validated()
-        loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list will do
-        return lambda: trainer.validate(module, loader, verbose=False)
-
-    return prepare
 
 
 def _counting(answers: Tensor, target: Tensor) -> Callable[[], None]:
