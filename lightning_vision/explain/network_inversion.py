@@ -44,7 +44,7 @@ def invert_layer(
     alpha: float = 6.0,
     alpha_weight: float = 1e-5,
     beta: float = 2.0,
-    tv_weight: float = 1e-3,
+    tv_weight: float = 0.1,
     start: Tensor | None = None,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
