@@ -74,8 +74,11 @@ class FrozenDecisions(TorchFunctionMode):
             return func(args[0], self.decided(lambda: args[1]), *args[2:], **kwargs)
         if name in HANDLERS:
             return HANDLERS[name](self, func, *args, **kwargs)
-        composed = isinstance(func, FunctionType) and func.__module__ == F.__name__
-        if composed and not DOORS.isdisjoint(func.__code__.co_names):
+        if (
+            isinstance(func, FunctionType)
+            and func.__module__ == F.__name__
+            and not DOORS.isdisjoint(func.__code__.co_names)
+        ):
             with self:
                 return _body(func)(*args, **kwargs)
         return self.other(name, func, args, kwargs)
@@ -98,7 +101,7 @@ class FrozenDecisions(TorchFunctionMode):
 class SuspiciousFunctions(FrozenDecisions):
     """Notes which functions that are taken to be linear are not: halfway to zero they do not give the mean.
 
-    Args of `found`: the function's name and what it gave.
+    `found` has the name of each and what it gave, in the order of the run.
     """
 
     def __init__(self) -> None:

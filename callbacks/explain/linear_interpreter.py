@@ -133,7 +133,9 @@ class LinearInterpreter:
         if count < 1 or steps < 1:
             raise ValueError(f"LinearInterpreter: count is {count} and steps {steps}; give numbers >= 1.")
         generator = generator or torch.Generator().manual_seed(0)
-        values, lefts, rights = [], [], []
+        values: list[Tensor] = []
+        lefts: list[Tensor] = []
+        rights: list[Tensor] = []
         with self._frozen(images) as frozen:
             self._row(frozen, torch.ones_like(frozen.answer))
             for _ in range(count):
