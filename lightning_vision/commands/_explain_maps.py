@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -57,15 +56,15 @@ def write(
         for batch in files:
             probabilities = subject.probabilities(batch.images)
             classes = subject.classes(probabilities, asked)
-            drawn = [_drawn(it, subject, batch.images, classes) for it in methods]
             pictures = subject.pixels(batch.images)
+            drawn = {}
+            for it in methods:
+                maps = it.maps(subject.module, batch.images, classes).cpu().numpy()
+                drawn[it.name] = [it.paint(picture, values) for picture, values in zip(pictures, maps, strict=True)]
             records = prediction_records(probabilities.cpu(), batch.index, subject.names, batch.paths, top_k)
             for row, record in enumerate(records):
                 stem, target = f"maps/{record['index']:06d}", batch.targets[row]
-                shown = {
-                    "image": pictures[row],
-                    **{it.name: maps[row] for it, maps in zip(methods, drawn, strict=True)},
-                }
+                shown = {"image": pictures[row], **{name: maps[row] for name, maps in drawn.items()}}
                 named = {name: f"{stem}_{name}.png" for name in shown}
                 for name, picture in shown.items():
                     Image.fromarray(picture).save(folder / named[name], compress_level=1)
@@ -75,7 +74,8 @@ def write(
                 said = [record["path"], record["class_name"], best, subject.names[explained], own, target]
                 table.writerow([*said, *named.values()])
                 if count < sheet:
-                    cells.append((list(shown.values()), _caption(record["class_name"], best, target)))
+                    several = ", ".join(shown) + "\n" if len(methods) > 1 else ""
+                    cells.append((list(shown.values()), several + _caption(record["class_name"], best, target)))
                 count, known = count + 1, known + (target is not None)
                 right += target == record["class_name"]
         page.finish(f"{count} images of {files.folder}, explained", _about(subject, methods, asked, known, right))
@@ -83,11 +83,6 @@ def write(
         columns = max(1, WIDE // (1 + len(methods)))
         Image.fromarray(contact_sheet(cells, columns)).save(folder / "sheet.png")
     return {"count": count, "accuracy": right / known if known else None}
-
-
-def _drawn(method: MapMethod, subject: Subject, images: torch.Tensor, classes: torch.Tensor) -> list[NDArray[np.uint8]]:
-    maps = method.maps(subject.module, images, classes).cpu().numpy()
-    return [method.paint(picture, values) for picture, values in zip(subject.pixels(images), maps, strict=True)]
 
 
 def _caption(said: str, probability: float, target: str | None) -> str:

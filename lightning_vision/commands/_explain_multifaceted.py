@@ -15,13 +15,13 @@ from lightning_vision.commands._explain_pictures import (
 )
 from lightning_vision.commands._explain_subject import Files, Subject
 from lightning_vision.explain.multifaceted import visualise_facets
-from lightning_vision.layers import class_scores
 
 __all__ = ["FILES", "write"]
 
 FILES = ("multifaceted.png", "multifaceted.csv")
 # The paper groups so many images of highest activation; no more are held in memory.
 TOP = 300
+FEWEST = 4  # that can be laid out in a plane
 
 
 def write(
@@ -41,12 +41,13 @@ def write(
         ValueError: there is no such class, or there are too few images.
     """
     numbers, names = chosen_units(subject, class_index, None, None)
-    if (count := len(files.paths)) < max(4, facets):
-        raise ValueError(f"--mode multifaceted needs {max(4, facets)} images or more, and {files.folder} holds {count}")
+    least = max(FEWEST, facets)
+    if (count := len(files.paths)) < least:
+        raise ValueError(f"--mode multifaceted needs {least} images or more, and {files.folder} holds {count}")
     cells: Cells = []
     rows: list[tuple[str, int, int, float, float]] = []
     for number, name in zip(numbers, names, strict=True):
-        images = _favourites(subject, files, number)
+        images = _favourites(subject, files, number, least)
         made = visualise_facets(subject.module, images, number, facets=facets, steps=steps, **normalisation(subject))
         sizes = made.facet.bincount(minlength=facets).tolist()
         pictures = zip(subject.pixels(made.means), subject.pixels(made.images), strict=True)
@@ -59,13 +60,13 @@ def write(
 
 
 @torch.no_grad()
-def _favourites(subject: Subject, files: Files, number: int) -> Tensor:
-    """The images of the largest logits of a class, `(n, C, H, W)`."""
-    kept, scores = torch.empty(0), torch.empty(0)
+def _favourites(subject: Subject, files: Files, number: int, least: int) -> Tensor:
+    """The images of the largest logits of a class, as many as are taken for it and at least some, `(n, C, H, W)`."""
+    kept, scores, taken = torch.empty(0, *subject.shape), torch.empty(0), 0
     for batch in files:
-        logits = class_scores(subject.module(batch.images), number)[0].cpu()
-        images = batch.images.cpu()
-        kept, scores = (torch.cat(it) if len(it[0]) else it[1] for it in ((kept, images), (scores, logits)))
+        logits = subject.module(batch.images)
+        taken += int((logits.argmax(1) == number).sum())
+        kept, scores = torch.cat([kept, batch.images.cpu()]), torch.cat([scores, logits[:, number].cpu()])
         best = scores.argsort(descending=True, stable=True)[:TOP]
         kept, scores = kept[best], scores[best]
-    return kept
+    return kept[: max(taken, least)]

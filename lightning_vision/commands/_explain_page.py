@@ -10,7 +10,7 @@ from typing import IO, Any
 __all__ = ["Page"]
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 1200px; color: #222;
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem; max-width: 1400px; color: #222;
   background: #fafafa; }
 h1 { font-size: 1.4rem; margin-bottom: .3rem; }
 .about { color: #555; max-width: 75ch; }

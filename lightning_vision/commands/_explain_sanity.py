@@ -1,6 +1,7 @@
 """`explain --mode sanity`: whether maps change when layers of the network are made random, from the top."""
 
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ __all__ = ["FILES", "write"]
 
 FILES = ("sanity.png", "sanity.csv")
 SHOWN = 8  # layers on the sheet, spread from the top to the bottom
+LETTERS = 150  # of a line under them
 
 
 def write(
@@ -58,8 +60,8 @@ def write(
         names = ", ".join(found[place].layer for place in places)
         for row, picture in enumerate(pictures):
             drawn = [overlay(picture, maps[row].cpu().numpy()) for maps in shown]
-            text = f"{it.name} of {subject.names[int(classes[row])]}: the image, trained, then random down to {names}"
-            cells.append(([picture, *drawn], text))
+            text = f"{it.name} of {subject.names[int(classes[row])]}: trained, then random down to {names}"
+            cells.append(([picture, *drawn], "\n".join(wrap(text, LETTERS))))
     write_sheet(folder / FILES[0], cells, columns=1)
     write_table(folder / FILES[1], ("method", "layer", "spearman", "ssim"), rows)
     width = max(len(row[1]) for row in rows)

@@ -80,8 +80,10 @@ class Subject:
             return self.names.index(given)
         if isinstance(given, int) and 0 <= given < self.num_classes:
             return given
-        known = nearest(str(given), self.names) or f"; the classes are {shortened(self.names)}"
-        raise ValueError(f"--class_index {given}: the checkpoint has {self.num_classes} classes and none such{known}")
+        if isinstance(given, int):
+            raise ValueError(f"--class_index {given}: the checkpoint has classes 0 to {self.num_classes - 1}")
+        known = nearest(given, self.names) or f"; there are {shortened(self.names)}"
+        raise ValueError(f"--class_index {given}: the checkpoint has no such class{known}")
 
     def class_numbers(self, given: Sequence[int | str] | int | str | None) -> list[int]:
         """Those of several classes; None is all."""
