@@ -69,7 +69,7 @@ def test_timm_goes_with_backbones_only() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["lightning_vision", "exp"], "export"),
+        (["lightning_vision", "expo"], "export"),
         (["lightning_vision", "fit", "--config", "classification/dig"], "classification/digits"),
         (["lightning_vision", "fit", "--model", "ImageC"], "ImageClassifier"),
         (["lightning_vision", "fit", "--model.backbone", "resnet8_c"], "resnet8_cifar"),
