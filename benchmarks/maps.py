@@ -23,6 +23,7 @@ def beside_the_package(
     size: int = 128,
     layer: str = "layer4",
     repetitions: int = 9,
+    certainty: float = 1.0,
     bar: str = "<= 0.60",
 ) -> Row:
     """Maps of a `resnet18` by us and by the package, in turns.
@@ -36,6 +37,7 @@ def beside_the_package(
         size: Their side, pixels.
         layer: Of the network.
         repetitions: Of each side.
+        certainty: What the classifier's weights are multiplied with; fresh ones give tiny gradients.
         bar: For the ratio.
 
     Raises:
@@ -47,6 +49,8 @@ def beside_the_package(
     classes = torch.arange(count) % 10
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10).eval()
+    with torch.no_grad():
+        model.fc.weight.mul_(certainty)
     targets = [ClassifierOutputTarget(int(it)) for it in classes]
     package: Any = kind(model, [getattr(model, layer)])
     runs = {
