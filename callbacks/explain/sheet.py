@@ -25,7 +25,7 @@ def overlay(image: Picture, heat: NDArray[Any], alpha: float = 0.5) -> Picture:
         heat: `(H, W)`, >= 0 (below counts as 0), divided by its maximum.
         alpha: Share of the colours, 0 shows the image alone, 1 the map alone.
     """
-    heat = np.maximum(np.asarray(heat, dtype=np.float32), 0)
+    heat = np.maximum(_finite(heat), 0)
     colours = _coloured(heat / max(float(heat.max()), 1e-12), "turbo")
     return np.round((1 - alpha) * image + alpha * colours).astype(np.uint8)
 
@@ -35,7 +35,7 @@ def signed_picture(values: NDArray[Any]) -> Picture:
 
     Full colour is the 99.5th percentile of the absolute values, so that a single pixel does not fade all others.
     """
-    values = np.asarray(values, dtype=np.float32)
+    values = _finite(values)
     largest = max(float(np.percentile(np.abs(values), 99.5)), 1e-12)
     return _coloured(np.clip(values / largest, -1, 1) / 2 + 0.5, "bwr")
 
@@ -64,6 +64,11 @@ def contact_sheet(cells: Sequence[tuple[Sequence[Picture], str]], columns: int =
         for number, line in enumerate(words):
             draw.text((left, top + height + 2 + number * LINE), _fitting(line, font, width), fill="black", font=font)
     return np.asarray(sheet)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
+    """In float32, with 0 for what is not finite, as of a network that diverged."""
+    return np.nan_to_num(np.asarray(values, dtype=np.float32), posinf=0, neginf=0)
 
 
 def _coloured(values: NDArray[Any], colours: str) -> Picture:
