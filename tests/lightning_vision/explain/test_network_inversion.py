@@ -83,7 +83,7 @@ def test_the_objective_is_the_papers_at_a_point():
     weights = torch.tensor([[1.0, 2.0, 0.0, -1.0], [0.0, 1.0, 1.0, 1.0]])
     layer = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
     layer[1].weight.data = weights
-    original = torch.tensor([[[[0.1, 0.9], [0.4, 0.6]]]])
+    original = torch.tensor([[[[0.1, 0.9], [0.4, 0.8]]]])
     start = torch.tensor([[[[0.2, 0.5], [0.7, 0.3]]]])
     knobs = {"alpha": 4.0, "alpha_weight": 0.3, "beta": 3.0, "tv_weight": 0.7, "mean": (0.5,), "std": (0.5,)}
     shown, wanted = (start - 0.5) / 0.5, weights @ ((original - 0.5) / 0.5).flatten()
