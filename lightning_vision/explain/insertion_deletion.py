@@ -124,7 +124,8 @@ def _ranks(maps: Tensor, generator: torch.Generator | None) -> Tensor:
     """Place of each pixel when the largest comes first, int64 `(B, H, W)`."""
     flat = maps.flatten(1)
     generator = generator or torch.Generator().manual_seed(0)
-    shuffle = torch.stack([torch.randperm(flat.shape[1], generator=generator) for _ in flat]).to(flat.device)
+    # One for all images, so that an image's score does not depend on its place in the batch.
+    shuffle = torch.randperm(flat.shape[1], generator=generator).to(flat.device).expand_as(flat)
     # Stable after a shuffle: pixels of equal value keep the shuffled order.
     order = shuffle.gather(1, flat.gather(1, shuffle).argsort(dim=1, descending=True, stable=True))
     places = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
