@@ -157,16 +157,16 @@ def inside(peak, boxes):
 def test_row_93_the_peak_lies_on_the_digit():
     told, on_digit, elsewhere = digits_and_maps(width=12, epochs=12)
 
-    assert told > 0.7
+    assert told > 0.6
     assert on_digit >= 0.9
     assert elsewhere < 0.7
 
 
 @pytest.mark.slow
 def test_row_93_the_peak_lies_on_the_digit_of_a_network_that_is_nearly_always_right():
-    told, on_digit, elsewhere = digits_and_maps(width=24, epochs=60)
+    told, on_digit, elsewhere = digits_and_maps(width=24, epochs=40)
 
-    assert told > 0.93
+    assert told > 0.9
     assert on_digit >= 0.9
     assert elsewhere < 0.7
 
