@@ -19,7 +19,7 @@ from lightning_vision.explain.multifaceted import visualise_facets
 __all__ = ["FILES", "write"]
 
 FILES = ("multifaceted.png", "multifaceted.csv")
-# The paper groups so many images of highest activation; no more are held in memory.
+# Images of highest activation that are grouped; no more are held in memory.
 TOP = 300
 FEWEST = 4  # that can be laid out in a plane
 
