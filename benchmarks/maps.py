@@ -58,7 +58,7 @@ def beside_the_package(
         "package": lambda: package(images, targets),
     }
     for left, right in zip(*(run() for run in runs.values()), strict=True):
-        if np.corrcoef(left.ravel(), right.ravel())[0, 1] < 0.999:
+        if (left.any() or right.any()) and not np.corrcoef(left.ravel(), right.ravel())[0, 1] >= 0.999:
             raise ValueError(f"{what}: the maps are not those of the grad-cam package, so times say nothing")
     sides: dict[str, Side] = {name: _timed(run) for name, run in runs.items()}
     times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (repetitions, 1)).items()}
