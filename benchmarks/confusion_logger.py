@@ -25,7 +25,7 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of two batches.
     """
-    batches = batches_of(64, 2 if quick else 30)
+    batches = batches_of(64, 2 if quick else 10)
     with TemporaryDirectory() as folder:
         sides: dict[str, Side] = {
             "plain": validating(batches, folder),
@@ -34,10 +34,10 @@ def rows(quick: bool) -> list[Row]:
             "draw": lambda: _drawing(batches),
             "plot": lambda: _plotting(batches),
         }
-        times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
+        times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (7, 1)).items()}
     what, plot = "the matrix of 10 classes as pixels", "torchmetrics' `MulticlassConfusionMatrix.plot`"
     return [
-        Row.slowdown("a validation of 30 batches with the logger", "without it", times["ours"], times["plain"], "cpu"),
+        Row.slowdown("a validation of 10 batches with the logger", "without it", times["ours"], times["plain"], "cpu"),
         Row.slowdown(what, "one batch of the validation", times["draw"], times["batch"], "cpu", "<= 1.00"),
         Row.slowdown(what, plot, times["draw"], times["plot"], "cpu", "<= 1.00"),
     ]

@@ -21,7 +21,7 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of two batches.
     """
-    batches = batches_of(64, 2 if quick else 30)
+    batches = batches_of(64, 2 if quick else 10)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(20 if quick else 500, 512, generator=generator)
     labels = torch.randint(10, (len(features),), generator=generator)
@@ -38,11 +38,11 @@ def rows(quick: bool) -> list[Row]:
             "coordinates": lambda: lambda: principal_coordinates(features),
             "sklearn": lambda: lambda: pca.fit_transform(features.numpy()),
         }
-        times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
+        times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (7, 1)).items()}
     what = "map and number of 500 images, 512 features"
     extra = [ours - plain for ours, plain in zip(times["ours"], times["plain"], strict=True)]
     return [
-        Row.slowdown("a validation of 30 batches with the logger", "without it", times["ours"], times["plain"], "cpu"),
+        Row.slowdown("a validation of 10 batches with the logger", "without it", times["ours"], times["plain"], "cpu"),
         Row("what it takes more", "", extra, "cpu"),
         Row("a pass of 500 images for their features alone", "", times["again"], "cpu"),
         Row.slowdown(f"{what}, PCA", "one batch of the validation", times["draw"], times["batch"], "cpu", "<= 1.00"),

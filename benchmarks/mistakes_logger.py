@@ -25,7 +25,7 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of two batches.
     """
-    batches = batches_of(64, 2 if quick else 30)
+    batches = batches_of(64, 2 if quick else 10)
     report = _tallied(batches).report()
     assert report is not None
     with TemporaryDirectory() as folder:
@@ -37,11 +37,11 @@ def rows(quick: bool) -> list[Row]:
             "sheet": lambda: lambda: mistake_sheet(report),
             "axes": lambda: _axes(report),
         }
-        times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
+        times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (7, 1)).items()}
     what = "24 mistakes with their words as pixels"
     counted = "tallying a batch, summing up and drawing"
     return [
-        Row.slowdown("a validation of 30 batches with the logger", "without it", times["ours"], times["plain"], "cpu"),
+        Row.slowdown("a validation of 10 batches with the logger", "without it", times["ours"], times["plain"], "cpu"),
         Row.slowdown(counted, "one batch of the validation", times["draw"], times["batch"], "cpu", "<= 1.00"),
         Row.slowdown(what, "a matplotlib `Figure` of 24 axes", times["sheet"], times["axes"], "cpu", "<= 1.00"),
     ]

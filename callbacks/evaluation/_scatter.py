@@ -32,8 +32,8 @@ def scatter_picture(
     """
     counts = Counter(it for it in classes if it >= 0)
     shown = sorted(it for it, _ in counts.most_common(COLOURS))
-    scale = mpl.colormaps["tab10" if len(shown) <= 10 else "tab20"].colors
-    colours = {it: tuple(round(255 * part) for part in scale[place]) for place, it in enumerate(shown)}
+    scale = mpl.colormaps["tab10" if len(shown) <= 10 else "tab20"](range(len(shown)), bytes=True)[:, :3].tolist()
+    colours = {it: tuple(colour) for it, colour in zip(shown, scale, strict=True)}
     low, high = points.min(0), points.max(0)
     places = (points - low) / np.where(high > low, high - low, 1) * (1, -1) + (0, 1)
     inside = SIDE - 4 * RADIUS

@@ -59,7 +59,10 @@ class Features(Evaluation):
         self.fields = Fields(kind, image_key, target_key)
         self._listener: Listener | None = None
         self._answer: LastAnswer | None = None
-        self._release()
+        self._part: nn.Module | None = None
+        self._parts: list[tuple[Tensor, Tensor | None]] = []
+        # In how many batches samples are read, known from the first on, and of how many.
+        self._spread, self._batches = 0, 0.0
 
     @abstractmethod
     def draw(
@@ -98,11 +101,10 @@ class Features(Evaluation):
             return
         if self._part is None:
             self._answer = LastAnswer(pl_module)
-            parts = [it for it in pl_module.modules() if isinstance(it, nn.Linear)]
-        else:
-            parts = [self._part]
+        linear = [it for it in pl_module.modules() if isinstance(it, nn.Linear)]
+        parts = linear if self._part is None else [self._part]
         shape = getattr(self.fields.image(batch), "shape", (1, 1))
-        self._listener = Listener(parts, self.layer, (shape[-2:]))
+        self._listener = Listener(parts, self.layer, shape[-2:])
 
     def batch_ends(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_index: int, stage: Stage
@@ -127,8 +129,9 @@ class Features(Evaluation):
         some = -(-self.samples // self._spread)
         labelled = self.target_key in batch if isinstance(batch, Mapping) else len(batch) > 1
         labels = self.fields.target(batch) if labelled else None
-        known = isinstance(labels, Tensor) and labels.ndim in (1, 2) and len(labels) == count
-        self._parts.append((found[0][:some].float(), labels[:some].clone() if known else None))
+        if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != count:
+            labels = None
+        self._parts.append((found[0][:some].float(), None if labels is None else labels[:some].clone()))
 
     def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         # Asked on all ranks, for Lightning broadcasts it.
@@ -182,7 +185,4 @@ class Features(Evaluation):
             if it is not None:
                 it.undo()
         self._listener = self._answer = None
-        self._part: nn.Module | None = None
-        self._parts: list[tuple[Tensor, Tensor | None]] = []
-        # In how many batches samples are read, known from the first on, and of how many.
-        self._spread, self._batches = 0, 0.0
+        self._part, self._parts, self._spread = None, [], 0
