@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -76,8 +76,7 @@ class CAMLogger(MapLogger):
             reading: With a gradient if the class says so.
         """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
+    def forget(self) -> None:
         self._found = None
 
     def check(self, pl_module: LightningModule) -> None:

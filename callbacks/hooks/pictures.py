@@ -73,9 +73,13 @@ class Pictures(Evaluation):
     def check(self, pl_module: LightningModule) -> None:
         """Raise a ValueError for what can be known to fail before any batch comes."""
 
+    def forget(self) -> None:
+        """A run begins, maybe with another module, of which nothing is known yet."""
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self._fixed = {}
+        self.forget()
         alike = [it for it in self.rivals(trainer, Pictures) if isinstance(it, Pictures) and it.called == self.called]
         if alike and not self.off:
             raise ValueError(
