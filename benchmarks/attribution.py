@@ -1,6 +1,7 @@
 """What an attribution by name costs beside the same one of captum asked by hand."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -35,9 +36,9 @@ def rows(quick: bool) -> list[Row]:
     found = []
     for name, (kind, arguments) in KINDS.items():
         sides: dict[str, Side] = {
-            "ours": _timed(lambda name=name, given=arguments: attribute(model, images, name, classes, arguments=given)),
+            "ours": _timed(partial(attribute, model, images, name, classes, arguments=arguments)),
             "captum": _timed(
-                lambda kind=kind, given=arguments: kind(model).attribute(images.clone(), target=classes, **given)
+                partial(kind(model).attribute, images.clone().requires_grad_(), target=classes, **arguments)
             ),
         }
         times = {side: clocks["cpu"] for side, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}

@@ -144,9 +144,10 @@ def _found(owner: str, attribution: str) -> type[Any]:
 
 def _explains_images(kind: Any) -> bool:
     """Whether it is a class that is made of a model, or of another attribution, and asked about inputs."""
-    if not inspect.isclass(kind) or not callable(getattr(kind, "attribute", None)):
+    asked = getattr(kind, "attribute", None) if inspect.isclass(kind) else None
+    if not callable(asked):
         return False
-    return "inputs" in _parameters(kind.attribute) and any(it in SUBJECTS for it in _parameters(kind.__init__))
+    return "inputs" in _parameters(asked) and any(it in SUBJECTS for it in _parameters(kind.__init__))
 
 
 def _check(
