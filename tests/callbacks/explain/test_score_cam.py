@@ -104,9 +104,9 @@ def test_masks_are_stretched_and_reach_from_0_to_1():
 
 @pytest.mark.parametrize(("kind", "layer", "side"), [("cnn", "layer1", 64), ("vit", "blocks.1.norm1", 6)])
 def test_the_maps_are_those_of_the_grad_cam_package(kind, layer, side):
-    """The package stretches masks from corner to corner, the paper's authors and we by half pixels, so maps of 16x16 are
-    a little different masks. A transformer with patches of one pixel needs no stretching; its maps nearly cancel, so
-    that there the weights show.
+    """The package stretches masks from corner to corner, the paper's authors and we by half pixels, so that those from
+    maps of 16x16 differ a little. A transformer with patches of one pixel needs no stretching; its maps nearly cancel,
+    so that there the weights show.
     """
     model = network(kind, side, patch=1, certainty=5.0)
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
