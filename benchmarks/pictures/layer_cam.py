@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 
 from lightning_vision.callbacks import grad_cam, layer_cam
-from lightning_vision.layers import read_layer
+from lightning_vision.inspection.layers import read_layer
 
 from ._digit_filters import DigitFilters, show, three_digits
 

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from lightning_vision.callbacks import score_cam
 from lightning_vision.callbacks.explain.score_cam import score_cam_masks
-from lightning_vision.layers import read_layer
+from lightning_vision.inspection.layers import read_layer
 
 from ._digit_filters import DigitFilters, show, three_digits
 

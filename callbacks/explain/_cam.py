@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_vision.layers import Reading, find_layer, read_layer, spatial_layer
+from lightning_vision.inspection.layers import Reading, find_layer, read_layer, spatial_layer
 
 from ..hooks._checks import number
 from ._map_logger import MapLogger

@@ -12,7 +12,10 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_vision.layers import as_maps, at_rest, class_scores, find_layer
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.layers import find_layer
+from lightning_vision.inspection.maps import as_maps
+from lightning_vision.inspection.scores import class_scores
 
 from ..hooks._checks import whole
 from ..hooks._replay import read_streams, rewind

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_vision.layers import Reading, read_layer
+from lightning_vision.inspection.layers import Reading, read_layer
 
 from ._cam import CAMLogger, layer_or_last, upsampled
 

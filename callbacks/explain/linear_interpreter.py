@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from lightning_vision.layers import at_rest, class_scores
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.scores import class_scores
 
 from ._frozen_decisions import FrozenDecisions, SuspiciousFunctions
 from ._map_logger import MapLogger

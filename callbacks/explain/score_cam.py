@@ -10,7 +10,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_vision.layers import Reading, at_rest, class_scores, read_layer
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.layers import Reading, read_layer
+from lightning_vision.inspection.scores import class_scores
 
 from ..hooks._checks import whole
 from ._cam import CAMLogger, layer_or_last, upsampled

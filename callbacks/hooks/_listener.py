@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vision.layers import as_maps
+from lightning_vision.inspection.maps import as_maps
 
 __all__ = ["Listener"]
 

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_vision.layers import find_layer
+from lightning_vision.inspection.layers import find_layer
 
 from ._answer import LastAnswer
 from ._checks import whole

@@ -13,7 +13,7 @@ from lightning_vision.commands._arguments import Parser
 
 WINGS = ("lightning_vision.callbacks", "lightning_vision.datamodules", "lightning_vision")
 # Machinery, not offers: what stands here is imported by its full path.
-INNER = {"base", "commands", "export", "hooks"}
+INNER = {"base", "commands", "export", "hooks", "inspection"}
 
 
 def main(argv: list[str]) -> list[dict[str, str]]:

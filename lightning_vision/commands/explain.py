@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_vision.commands._explain_subject import Files, Subject
+from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.commands._files import output_folder
 from lightning_vision.commands._report import print_table, require, require_one_process
 
@@ -82,7 +82,7 @@ def run(
     }
     given = {name: value for name, value in given.items() if value is not None}
     # Here, for each mode imports what no other needs.
-    shown = importlib.import_module(f"lightning_vision.commands._explain_{mode}")
+    shown = importlib.import_module(f"lightning_vision.commands._explain.{mode}")
     taken = _taken(mode)
     for name in given:
         if name not in taken:
@@ -121,6 +121,6 @@ def run(
 
 def _taken(mode: Mode) -> set[str]:
     """The options of a mode are the arguments of its function; one that takes files takes what reads them."""
-    written = importlib.import_module(f"lightning_vision.commands._explain_{mode}").write
+    written = importlib.import_module(f"lightning_vision.commands._explain.{mode}").write
     names = set(inspect.signature(written).parameters) - {"subject", "folder"}
     return names - {"files"} | set(READING) if "files" in names else names

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from lightning_vision.layers import as_maps, class_scores, find_layer
+from lightning_vision.inspection.layers import find_layer
+from lightning_vision.inspection.maps import as_maps
+from lightning_vision.inspection.scores import class_scores
 
 __all__ = [
     "PixelSpace",

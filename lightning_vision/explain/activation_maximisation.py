@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_vision.layers import at_rest
+from lightning_vision.inspection.at_rest import at_rest
 
 from ._ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed, unit_scores
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_vision.layers import at_rest, class_scores
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.scores import class_scores
 
 from ._ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed
 from ._map_elites import Painter, Pixels, map_elites

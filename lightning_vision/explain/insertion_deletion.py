@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from lightning_vision.layers import at_rest, class_scores
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.scores import class_scores
 
 __all__ = ["deletion", "insertion", "perturbation_curve"]
 

@@ -14,7 +14,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
-from lightning_vision.layers import at_rest, find_layer
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.layers import find_layer
 
 from ._ascent import PixelSpace, ascend, checked_knobs, overheard, placed, unit_scores
 

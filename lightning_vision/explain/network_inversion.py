@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_vision.layers import at_rest, find_layer
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.layers import find_layer
 
 from ._ascent import PixelSpace, checked_knobs, grey_noise, overheard, placed, total_variation
 

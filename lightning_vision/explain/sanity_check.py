@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from lightning_vision.layers import at_rest
+from lightning_vision.inspection.at_rest import at_rest
 
 __all__ = ["Randomised", "randomised_layers"]
 

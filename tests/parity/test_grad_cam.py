@@ -10,7 +10,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from lightning_vision.callbacks import grad_cam
-from lightning_vision.layers import find_layer
+from lightning_vision.inspection.layers import find_layer
 from support.compare import seeded
 
 CLASSES = [0, 1, 2, 3, 4] * 3

@@ -13,7 +13,7 @@ from torch import nn
 from lightning_vision.callbacks import GradCAMLogger, grad_cam
 from lightning_vision.callbacks.explain.grad_cam import grad_cam_maps
 from lightning_vision.datamodules import PlacedDigits
-from lightning_vision.layers import find_layer, read_layer
+from lightning_vision.inspection.layers import find_layer, read_layer
 from support.compare import distance, seeded
 from support.data import plain_loader
 from support.modules import Plain, small_network

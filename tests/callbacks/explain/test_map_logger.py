@@ -17,7 +17,8 @@ from lightning_vision.callbacks.explain._captions import answers, truth_of
 from lightning_vision.callbacks.explain._map_logger import MapLogger
 from lightning_vision.callbacks.explain.sheet import contact_sheet, overlay
 from lightning_vision.callbacks.hooks._samples import Samples
-from lightning_vision.layers import class_scores, read_layer
+from lightning_vision.inspection.layers import read_layer
+from lightning_vision.inspection.scores import class_scores
 from support.data import plain_loader
 from support.modules import Plain
 from support.trainers import quiet_trainer

@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_vision.callbacks import ScoreCAMLogger, score_cam
 from lightning_vision.callbacks.explain.score_cam import score_cam_maps, score_cam_masks
-from lightning_vision.layers import read_layer
+from lightning_vision.inspection.layers import read_layer
 from support.cams import alike, network, package_maps
 from support.data import labelled_images, plain_loader
 from support.modules import Plain

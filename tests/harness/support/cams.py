@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from lightning_vision.layers import find_layer
+from lightning_vision.inspection.layers import find_layer
 
 __all__ = ["LAYERS", "alike", "network", "package_maps"]
 

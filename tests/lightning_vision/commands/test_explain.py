@@ -18,7 +18,7 @@ from lightning_vision import ImageClassifier, main
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.callbacks import grad_cam
 from lightning_vision.callbacks.explain.sheet import overlay
-from lightning_vision.commands._explain_subject import Files
+from lightning_vision.commands._explain.subject import Files
 from lightning_vision.datamodules import Digits
 from lightning_vision.images import normalise, read_image
 from support.photos import damage

@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_vision.commands._explain_pictures import (
+from lightning_vision.commands._explain.pictures import (
     Cells,
     chosen_units,
     normalisation,
     write_sheet,
     write_table,
 )
-from lightning_vision.commands._explain_subject import Files, Subject
+from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.explain.multifaceted import visualise_facets
 
 __all__ = ["FILES", "write"]

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_vision.commands._explain_pictures import write_table
-from lightning_vision.commands._explain_subject import Subject
+from lightning_vision.commands._explain.pictures import write_table
+from lightning_vision.commands._explain.subject import Subject
 from lightning_vision.commands._report import print_table
 from lightning_vision.explain.filter_report import filter_report
 

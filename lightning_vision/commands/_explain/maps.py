@@ -10,9 +10,9 @@ from PIL import Image
 
 from lightning_vision.callbacks.explain.sheet import contact_sheet
 from lightning_vision.classification.records import prediction_records
-from lightning_vision.commands._explain_methods import DEFAULT, MapMethod, map_methods
-from lightning_vision.commands._explain_page import Page
-from lightning_vision.commands._explain_subject import Files, Subject
+from lightning_vision.commands._explain.methods import DEFAULT, MapMethod, map_methods
+from lightning_vision.commands._explain.page import Page
+from lightning_vision.commands._explain.subject import Files, Subject
 
 __all__ = ["FILES", "write"]
 

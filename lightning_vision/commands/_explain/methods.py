@@ -13,8 +13,8 @@ from lightning_vision.callbacks.explain._captum import read_recipe
 from lightning_vision.callbacks.explain.guided_backprop import gradient_picture
 from lightning_vision.callbacks.explain.sheet import overlay, signed_picture
 from lightning_vision.catalogue import nearest
-from lightning_vision.commands._explain_subject import Subject
-from lightning_vision.layers import spatial_layer
+from lightning_vision.commands._explain.subject import Subject
+from lightning_vision.inspection.layers import spatial_layer
 
 __all__ = ["DEFAULT", "MapMethod", "map_methods"]
 

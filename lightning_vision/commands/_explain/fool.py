@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lightning_vision.catalogue import nearest
-from lightning_vision.commands._explain_pictures import (
+from lightning_vision.commands._explain.pictures import (
     Cells,
     chosen_units,
     normalisation,
     write_sheet,
     write_table,
 )
-from lightning_vision.commands._explain_subject import Subject
+from lightning_vision.commands._explain.subject import Subject
 from lightning_vision.commands._report import print_table
 from lightning_vision.explain.fooling_images import make_fooling_images
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from lightning_vision.commands._explain_methods import DEFAULT, map_methods
-from lightning_vision.commands._explain_pictures import write_table
-from lightning_vision.commands._explain_subject import Files, Subject
+from lightning_vision.commands._explain.methods import DEFAULT, map_methods
+from lightning_vision.commands._explain.pictures import write_table
+from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.commands._report import print_table
 from lightning_vision.explain.insertion_deletion import deletion, insertion
 

@@ -1,12 +1,10 @@
-"""The layers of a network by their dotted names, and what they put out as maps; neutral ground, for all wings.
+"""The layers of a network by their dotted names, and what they put out.
 
 Everything here takes any `nn.Module` that is called as `model(images)`, a LightningModule among them.
 """
 
 import difflib
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +12,15 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-__all__ = ["Reading", "as_maps", "at_rest", "class_scores", "find_layer", "output_of", "read_layer", "spatial_layer"]
+from .at_rest import at_rest
+from .maps import as_maps, maps_or_none, tokens_before
+from .scores import class_scores
+
+__all__ = ["Reading", "find_layer", "read_layer", "spatial_layer"]
 
 # Their outputs are those of another layer, or mix positions with something else.
 PASSED_OVER = (nn.Linear, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Softmax)
 COMPILED = "_orig_mod"  # what torch.compile puts into names
-TOKENS_BEFORE = range(9)  # tried where a network does not tell how many
-CELLS_LOST = 8  # at most, at the border, by convolutions without padding
 
 
 @dataclass(frozen=True)
@@ -40,37 +40,6 @@ class Reading:
     class_index: Tensor
 
 
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Inside, `model` is in eval mode, no parameter needs a gradient, autograd works and nothing is compiled anew.
-
-    Gradients are enabled also inside `torch.inference_mode()`, where images have to be cloned. At the end, also by an
-    exception, train flags, `requires_grad` and torch's random streams are as before; `.grad` is not touched.
-    """
-    flags = [(part, part.training) for part in model.modules()]
-    needy = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng(devices=devices))
-        if "torch._dynamo" in sys.modules:
-            # Hooks do not fire in a module that was compiled before.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            # By hand: `eval()` of a stranger's module may do more, such as merge weights, which nobody would undo.
-            for part, _ in flags:
-                part.training = False
-            for parameter in needy:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in needy:
-                parameter.requires_grad_(True)
-            for part, training in flags:
-                part.training = training
-
-
 def find_layer(model: nn.Module, name: str) -> nn.Module:
     """The part of `model` with a dotted name, as `layer4` or `network.blocks.11.norm1`.
 
@@ -87,21 +56,6 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     close = [path for path in named if path.endswith(f".{name}")][:3] or difflib.get_close_matches(name, named, n=3)
     meant = f"did you mean {' or '.join(close)}?" if close else f"its parts begin {', '.join(list(named)[:3])}."
     raise ValueError(f"{type(model).__name__} has no layer {name!r}; {meant}")
-
-
-def output_of(model: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor, Any]:
-    """What a layer put out for a batch, of a layer that runs several times the last, and what the model answered.
-
-    Raises:
-        ValueError: the layer did not run, or puts out no tensor.
-    """
-    kept: list[Any] = []
-    handle = layer.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    try:
-        answer = model(images)
-    finally:
-        handle.remove()
-    return _last_tensor(kept, type(layer).__name__), answer
 
 
 def read_layer(
@@ -133,7 +87,7 @@ def read_layer(
         hooks.callback(find_layer(model, layer).register_forward_hook(keep).remove)
         answer = model(images.detach().clone())
         leaf = _last_tensor(kept, layer)
-        prefix, size = _prefix(model), (images.shape[-2], images.shape[-1])
+        prefix, size = tokens_before(model), (images.shape[-2], images.shape[-1])
         if isinstance(answer, list) and leaf.ndim == 4:
             # A detector resizes its images and pads them, so their proportions say nothing.
             size = (leaf.shape[-2], leaf.shape[-1])
@@ -158,70 +112,6 @@ def read_layer(
     return Reading(activation, as_maps(found, size, prefix, layer), answer, chosen)
 
 
-def class_scores(answer: Any, class_index: int | Tensor | None) -> tuple[Tensor, Tensor]:
-    """The score of one class of each image, `(B,)`, and which class it is, int64 `(B,)`.
-
-    Of a detector a class's score is the sum of the scores of its detections in the image, so of a class that was not
-    detected it is 0.
-
-    Args:
-        answer: Logits `(B, K)`; or of a detector a list of B mappings with `scores` `(D,)` and `labels` `(D,)`.
-        class_index: One class for all, int64 `(B,)`, or None for each image's largest logit, of a detector the class of
-            the detection with the highest score (-1 without any).
-
-    Raises:
-        ValueError: the answer is neither, or a class is outside 0..K-1.
-    """
-    if isinstance(answer, list) and all(isinstance(it, Mapping) and {"scores", "labels"} <= set(it) for it in answer):
-        best = [it["labels"][it["scores"].argmax()] if len(it["scores"]) else -1 for it in answer]
-        chosen = torch.tensor(best) if class_index is None else torch.as_tensor(class_index).expand(len(answer)).long()
-        sums = [it["scores"][it["labels"] == label].sum() for it, label in zip(answer, chosen.tolist(), strict=True)]
-        return torch.stack(sums), chosen
-    if not isinstance(answer, Tensor) or answer.ndim != 2:
-        got = f"{tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-        raise ValueError(
-            f"the model answered {got} and no logits (B, K), so there is no class to explain; wrap it in a module that "
-            "returns the logits."
-        )
-    if class_index is None:
-        chosen = answer.detach().argmax(1)
-    else:
-        asked = torch.as_tensor(class_index, device=answer.device)
-        if asked.shape not in ((), (len(answer),)) or asked.is_floating_point():
-            raise ValueError(
-                f"class_index is {asked.dtype} {tuple(asked.shape)}; give one class, or one for each of the "
-                f"{len(answer)} images."
-            )
-        # A copy, for what was made in inference mode cannot wait for a backward pass.
-        chosen = asked.expand(len(answer)).long().clone()
-        if int(chosen.min()) < 0 or int(chosen.max()) >= answer.shape[1]:
-            raise ValueError(
-                f"class_index is {chosen.unique().tolist()} and the model has classes 0 to {answer.shape[1] - 1}."
-            )
-    return answer.gather(1, chosen[:, None]).squeeze(1), chosen
-
-
-def as_maps(output: Tensor, size: tuple[int, int], prefix: int | None, layer: str) -> Tensor:
-    """A layer's output as maps `(B, C, h, w)`.
-
-    Args:
-        output: `(B, C, h, w)`, `(B, h, w, C)`, or tokens `(B, N, C)` of which the last h w are the image's.
-        size: Height and width of the images, pixels, whose proportions the maps have.
-        prefix: Tokens before those of the image (class, registers), if known; else the smallest number that fits.
-        layer: Its name, for the error.
-
-    Raises:
-        ValueError: no reading of the shape has the images' proportions.
-    """
-    maps = _maps_or_none(output, size, prefix)
-    if maps is None:
-        raise ValueError(
-            f"layer {layer!r} puts out {tuple(output.shape)}, which are no maps of images of {size[0]}x{size[1]}; name "
-            "one before pooling and flattening."
-        )
-    return maps
-
-
 def spatial_layer(model: nn.Module, images: Tensor) -> str:
     """The name of the last layer that still has maps and whose maps reach the answer, which CAM methods look at.
 
@@ -231,7 +121,7 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
     Raises:
         ValueError: no layer has maps, or the answer is no `(B, K)`.
     """
-    prefix, size = _prefix(model), (images.shape[-2], images.shape[-1])
+    prefix, size = tokens_before(model), (images.shape[-2], images.shape[-1])
     # Turned round, so that of several names a layer has its first.
     names = {part: name for name, part in reversed(_named(model).items())}
     last: dict[str, Tensor] = {}
@@ -241,7 +131,7 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
         last.pop(names[part], None)
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None
-        if _maps_or_none(output, size, prefix) is None or len(output) != 1:
+        if maps_or_none(output, size, prefix) is None or len(output) != 1:
             return None
         last[names[part]] = wanting = output if output.requires_grad else output.detach().requires_grad_()
         return _passed_on(wanting)
@@ -271,7 +161,7 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
             gradients = torch.autograd.grad(score, outputs, allow_unused=True, retain_graph=True) if outputs else ()
             for (name, _), gradient in zip(reversed(ran), reversed(gradients), strict=False):
                 # Of the class token alone there is a gradient, and none of the image's.
-                maps = None if gradient is None else _maps_or_none(gradient, size, prefix)
+                maps = None if gradient is None else maps_or_none(gradient, size, prefix)
                 if maps is not None and bool(maps.any()):
                     return name
     raise ValueError(
@@ -299,37 +189,3 @@ def _passed_on(output: Tensor) -> Tensor:
     """What the next layer gets: a copy, for it may write in place; differentiable even if the part forbids it."""
     with torch.set_grad_enabled(output.requires_grad):
         return output.clone()
-
-
-def _maps_or_none(output: Tensor, size: tuple[int, int], prefix: int | None) -> Tensor | None:
-    if output.ndim == 4:
-        readings = (output, output.permute(0, 3, 1, 2))
-        return next((it for it in readings if _alike(it.shape[2], it.shape[3], size, CELLS_LOST)), None)
-    if output.ndim != 3:
-        return None
-    fitting = []
-    for before in TOKENS_BEFORE if prefix is None else (prefix, *TOKENS_BEFORE):
-        count = output.shape[1] - before
-        height = round((max(count, 0) * size[0] / size[1]) ** 0.5)
-        if height and count % height == 0 and _alike(height, count // height, size):
-            fitting.append((before, height, count // height))
-            if before == prefix:
-                break
-    if not fitting:
-        return None
-    before, height, width = min(fitting, key=lambda it: abs(it[1] * size[1] - it[2] * size[0]))
-    return output[:, before:].transpose(1, 2).unflatten(2, (height, width))
-
-
-def _alike(height: int, width: int, size: tuple[int, int], lost: int = 0) -> bool:
-    """Whether they have the proportions of `size`, to one cell, with up to `lost` put back; one cell is no map."""
-    back = range(min(height, width, lost) + 1)
-    return height * width > 1 and any(
-        abs((height + cells) * size[1] - (width + cells) * size[0]) < max(size) for cells in back
-    )
-
-
-def _prefix(model: nn.Module) -> int | None:
-    """Tokens before the image's, as timm's networks tell."""
-    told = (getattr(part, "num_prefix_tokens", None) for part in model.modules())
-    return next((it for it in told if isinstance(it, int)), None)

@@ -9,7 +9,10 @@ import torch
 from torch import nn
 from torchvision.models import VisionTransformer
 
-from lightning_vision.layers import as_maps, at_rest, class_scores, find_layer, output_of, read_layer, spatial_layer
+from lightning_vision.inspection.at_rest import at_rest
+from lightning_vision.inspection.layers import find_layer, read_layer, spatial_layer
+from lightning_vision.inspection.maps import as_maps
+from lightning_vision.inspection.scores import class_scores
 from support.compare import seeded
 
 # Last layer whose maps reach the answer, of images 96x64: convolutional, with a class token or two, pooled tokens,
@@ -363,15 +366,6 @@ def test_scores_are_those_of_the_classes_asked_for():
 
     assert [it[0].tolist() for it in asked] == [[5, 9], [2, 4], [2, 3]]
     assert [it[1].tolist() for it in asked] == [[1, 0], [2, 2], [2, 1]]
-
-
-def test_output_of_returns_what_the_layer_put_out_and_the_answer():
-    net = seeded(Net)
-    maps, answer = output_of(net, net.conv, pictures(8, 8))
-
-    assert torch.equal(net.head(maps.relu().mean((2, 3))), answer)
-    with pytest.raises(ValueError, match="layer 'ReLU' did not run"):
-        output_of(net, nn.ReLU(), pictures(8, 8))
 
 
 class Merging(Net):

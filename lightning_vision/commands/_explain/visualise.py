@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_vision.commands._explain_pictures import (
+from lightning_vision.commands._explain.pictures import (
     Cells,
     chosen_units,
     normalisation,
     write_sheet,
     write_table,
 )
-from lightning_vision.commands._explain_subject import Subject
+from lightning_vision.commands._explain.subject import Subject
 from lightning_vision.explain.activation_maximisation import maximise_activation
 
 __all__ = ["FILES", "write"]

@@ -16,7 +16,8 @@ from lightning_vision.catalogue import nearest
 from lightning_vision.commands._files import saved_preprocessing
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.image_folder import ImageFolder
-from lightning_vision.layers import class_scores, find_layer
+from lightning_vision.inspection.layers import find_layer
+from lightning_vision.inspection.scores import class_scores
 
 __all__ = ["Files", "ImageBatch", "Subject"]
 

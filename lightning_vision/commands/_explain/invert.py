@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from lightning_vision.commands._explain_pictures import Cells, normalisation, write_sheet, write_table
-from lightning_vision.commands._explain_subject import Files, Subject
+from lightning_vision.commands._explain.pictures import Cells, normalisation, write_sheet, write_table
+from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.explain.network_inversion import invert_layer
-from lightning_vision.layers import spatial_layer
+from lightning_vision.inspection.layers import spatial_layer
 
 __all__ = ["FILES", "write"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vision.callbacks.explain.sheet import overlay
-from lightning_vision.commands._explain_methods import DEFAULT, map_methods
-from lightning_vision.commands._explain_pictures import Cells, write_sheet, write_table
-from lightning_vision.commands._explain_subject import Files, Subject
+from lightning_vision.commands._explain.methods import DEFAULT, map_methods
+from lightning_vision.commands._explain.pictures import Cells, write_sheet, write_table
+from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.commands._report import print_table
 from lightning_vision.explain.sanity_check import randomised_layers
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_vision.callbacks.explain.sheet import contact_sheet
-from lightning_vision.commands._explain_subject import Subject
+from lightning_vision.commands._explain.subject import Subject
 
 __all__ = ["Cells", "chosen_units", "normalisation", "write_sheet", "write_table"]
 

@@ -1,0 +1,1 @@
+"""The modes of `explain`, a file each, and what they share."""
