@@ -15,6 +15,7 @@ from lightning_vision.inspection.scores import class_scores
 __all__ = ["deletion", "insertion", "perturbation_curve"]
 
 Baseline = Literal["blur", "zero"]
+KERNEL, SIGMA = 11, 5.0  # pixels, of the blur
 
 
 def perturbation_curve(
@@ -82,8 +83,9 @@ def insertion(
         maps: What explains them, `(B, H, W)`, large where important.
         class_index: Class that was explained, one for all or int64 `(B,)`; None is each image's predicted one.
         steps: Number of steps from nothing to all pixels, >= 1.
-        baseline: What stands where a pixel is not there yet: the image `blur`red (standard deviation an eighth of the
-            shorter side, at most the paper's 5 pixels at 11 of kernel), or `zero`, the mean of normalised images.
+        baseline: What stands where a pixel is not there yet: the image `blur`red as the authors do it (a kernel of
+            11 pixels, less where the image is smaller, of standard deviation 5), or `zero`, the mean of normalised
+            images.
         batch_size: Images that the model sees at once.
         generator: For the order of pixels of equal value; None draws the same order every time.
 
@@ -143,9 +145,9 @@ def _without(images: Tensor, baseline: Baseline) -> Tensor:
         return torch.zeros_like(images)
     if baseline != "blur":
         raise ValueError(f"baseline is {baseline!r}; give 'blur' or 'zero'.")
-    sigma = min(5.0, min(images.shape[-2:]) / 8)
-    kernel = 2 * min(round(2 * sigma), (min(images.shape[-2:]) - 1) // 2) + 1
-    return gaussian_blur(images, [kernel, kernel], [sigma, sigma])
+    side = min(images.shape[-2:])
+    kernel = min(KERNEL, side - 1 + side % 2)
+    return gaussian_blur(images, [kernel, kernel], [SIGMA, SIGMA])
 
 
 def _area(curve: Tensor) -> Tensor:

@@ -129,6 +129,36 @@ def test_unchanged_first_and_all_changed_last():
     torch.testing.assert_close(curve[:, -1], model(torch.zeros_like(images)).softmax(1)[:, 1])
 
 
+def test_what_is_not_there_yet_is_blurred_by_a_window_of_eleven_pixels():
+    seen = []
+
+    def note(images):
+        seen.append(images.clone())
+        return torch.zeros(len(images), 2)
+
+    dot = torch.zeros(1, 1, 31, 31)
+    dot[..., 15, 15] = 1
+    model = nn.Module()
+    model.forward = note
+    insertion(model, dot, torch.rand(1, 31, 31), 0, steps=1)
+    blurred = seen[0][0, 0]
+    weights = torch.exp(-((torch.arange(11.0) - 5) ** 2) / 50)
+
+    assert blurred.nonzero().amin(0).tolist() == [10, 10]
+    assert blurred.nonzero().amax(0).tolist() == [20, 20]
+    torch.testing.assert_close(blurred[15, 10:21], weights * weights[5] / weights.sum() ** 2)
+
+
+def test_each_batch_is_scored_by_its_own_classes():
+    model = convolutional()
+    images, maps = torch.randn(4, 1, 8, 8), torch.rand(4, 8, 8)
+    classes = torch.tensor([0, 1, 2, 0])
+
+    whole = deletion(model, images, maps, classes, steps=4)
+    torch.testing.assert_close(deletion(model, images, maps, classes, steps=4, batch_size=2), whole)
+    assert not torch.allclose(deletion(model, images, maps, classes.roll(1), steps=4), whole)
+
+
 def test_the_predicted_class_is_the_one_of_the_whole_image_and_batches_do_not_matter():
     model = convolutional()
     images, maps = torch.randn(5, 1, 16, 16), torch.rand(5, 16, 16)
