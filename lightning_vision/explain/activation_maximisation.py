@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_vision.inspection.at_rest import at_rest
 
-from ._ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed, unit_scores
+from ._pixel_ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed, unit_scores
 
 __all__ = ["MaximisedImages", "maximise_activation"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_vision.inspection.at_rest import at_rest
 from lightning_vision.inspection.scores import class_scores
 
-from ._ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed
+from ._pixel_ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed
 from ._map_elites import Painter, Pixels, map_elites
 
 __all__ = ["FoolingImages", "make_fooling_images"]

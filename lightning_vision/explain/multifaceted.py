@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_vision.inspection.at_rest import at_rest
 from lightning_vision.inspection.layers import find_layer
 
-from ._ascent import PixelSpace, ascend, checked_knobs, overheard, placed, unit_scores
+from ._pixel_ascent import PixelSpace, ascend, checked_knobs, layer_output, placed, unit_scores
 
 __all__ = ["Facets", "centre_mask", "facet_clusters", "visualise_facets"]
 
@@ -138,7 +138,7 @@ def visualise_facets(
             for batch in pixels.split(batch_size):
                 batch = space.shown(batch.to(device))
                 target = torch.full((len(batch),), channel, device=device)
-                with overheard(part, called, features is None) as feature:
+                with layer_output(part, called, features is None) as feature:
                     activation.append(unit_scores(model, batch, target, layer).cpu())
                 deep.append(feature().float().flatten(1).cpu())
         chosen = torch.cat(activation).argsort(descending=True, stable=True)[:top]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_vision.inspection.at_rest import at_rest
 from lightning_vision.inspection.layers import find_layer
 
-from ._ascent import PixelSpace, checked_knobs, grey_noise, overheard, placed, total_variation
+from ._pixel_ascent import PixelSpace, checked_knobs, grey_noise, layer_output, placed, total_variation
 
 __all__ = ["InvertedImages", "invert_layer"]
 
@@ -116,7 +116,7 @@ def invert_layer(
         part = find_layer(model, layer)
 
         def phi(p: Tensor) -> Tensor:
-            with overheard(part, f"layer {layer!r}") as output_of:
+            with layer_output(part, f"layer {layer!r}") as output_of:
                 model(space.shown(p).to(**place))
             return output_of().float().flatten(1)
 

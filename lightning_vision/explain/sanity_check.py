@@ -3,7 +3,7 @@
 Adebayo et al. 2018, arXiv:1810.03292, section 3 (model parameter randomisation).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lightning_vision.inspection.at_rest import at_rest
 
-__all__ = ["Randomised", "randomised_layers"]
+__all__ = ["RandomisedLayer", "randomised_layers"]
 
 
 @dataclass(frozen=True)
-class Randomised:
+class RandomisedLayer:
     """How much of the maps is left once a layer is random.
 
     Args:
@@ -40,7 +40,8 @@ def randomised_layers(
     images: Tensor,
     cascading: bool = True,
     seed: int = 0,
-) -> list[Randomised]:
+    layers: Sequence[str] | None = None,
+) -> list[RandomisedLayer]:
     """Randomise a copy of `model` layer by layer, from the top, and compare its maps with those of the trained model.
 
     Maps that explain what was learnt lose their likeness; those that stay alike show the image and not the model. A
@@ -52,31 +53,38 @@ def randomised_layers(
         explain: Makes maps `(B, H, W)` of a model and images, of classes fixed beforehand.
         images: `(B, C, H, W)`.
         cascading: Keep random what was randomised before, as the paper's main test; False randomises one at a time.
-        seed: Of the draws; the global random state is left alone.
+        seed: Of the draws, which are made on the CPU; the global random state is left alone.
+        layers: Dotted names of the layers at which maps are compared; all are randomised on the way. None is each.
 
     Returns:
-        An entry a layer that has parameters, in the order in which they were randomised.
+        An entry a layer that has parameters, or of `layers`, in the order in which they were randomised.
 
     Raises:
-        ValueError: the model has no layer with parameters, or `explain` gives no `(B, H, W)`.
+        ValueError: the model has no layer with parameters, none of a name in `layers`, or `explain` gives no
+            `(B, H, W)`.
 
     Reference: Adebayo et al. 2018, arXiv:1810.03292
     """
-    layers = _in_order_of_use(model, images)
-    if not layers:
+    used = _in_order_of_use(model, images)
+    if not used:
         raise ValueError(f"{type(model).__name__} has no layer with parameters, so there is nothing to randomise.")
+    if layers is not None and (not layers or not set(layers) <= set(used)):
+        raise ValueError(f"layers are {list(layers)}; give some of those that are randomised, as {used[-1]!r}.")
     trained = explain(model, images)
     if trained.shape != (len(images), *images.shape[-2:]):
         raise ValueError(f"explain gave {tuple(trained.shape)} for images {tuple(images.shape)}; give (B, H, W) maps.")
     copy, found = deepcopy(model), []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name in reversed(layers):
+        # Of the CPU alone: torch.manual_seed would seed the streams of all other devices for good.
+        torch.default_generator.manual_seed(seed)
+        for name in reversed(used):
             if not cascading:
                 copy = deepcopy(model)
             _draw_anew(copy.get_submodule(name))
+            if layers is not None and name not in layers:
+                continue
             maps = explain(copy, images)
-            found.append(Randomised(name, maps, _spearman(maps, trained), _ssim(maps, trained)))
+            found.append(RandomisedLayer(name, maps, _spearman(maps, trained), _ssim(maps, trained)))
     return found
 
 
@@ -98,16 +106,17 @@ def _in_order_of_use(model: nn.Module, images: Tensor) -> list[str]:
 
 @torch.no_grad()
 def _draw_anew(layer: nn.Module) -> None:
-    reset = getattr(layer, "reset_parameters", None)
+    """Change a layer's parameters, by draws on the CPU, and leave its buffers."""
+    drawn = deepcopy(layer).cpu()
+    reset = getattr(drawn, "reset_parameters", None)
     if callable(reset):
-        buffers = {name: buffer.clone() for name, buffer in layer.named_buffers()}
         reset()
-        for name, buffer in layer.named_buffers():
-            buffer.copy_(buffers[name])
-        return
-    for parameter in layer.parameters(recurse=False):
-        spread = float(parameter.std(correction=0)) if parameter.numel() > 1 else 1.0
-        parameter.normal_(float(parameter.mean()), spread)
+    else:
+        for parameter in drawn.parameters(recurse=False):
+            spread = float(parameter.std(correction=0)) if parameter.numel() > 1 else 1.0
+            parameter.normal_(float(parameter.mean()), spread)
+    for parameter, value in zip(layer.parameters(), drawn.parameters(), strict=True):
+        parameter.copy_(value)
 
 
 def _spearman(maps: Tensor, trained: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from lightning_vision.backbones import create
-from lightning_vision.explain._ascent import total_variation
+from lightning_vision.explain._pixel_ascent import total_variation
 from lightning_vision.explain.network_inversion import invert_layer
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

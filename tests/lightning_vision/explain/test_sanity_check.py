@@ -89,6 +89,34 @@ def test_the_model_and_the_global_stream_are_left_alone_and_the_seed_decides():
     assert not torch.equal(first[-1].maps, other[-1].maps)
 
 
+def test_streams_of_other_devices_are_not_seeded(monkeypatch):
+    """What `torch.manual_seed` calls for them; without a device it is remembered until there is one."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    model = network()
+    torch.manual_seed(0)
+    assert len(seeded) == 2
+    randomised_layers(model, gradient, IMAGES)
+
+    assert len(seeded) == 2
+
+
+@pytest.mark.parametrize("cascading", [True, False])
+def test_maps_are_compared_at_some_layers_as_among_all(cascading):
+    asked = []
+
+    def note(model, images):
+        asked.append(model)
+        return gradient(model, images)
+
+    every = randomised_layers(network(), gradient, IMAGES, cascading, seed=2)
+    some = randomised_layers(network(), note, IMAGES, cascading, seed=2, layers=["0", "3"])
+
+    assert [it.layer for it in some] == ["3", "0"]
+    assert len(asked) == 3
+    assert all(torch.equal(a.maps, b.maps) for a, b in zip(some, (every[1], every[3]), strict=True))
+
+
 def test_parameters_without_a_way_to_reset_are_drawn_like_themselves():
     class Scale(nn.Module):
         def __init__(self):
@@ -109,6 +137,12 @@ def test_parameters_without_a_way_to_reset_are_drawn_like_themselves():
     assert not torch.equal(drawn[0], drawn[1])
     assert float(drawn[1].mean()) == pytest.approx(5, abs=0.4)
     assert float(drawn[1].std()) == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("layers", [["nowhere"], ["0", "2"], []])
+def test_layers_that_are_not_randomised_are_refused(layers):
+    with pytest.raises(ValueError, match=r"give some of those that are randomised, as '7'"):
+        randomised_layers(network(), edges, IMAGES, layers=layers)
 
 
 @pytest.mark.parametrize(

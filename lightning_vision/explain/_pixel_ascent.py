@@ -21,7 +21,7 @@ __all__ = [
     "ascend",
     "checked_knobs",
     "grey_noise",
-    "overheard",
+    "layer_output",
     "placed",
     "total_variation",
     "unit_scores",
@@ -113,7 +113,7 @@ def placed(model: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def overheard(part: nn.Module, called: str, inputs: bool = False) -> Iterator[Callable[[], Tensor]]:
+def layer_output(part: nn.Module, called: str, inputs: bool = False) -> Iterator[Callable[[], Tensor]]:
     """Inside, what a part of a network puts out is kept; what is yielded answers with the last of it.
 
     Args:
@@ -159,7 +159,7 @@ def unit_scores(model: nn.Module, images: Tensor, channel: Tensor, layer: str | 
     given = images.to(**placed(model))
     if layer is None:
         return class_scores(model(given), channel)[0].float()
-    with overheard(find_layer(model, layer), f"layer {layer!r}") as output_of:
+    with layer_output(find_layer(model, layer), f"layer {layer!r}") as output_of:
         model(given)
     output = output_of()
     if output.ndim == 4 and output.shape[2:] == (1, 1):

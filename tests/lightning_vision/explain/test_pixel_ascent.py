@@ -4,7 +4,7 @@ import kornia
 import pytest
 import torch
 
-from lightning_vision.explain._ascent import PixelSpace, ascend, total_variation
+from lightning_vision.explain._pixel_ascent import PixelSpace, ascend, total_variation
 
 
 def seeded(seed=0):
