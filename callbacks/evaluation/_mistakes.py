@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..hooks._told import Pixels
+from ..hooks._metadata import Pixels
 
 __all__ = ["Mistakes", "resized"]
 

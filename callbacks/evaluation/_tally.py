@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..hooks._told import Pixels
+from ..hooks._metadata import Pixels
 from ._labels import label_table, thresholds_of, worst_decision
 from ._mistakes import Mistakes, resized
 
@@ -25,7 +26,8 @@ class ClassTally:
     """Counts of each class, confusions between classes and the W worst mistakes of what `add` was given.
 
     Targets `(B,)` outside 0..K-1 are passed over. With several labels an image each is a decision of its own, and there
-    are no confusions.
+    are no confusions. A single logit decides between the classes 0 and 1, unless the module says that it is one of
+    several labels.
 
     Args:
         worst: W.
@@ -48,6 +50,8 @@ class ClassTally:
     def add(self, image: Any, logits: Tensor, target: Tensor) -> None:
         calibration = getattr(self.module, "calibration", None)
         logits = (calibration(logits) if callable(calibration) else logits).float()
+        if logits.shape[1] == 1 and getattr(self.module, "multilabel", None) is not True:
+            logits, target = self._two_classes(logits, target)
         if self._classes is None:
             self._begin(logits, target)
         score, rows = self._count_labels(logits, target) if self._multilabel else self._count(logits, target)
@@ -79,6 +83,17 @@ class ClassTally:
         self._mistakes = Mistakes(self.worst, self.pixels, logits.device)
         self._seen: list[tuple[Tensor, Tensor]] = []  # probabilities and labels (B, K)
         self._images = 0
+
+    def _two_classes(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """A single logit as two whose softmax is its sigmoid, and its labels as classes `(B,)`."""
+        target = (target > 0.5).long().flatten() if target.is_floating_point() else target.flatten()
+        # Asked of the first batch alone, for it waits for the device.
+        if self._classes is None and int(target.max()) > 1:
+            raise ValueError(
+                f"{type(self.module).__name__} answers one logit, which decides between the classes 0 and 1, and a "
+                f"label is {int(target.max())}; let it answer a logit for each class."
+            )
+        return F.pad(logits, (1, 0)), target
 
     def _count(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Count; the confidence of each mistake, -1 where there is none, and rows of class and what it is taken for."""

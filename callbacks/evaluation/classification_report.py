@@ -6,7 +6,7 @@ from typing import Any, Literal, final
 from lightning.pytorch import LightningModule
 
 from ..hooks._checks import whole
-from ..hooks._told import Pixels
+from ..hooks._metadata import Pixels
 from ..hooks.best_report import BestReport
 from ..hooks.evaluation import Stage
 from ._tally import ClassTally
@@ -20,9 +20,9 @@ class ClassificationReport(BestReport):
 
     It looks at the logits that the module's forward gives in a validation or test step, of any module, and at the
     labels of the batch. When a fit ends, the report of its best validation is written, when a `test` or `validate`
-    ends, that one's: `val_per_class.csv`, `val_confusion.png` and `val_mistakes.png` (or `test_...`) in `report/` of
-    the first logger's folder, or else of the Trainer's `default_root_dir`; the worst classes and the most frequent
-    confusions are printed. Over several processes the counts are sums. Training sees nothing of it.
+    ends, that one's: `val_per_class.csv`, `val_confusion.png` and `val_mistakes.png` (or `test_...`) in `report/`
+    beside the run's checkpoints, which is the first logger's folder or `default_root_dir`; the worst classes and the
+    most frequent confusions are printed. Over several processes the counts are sums. Training sees nothing of it.
 
     Three attributes of a module are heeded where it has them, as this project's classifier does: `multilabel`, whether
     an image may have several labels; `calibration`, which is called on the logits; and `thresholds`, the probability
@@ -39,11 +39,12 @@ class ClassificationReport(BestReport):
         name: Part of the state key.
 
     Shape:
-        Logits `(B, K)`; labels int `(B,)` (outside 0..K-1 are passed over), or 0 and 1 `(B, K)` for several labels an
-        image, where each counts as a decision, yes above its threshold, else above a half, and there is no confusion
-        matrix, but average precision; with one label (`multilabel` False) the largest of the K is the class. Images
-        `(B, C, H, W)`, normalised by the datamodule's `mean` and `std` if it has them; others give no sheet. With
-        several labels N images take 5 N K bytes of the CPU's memory until the evaluation ends.
+        Logits `(B, K)`, of which a single one decides between the classes 0 and 1; labels int `(B,)` (outside 0..K-1
+        are passed over), or 0 and 1 `(B, K)` for several labels an image, where each counts as a decision, yes above
+        its threshold, else above a half, and there is no confusion matrix, but average precision; with one label
+        (`multilabel` False) the largest of the K is the class. Images `(B, C, H, W)`, normalised by the datamodule's
+        `mean` and `std` if it has them; others give no sheet. With several labels N images take 5 N K bytes of the
+        CPU's memory until the evaluation ends.
 
     Raises:
         ValueError: an argument out of its range; a second one in the Trainer; in the first batch, sanity check

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..hooks._told import Pixels
+from ..hooks._metadata import Pixels
 from ._report_logger import ReportLogger
 from ._tally import MATRIX, ClassTally
 
@@ -30,8 +30,9 @@ class ConfusionLogger(ReportLogger):
         name: Part of the state key, and what the pictures are called.
 
     Shape:
-        Logits `(B, K)`; labels int `(B,)` (outside 0..K-1 are passed over), or, of a module that says `multilabel =
-        False`, probabilities `(B, K)`, the largest of which is the class.
+        Logits `(B, K)`, of which a single one decides between the classes 0 and 1; labels int `(B,)` (outside 0..K-1
+        are passed over), or, of a module that says `multilabel = False`, probabilities `(B, K)`, the largest of which
+        is the class.
 
     Raises:
         ValueError: an argument out of its range; in the first batch, sanity check included, if a step asks forward for

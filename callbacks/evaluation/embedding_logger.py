@@ -20,6 +20,7 @@ from ._labels import label_sets
 __all__ = ["EmbeddingLogger", "nearest_neighbour_share", "principal_coordinates"]
 
 Projection = Literal["pca", "tsne"]
+ALIKE = 1e-6  # features that differ by less, of their largest value, differ by rounding
 PERPLEXITY = 30.0  # scikit-learn's, the number of neighbours that a point of t-SNE heeds
 
 
@@ -144,14 +145,27 @@ class EmbeddingLogger(Features):
         if int(known.sum()) > 1:
             numbers["neighbours"] = nearest_neighbour_share(features[known], classes[known])
             title += f"; {numbers['neighbours']:.0%} of nearest neighbours have the same class"
-        points = _tsne(features) if self.projection == "tsne" else principal_coordinates(features).numpy()
+        points = _points(features, self.projection)
+        if not points.any():
+            title += "; their features are alike"
         return scatter_picture(points, classes.tolist(), called, title), numbers
 
 
-def _tsne(features: Tensor) -> NDArray[Any]:
-    if len(features) < 5 or features.shape[1] < 2:
-        # Too few to have neighbours.
+def _points(features: Tensor, projection: Projection) -> NDArray[Any]:
+    """Places `(N, 2)`, all 0 where the features are alike."""
+    centred = features.double() - features.double().mean(0)
+    spread = float(centred.abs().max())
+    if spread <= ALIKE * float(features.abs().max()):
+        return np.zeros((len(features), 2))
+    # t-SNE overflows with huge features and crashes with tiny ones.
+    features = (centred / spread).float()
+    if projection == "pca" or len(features) < 5 or features.shape[1] < 2:
+        # Too few have no neighbours.
         return principal_coordinates(features).numpy()
+    return _tsne(features)
+
+
+def _tsne(features: Tensor) -> NDArray[Any]:
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 
 from ..hooks._checks import whole
-from ..hooks._told import Pixels
+from ..hooks._metadata import Pixels
 from ._report_logger import ReportLogger
 from ._tally import ClassTally
 
@@ -32,9 +32,10 @@ class MistakesLogger(ReportLogger):
         name: Part of the state key, and what the pictures are called.
 
     Shape:
-        Images `(B, C, H, W)`, normalised by the datamodule's `mean` and `std` if it has them; logits `(B, K)`; labels
-        int `(B,)` (outside 0..K-1 are passed over), or 0 and 1 `(B, K)` for several labels an image, where each is a
-        decision of its own, yes above its threshold, else above a half.
+        Images `(B, C, H, W)`, normalised by the datamodule's `mean` and `std` if it has them; logits `(B, K)`, of which
+        a single one decides between the classes 0 and 1; labels int `(B,)` (outside 0..K-1 are passed over), or 0 and 1
+        `(B, K)` for several labels an image, where each is a decision of its own, yes above its threshold, else above a
+        half.
 
     Raises:
         ValueError: an argument out of its range; in the first batch, sanity check included, if a step asks forward for

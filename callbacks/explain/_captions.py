@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..hooks._samples import Samples, labels_of
@@ -11,22 +12,26 @@ from ..hooks._samples import Samples, labels_of
 __all__ = ["answers", "truth_of"]
 
 
-def answers(answer: Any, samples: Samples) -> list[str]:
+def answers(answer: Any, samples: Samples, multilabel: Any = None) -> list[str]:
     """A line for each image: `said cat (0.93)`, of a detector `found cat x2 (0.93), dog (0.41)`.
 
-    In parentheses stands the probability, by a softmax, or by a sigmoid where images have several labels or none; of a
-    detector the best score of the class.
+    In parentheses stands the probability, by a softmax, or by a sigmoid where images may have several labels; of a
+    detector the best score of the class. A single logit decides between the classes 0 and 1.
 
     Args:
         answer: Logits `(n, K)`, or of each image a mapping with `scores` `(D,)` and `labels` `(D,)`.
         samples: All that are drawn, for names and for the kind of labels.
+        multilabel: Whether images may have several labels; where it is no bool, labels `(K,)` say that they may.
     """
     if not isinstance(answer, Tensor):
         return [_detected(it, samples) for it in answer]
-    vectors = [it for it in samples.targets if isinstance(it, Tensor) and it.ndim == 1 and len(it) > 1]
-    several = any(len(labels_of(it)) != 1 for it in vectors)
     logits = answer.detach().float().cpu()
-    sure, said = (logits.sigmoid() if several else logits.softmax(1)).max(1)
+    if not isinstance(multilabel, bool):
+        multilabel = any(isinstance(it, Tensor) and it.ndim == 1 and len(it) > 1 for it in samples.targets)
+    if logits.shape[1] == 1:
+        # Beside a zero its softmax is its sigmoid.
+        logits, multilabel = F.pad(logits, (1, 0)), False
+    sure, said = (logits.sigmoid() if multilabel else logits.softmax(1)).max(1)
     pairs = zip(said.tolist(), sure.tolist(), strict=True)
     return [f"said {samples.called(index)} ({share:.2f})" for index, share in pairs]
 

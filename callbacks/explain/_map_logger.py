@@ -95,7 +95,8 @@ class MapLogger(Pictures):
                 its = asked[begin : begin + len(images)] if isinstance(asked, Tensor) else asked
                 its = its.to(pl_module.device) if isinstance(its, Tensor) else its
                 maps, answer = self.explain(pl_module, images.to(pl_module.device), its)
-                found += zip(maps.float().cpu(), answers(answer, samples), strict=True)
+                said = answers(answer, samples, getattr(pl_module, "multilabel", None))
+                found += zip(maps.float().cpu(), said, strict=True)
         cells = []
         for image, (values, said), target in zip(samples.shown(), found, samples.targets, strict=True):
             truth = truth_of(target, samples)

@@ -1,7 +1,6 @@
 """A picture of a run: as a file beside the run and to every logger of its Trainer that takes pictures."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,39 +10,25 @@ from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["keep_picture", "log_picture", "media_folder"]
+from ._run_folder import run_folder
+
+__all__ = ["keep_picture", "log_picture"]
 
 
-def media_folder(trainer: Trainer) -> Path:
-    """Where a run's pictures lie: `media` beside its checkpoints, in the first logger's folder or `default_root_dir`.
-
-    It makes no collective call, so one rank may ask alone.
-    """
-    logger, root = trainer.logger, trainer.default_root_dir
-    if logger is None:
-        return Path(root, "media")
-    if (own := getattr(logger, "log_dir", None)) is not None:
-        return Path(own, "media")
-    # As Lightning places checkpoints: with W&B and MLflow runs would else write into one another's folder.
-    version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-    return Path(logger.save_dir or root, str(logger.name), version, "media")
-
-
-def keep_picture(trainer: Trainer, folder: Path, stage: str, title: str, picture: NDArray[np.uint8]) -> None:
-    """Write `STAGE/TITLE/step_NUMBER.png` below `folder` and hand the picture to all loggers; not in a rehearsal.
+def keep_picture(trainer: Trainer, stage: str, title: str, picture: NDArray[np.uint8]) -> None:
+    """Write `media/STAGE/TITLE/step_NUMBER.png` beside the run and hand the picture to all loggers; not in a rehearsal.
 
     A file that cannot be written (a full disk, no permission) is told, and the run goes on.
 
     Args:
         trainer: Of a process that logs.
-        folder: From `media_folder`.
         stage: `val` or `test`.
         title: Name of the picture, the same at every step.
         picture: `(H, W, 3)`, 0 to 255.
     """
     if trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
         return
-    file = folder / stage / title / f"step_{trainer.global_step:08d}.png"
+    file = run_folder(trainer) / "media" / stage / title / f"step_{trainer.global_step:08d}.png"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # A picture is written often and read seldom: little compression takes a third of the time.

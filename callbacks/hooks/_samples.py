@@ -85,7 +85,8 @@ class Chosen:
             targets: B entries; anything else counts as none.
         """
         self._listed = not isinstance(images, Tensor)
-        if not isinstance(targets, (Tensor, Sequence)) or len(targets) != len(images):
+        numbered = targets.ndim > 0 if isinstance(targets, Tensor) else isinstance(targets, Sequence)
+        if not numbered or len(targets) != len(images):
             targets = [None] * len(images)
         # One copy for the batch: an item at a time would wait for the device each time.
         labels = targets.cpu() if isinstance(targets, Tensor) else targets

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from ._run_folder import run_folder
 from .evaluation import Stage
 from .predictions import Predictions, Tally
 
@@ -20,8 +21,8 @@ __all__ = ["BestReport"]
 class BestReport(Predictions):
     """Keeps the report of the best validation of a fit and writes it when the fit ends.
 
-    That of a `validate` or `test` is written at its end. Files go into `report/` in the first logger's folder, else in
-    the Trainer's `default_root_dir`; nothing is written in a rehearsal (`fast_dev_run`). The best report travels in the
+    That of a `validate` or `test` is written at its end. Files go into `report/` beside the run's
+    checkpoints; nothing is written in a rehearsal (`fast_dev_run`). The best report travels in the
     callback's state.
 
     Args:
@@ -125,8 +126,7 @@ class BestReport(Predictions):
     def _write(self, trainer: Trainer, report: dict[str, Any], stage: Stage, heading: str) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
-        # Asked on all ranks, for Lightning broadcasts it.
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "report"
         if trainer.is_global_zero:
+            folder = run_folder(trainer) / "report"
             folder.mkdir(parents=True, exist_ok=True)
             self.write(report, stage, heading, folder)

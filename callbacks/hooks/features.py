@@ -6,7 +6,7 @@ Public hooks used: those of `evaluation.py`, `on_fit_start`; torch's forward hoo
 from abc import abstractmethod
 from collections.abc import Mapping
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,21 +20,21 @@ from ._answer import LastAnswer
 from ._checks import whole
 from ._fields import Fields
 from ._listener import Listener
-from ._media import keep_picture, media_folder
-from ._told import class_names
-from .evaluation import Evaluation, Stage
+from ._metadata import class_names
+from .drawings import Drawings
+from .evaluation import Stage
 
 __all__ = ["Features"]
 
 
-class Features(Evaluation):
+class Features(Drawings):
     """Reads features of images in the first process and draws them when all batches are over.
 
     Features are what the linear layer is given that puts out the answer, or what a named layer puts out, averaged over
     positions. They are read in as many batches as hold the samples, spread evenly over the loader, because files are
     often sorted by class; of each the first images. Of several calls in a step (views of an image) the first is read. A
-    compiled module runs those batches eagerly, for torch's hooks do not fire in compiled code. The picture goes to
-    `media/STAGE/TITLE/` and all loggers, numbers to the loggers as `STAGE/TITLE_NAME`.
+    compiled module runs those batches eagerly, for torch's hooks do not fire in compiled code. Numbers that
+    are drawn with the picture go to the loggers as `STAGE/TITLE_NAME`.
 
     Args:
         samples: How many images, >= 2.
@@ -47,9 +47,6 @@ class Features(Evaluation):
         ValueError: `samples` is no integer >= 2; before the first step, if there is no such layer; in the first batch,
             sanity check included, if no linear layer puts out the answer, or a layer has no row for each image.
     """
-
-    # What picture and numbers are called in files and loggers, unless the callback has a name.
-    title: ClassVar[str]
 
     def __init__(self, *, samples: int, layer: str | None, image_key: str, target_key: str, **others: Any) -> None:
         super().__init__(**others)
@@ -134,22 +131,22 @@ class Features(Evaluation):
         self._parts.append((found[0][:some].float(), None if labels is None else labels[:some].clone()))
 
     def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        # Asked on all ranks, for Lightning broadcasts it.
-        folder, parts = media_folder(trainer), self._parts
+        parts = self._parts
         self._release()
         if not parts:
             return
         features = torch.cat([it for it, _ in parts])[: self.samples].cpu()
         labels = [it for _, it in parts if it is not None]
         target = torch.cat(labels)[: self.samples].cpu() if len(labels) == len(parts) else None
-        picture, numbers = self.draw(pl_module, features, target, class_names(trainer, pl_module))
-        if trainer.sanity_checking:
+        names = class_names(trainer, pl_module)
+        drawn = self.attempted(trainer, lambda: self.draw(pl_module, features, target, names))
+        if drawn is None or trainer.sanity_checking:
             return
-        title = self.name or self.title
+        picture, numbers = drawn
         if picture is not None:
-            keep_picture(trainer, folder, stage, title, picture)
+            self.keep(trainer, stage, picture)
         for logger in trainer.loggers if numbers else ():
-            logger.log_metrics({f"{stage}/{title}_{key}": it for key, it in numbers.items()}, trainer.global_step)
+            logger.log_metrics({f"{stage}/{self.called}_{key}": it for key, it in numbers.items()}, trainer.global_step)
 
     def _named(self, pl_module: LightningModule) -> nn.Module | None:
         """The layer that was named; a ValueError if there is no such one, or without a name nothing to be found."""

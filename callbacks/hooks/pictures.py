@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from ._checks import whole
 from ._fields import Fields
-from ._media import keep_picture, media_folder
+from ._metadata import class_names, normalised_by
 from ._samples import Chosen, Samples
-from ._told import class_names, normalised_by
 from ._unnoticed import as_if_nobody_looked
-from .evaluation import Evaluation, Stage
+from .drawings import Drawings
+from .evaluation import Stage
 
 __all__ = ["Pictures"]
 
 
-class Pictures(Evaluation):
+class Pictures(Drawings):
     """Draws pictures of the module on samples chosen once, so that what changes from picture to picture is the module.
 
     The samples are chosen in the first watched validation, or in the test, of the first process: as many of every class
@@ -40,12 +40,9 @@ class Pictures(Evaluation):
         others: Go to the next base class, among them `every_n_epochs` and `name`.
 
     Raises:
-        ValueError: `samples` is no integer >= 1; at set-up, if another callback calls its pictures alike; in the first
-            batch, sanity check included, if there are no images in it.
+        ValueError: `samples` is no integer >= 1; in the first batch, sanity check included, if there are no
+            images in it.
     """
-
-    # What the pictures are called in files and loggers, unless the callback has a name.
-    title: ClassVar[str]
 
     def __init__(self, *, samples: int, image_key: str, target_key: str, **others: Any) -> None:
         super().__init__(**others)
@@ -65,11 +62,6 @@ class Pictures(Evaluation):
             samples: On the CPU.
         """
 
-    @property
-    def called(self) -> str:
-        """What the pictures are called."""
-        return self.name or self.title
-
     def check(self, pl_module: LightningModule) -> None:
         """Raise a ValueError for what can be known to fail before any batch comes."""
 
@@ -80,22 +72,11 @@ class Pictures(Evaluation):
         super().setup(trainer, pl_module, stage)
         self._fixed = {}
         self.forget()
-        alike = [it for it in self.rivals(trainer, Pictures) if isinstance(it, Pictures) and it.called == self.called]
-        if alike and not self.off:
-            raise ValueError(
-                f"{type(self).__name__}: {type(alike[0]).__name__} also calls its pictures {self.called!r}, and they "
-                "would write the same files; give one of them another name."
-            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
         if not self.off:
             self.check(pl_module)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_end(trainer, pl_module)
-        if not self.off and trainer.is_global_zero and "val" not in self._fixed:
-            rank_zero_warn(f"{type(self).__name__}: no validation was drawn in this fit, so there are no pictures.")
 
     def starts(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self.check(pl_module)
@@ -138,11 +119,11 @@ class Pictures(Evaluation):
             samples = chosen.samples(class_names(trainer, pl_module), normalised_by(trainer))
         if samples is None or not trainer.is_global_zero:
             return
+        if not trainer.sanity_checking:
+            self._fixed[stage] = samples
+        for added, picture in (self.attempted(trainer, lambda: self._drawn(trainer, pl_module, samples)) or {}).items():
+            self.keep(trainer, stage, picture, added)
+
+    def _drawn(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Mapping[str, NDArray[np.uint8]]:
         with as_if_nobody_looked(trainer, pl_module):
-            pictures = self.draw(pl_module, samples)
-        if trainer.sanity_checking:
-            return
-        self._fixed[stage] = samples
-        for added, picture in pictures.items():
-            title = "_".join(filter(None, (self.called, added)))
-            keep_picture(trainer, media_folder(trainer), stage, title, picture)
+            return self.draw(pl_module, samples)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._answer import LastAnswer
 from ._fields import Fields
-from ._told import Pixels, class_names, normalised_by
+from ._metadata import Pixels, class_names, normalised_by
 from .evaluation import Evaluation, Stage
 
 __all__ = ["Predictions", "Tally"]

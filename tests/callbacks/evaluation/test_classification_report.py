@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchmetrics.functional.classification import multiclass_confusion_matrix, multilabel_confusion_matrix
+from torchmetrics.functional.classification import (
+    binary_confusion_matrix,
+    multiclass_confusion_matrix,
+    multilabel_confusion_matrix,
+)
 
 from lightning_vision import main
 from lightning_vision.callbacks import ClassificationReport
@@ -52,6 +56,30 @@ def test_confusions_are_those_of_torchmetrics_most_frequent_first():
     assert torch.equal(matrix_of(report), multiclass_confusion_matrix(logits, target, num_classes=7))
     assert times == sorted(times, reverse=True)
     assert report["names"] == list("0123456")
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_a_single_logit_decides_between_two_classes_at_a_half(column):
+    images, logits, _ = answers(classes=1)
+    target = torch.randint(2, (90,), generator=torch.Generator().manual_seed(1))
+    report = tallied(images, logits, target[:, None].float() if column else target, names=["cat", "dog"])
+    probability = logits[:, 0].sigmoid()
+    sure = torch.where(target == 1, 1 - probability, probability)
+
+    assert torch.equal(matrix_of(report), binary_confusion_matrix(probability, target))
+    assert (report["names"], report["multilabel"]) == (["cat", "dog"], False)
+    assert torch.allclose(report["confidence"], sure.topk(5).values)
+
+
+def test_a_single_logit_of_more_than_two_classes_is_refused():
+    images, logits, target = answers(classes=1)
+    with pytest.raises(ValueError) as refusal:
+        tallied(images, logits, target + 2, module=torch.nn.Linear(1, 1))
+
+    assert str(refusal.value) == (
+        "Linear answers one logit, which decides between the classes 0 and 1, and a label is 2; let it answer a logit "
+        "for each class."
+    )
 
 
 def test_of_very_many_classes_only_the_counts_of_each_are_kept(monkeypatch):

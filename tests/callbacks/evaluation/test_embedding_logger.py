@@ -194,6 +194,53 @@ def test_tiny_validations_and_labels_outside_the_classes_are_mapped(tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 6
 
 
+HALVES = torch.cat([torch.zeros(10, 8), torch.ones(10, 8)])
+MANY = features(20, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "alike"),
+    [
+        (torch.zeros(20, 8), True),
+        (torch.full((20, 8), 3.0), True),
+        (100 + 1e-7 * MANY, True),
+        (1 + 1e-7 * MANY, True),
+        (MANY[:1].repeat(20, 1), True),
+        (HALVES, False),
+        (1e-30 * MANY, False),
+        (1e30 * MANY, False),
+        (MANY[:, :1], False),
+    ],
+    ids=["zero", "constant", "rounded", "noise", "one image", "halves", "tiny", "huge", "one feature"],
+)
+@pytest.mark.parametrize("projection", ["pca", "tsne"])
+def test_features_that_are_alike_lie_in_one_place_and_all_others_apart(projection, values, alike):
+    """scikit-learn's t-SNE ends the process on the first ones."""
+    points = embedding_logger._points(values, projection)
+
+    assert points.shape == (20, 2)
+    assert np.isfinite(points).all()
+    assert (len(np.unique(points, axis=0)) == 1) is alike
+
+
+class Dead(TwoClusters):
+    def forward(self, image):
+        return self.head(image.flatten(1) * 0)
+
+
+def test_a_network_without_an_answer_of_its_own_is_drawn_and_said_to_be_alike(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "lightning_vision.callbacks.evaluation._scatter.scatter_picture",
+        lambda *given: titles.append(given[3]) or scatter_picture(*given),
+    )
+    trainer = quiet_trainer(callbacks=[EmbeddingLogger(projection="tsne")], default_root_dir=tmp_path)
+    trainer.validate(Dead(), plain_loader(24), verbose=False)
+
+    assert titles[0].endswith("; their features are alike")
+    assert len(list(tmp_path.rglob("*.png"))) == 1
+
+
 def test_a_wrong_argument_is_refused():
     with pytest.raises(ValueError, match=r"^EmbeddingLogger: projection is 'umap'; give 'pca' or 'tsne'.$"):
         EmbeddingLogger(projection="umap")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_vision.callbacks import ConfusionLogger, EmbeddingLogger, MistakesLogger
+from lightning_vision.callbacks import ConfusionLogger, EmbeddingLogger, GradCAMLogger, MistakesLogger
 from lightning_vision.callbacks.evaluation._sheets import mistake_sheet
 from support.compare import seeded
 from support.data import ResumableLoader, labelled_images, plain_loader
@@ -118,6 +118,43 @@ def test_over_two_processes_counts_and_mistakes_are_those_of_one(two_ranks, tmp_
     assert sorted(two) == ["confusion", "embedding", "mistakes"]
     for name, picture in one.items():
         assert np.array_equal(two[name], picture)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        (
+            lambda: [ConfusionLogger(name="a"), MistakesLogger(name="a")],
+            "ConfusionLogger: MistakesLogger also calls its pictures 'a', and they would write the same files; give "
+            "one of them another name.",
+        ),
+        (
+            lambda: [EmbeddingLogger(name="mistakes"), MistakesLogger()],
+            "EmbeddingLogger: MistakesLogger also calls its pictures 'mistakes', and",
+        ),
+        (
+            lambda: [ConfusionLogger(name="grad_cam"), GradCAMLogger()],
+            "ConfusionLogger: GradCAMLogger also calls its pictures 'grad_cam', and",
+        ),
+    ],
+)
+def test_two_that_would_write_the_same_files_are_refused(callbacks, message):
+    with pytest.raises(ValueError) as refusal:
+        quiet_trainer(callbacks=callbacks()).validate(Plain(), plain_loader(12), verbose=False)
+
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize("kind", [ConfusionLogger, MistakesLogger, EmbeddingLogger])
+def test_a_fit_without_a_watched_validation_is_told(kind, recwarn):
+    for options in ({"limit_val_batches": 0}, {"limit_val_batches": 1}):
+        quiet_trainer(callbacks=[kind()], max_epochs=1, limit_train_batches=1, **options).fit(
+            seeded(Plain), plain_loader(), plain_loader(12)
+        )
+
+    assert [str(it.message) for it in recwarn if kind.__name__ in str(it.message)] == [
+        f"{kind.__name__}: no validation was drawn in this fit, so there are no pictures."
+    ]
 
 
 def test_a_wrong_argument_is_refused():

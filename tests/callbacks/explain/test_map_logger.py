@@ -114,6 +114,22 @@ def test_captions_say_what_was_said_with_its_probability():
     assert answers(logits, MANY) == ["said dog (0.95)", "said cat (0.88)"]
 
 
+def test_captions_do_not_depend_on_which_samples_were_drawn_and_the_module_has_the_last_word():
+    logits = torch.tensor([[3.0, 3.0, -9.0]])
+    one, both = (Samples(torch.zeros(1, 3, 4, 4), [torch.tensor(it)], SAMPLES.names) for it in ([1, 0, 0], [1, 1, 0]))
+
+    assert answers(logits, one) == answers(logits, both) == ["said cat (0.95)"]
+    assert answers(logits, both, False) == answers(logits, SAMPLES) == ["said cat (0.50)"]
+    assert answers(logits, SAMPLES, True) == ["said cat (0.95)"]
+
+
+@pytest.mark.parametrize("multilabel", [None, True, False])
+def test_a_single_logit_says_one_of_two_classes(multilabel):
+    logits = torch.tensor([[-3.0], [0.5]])
+
+    assert answers(logits, SAMPLES, multilabel) == ["said cat (0.95)", "said dog (0.62)"]
+
+
 def test_captions_say_what_was_detected():
     scores, labels = torch.tensor([0.4, 0.9, 0.2, 0.95]), torch.tensor([2, 0, 0, 1])
     found = [{"scores": scores, "labels": labels}, {"scores": scores[:0], "labels": labels[:0]}]

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_vision.callbacks import EMA
-from lightning_vision.callbacks.hooks._told import class_names, normalised_by
+from lightning_vision.callbacks.hooks._metadata import class_names, normalised_by
 from lightning_vision.callbacks.hooks.pictures import Pictures
 from support.data import labelled_images, plain_loader
 from support.modules import Plain
@@ -59,6 +59,15 @@ class Fails(Rude):
     def draw(self, pl_module, samples):
         super().draw(pl_module, samples)
         raise RuntimeError("in the middle")
+
+
+class FailsInFit(Fails):
+    """Not in the sanity check; the second time in a fit it draws."""
+
+    def draw(self, pl_module, samples):
+        if pl_module.trainer.sanity_checking or len(self.drawn) == 3:
+            return Toy.draw(self, pl_module, samples)
+        return super().draw(pl_module, samples)
 
 
 class Unguarded(Toy):
@@ -173,6 +182,31 @@ def test_an_exception_while_drawing_leaves_the_module_clean():
     assert all(it.requires_grad and it.grad is None for it in module.parameters())
     assert not any(part._forward_hooks or part._backward_hooks for part in module.modules())
     assert "log" not in vars(module)
+
+
+def test_what_cannot_be_drawn_while_fitting_is_told_once_and_the_training_goes_on(tmp_path, recwarn):
+    callback = FailsInFit()
+    trainer = fit(callback, max_epochs=5, default_root_dir=tmp_path)
+    module = trainer.lightning_module
+
+    assert (trainer.global_step, len(callback.drawn)) == (15, 6)
+    assert pictures(tmp_path) == ["media/val/toy/step_00000009.png"]
+    assert [str(it.message) for it in recwarn if "FailsInFit" in str(it.message)] == [
+        "FailsInFit: a picture could not be drawn (in the middle); the training goes on without it, and the next one "
+        "is tried again."
+    ]
+    assert all(it.requires_grad for it in module.parameters())
+    assert not any(part._forward_hooks or part._backward_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize("call", ["validate", "test", "fit"])
+def test_what_cannot_be_drawn_is_raised_in_an_evaluation_and_in_the_sanity_check(call):
+    trainer = quiet_trainer(callbacks=[Fails()], max_epochs=1)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        loaders = [plain_loader(12)] * (2 if call == "fit" else 1)
+        getattr(trainer, call)(Plain(), *loaders)
+
+    assert trainer.global_step == 0
 
 
 def test_averaged_weights_are_drawn():

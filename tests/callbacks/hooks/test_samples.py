@@ -82,6 +82,14 @@ def test_images_of_one_size_come_as_one_batch_and_others_one_by_one():
     assert one.classes().tolist() == [1, 1]
 
 
+def test_a_target_that_is_no_list_of_labels_counts_as_none():
+    chosen = Chosen(2)
+    for target in (torch.tensor(1), 1, torch.zeros(3), None):
+        chosen.add(images([1]), target)
+
+    assert chosen.samples(None, None).targets == [None, None]
+
+
 def test_a_set_of_which_one_image_has_no_class_has_no_classes():
     assert Samples(images([1, 2]), [torch.tensor(1), torch.tensor(-1)]).classes() is None
 
