@@ -24,9 +24,9 @@ PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
     """Make the loggers that a trainer config lists write into one folder under `default_root_dir`.
 
-    A relative `save_dir`, or SQLite file in `tracking_uri`, is taken below `default_root_dir`, and loggers without a
-    version share the next free one, so `--trainer.default_root_dir` moves everything. Absolute folders and given
-    versions stay as they are.
+    A relative `save_dir` or `artifact_location`, or SQLite file in `tracking_uri`, is taken below `default_root_dir`,
+    and loggers without a version share the next free one, so `--trainer.default_root_dir` moves everything. Absolute
+    folders and given versions stay as they are.
 
     Args:
         trainer: The parsed, not yet instantiated arguments of the Trainer; its loggers' arguments are changed.
@@ -44,8 +44,9 @@ def place_run(trainer: Namespace, resumed: Path | None = None) -> Path | None:
     specs = _loggers(trainer, FOLDERED)
     folders = [_folder(trainer, spec) for spec in specs]
     for spec in _loggers(trainer):
-        if spec.get("save_dir") is not None:
-            spec["save_dir"] = str(_root(trainer) / spec["save_dir"])
+        for place in ("save_dir", "artifact_location"):
+            if spec.get(place) is not None and "://" not in spec[place]:
+                spec[place] = str(_root(trainer) / spec[place])
         if str(spec.get("tracking_uri")).startswith(SQLITE):
             spec["tracking_uri"] = f"{SQLITE}{_root(trainer) / spec['tracking_uri'].removeprefix(SQLITE)}"
     if not folders:

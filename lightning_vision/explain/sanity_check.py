@@ -46,7 +46,8 @@ def randomised_layers(
 
     Maps that explain what was learnt lose their likeness; those that stay alike show the image and not the model. A
     layer is drawn anew by its `reset_parameters`, or from a normal distribution of its own mean and deviation where it
-    has none; running statistics stay.
+    has none. Batch norms from there on take their statistics from `images`, for those of the trained network would
+    leave nothing of what random layers put out.
 
     Args:
         model: Trained; it is left as it was.
@@ -81,6 +82,7 @@ def randomised_layers(
             if not cascading:
                 copy = deepcopy(model)
             _draw_anew(copy.get_submodule(name))
+            _measure_statistics(copy, used[used.index(name) :], images)
             if layers is not None and name not in layers:
                 continue
             maps = explain(copy, images)
@@ -117,6 +119,28 @@ def _draw_anew(layer: nn.Module) -> None:
             parameter.normal_(float(parameter.mean()), spread)
     for parameter, value in zip(layer.parameters(), drawn.parameters(), strict=True):
         parameter.copy_(value)
+
+
+@torch.no_grad()
+def _measure_statistics(model: nn.Module, layers: Sequence[str], images: Tensor) -> None:
+    """Give the batch norms among `layers` the mean and variance of what they are given, one after the other."""
+
+    def measure(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        over = [dim for dim in range(x.ndim) if dim != 1]
+        if x.numel() > x.shape[1]:
+            part.running_mean.copy_(x.mean(over))
+            part.running_var.copy_(x.var(over, correction=0))
+
+    parts = [model.get_submodule(name) for name in layers]
+    norms = [part for part in parts if isinstance(getattr(part, "running_mean", None), Tensor)]
+    handles = [part.register_forward_pre_hook(measure) for part in norms]
+    try:
+        with at_rest(model):
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _spearman(maps: Tensor, trained: Tensor) -> Tensor:

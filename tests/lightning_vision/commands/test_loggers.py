@@ -15,8 +15,9 @@ from support.trainers import QUIET
 SHORT = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 
 
-def fit(config: str, root: Path) -> subprocess.CompletedProcess[str]:
-    command = ["fit", "--config", "classification/digits", "--config", config, "--trainer.accelerator", "cpu"]
+def fit(*configs: str, root: Path) -> subprocess.CompletedProcess[str]:
+    given = [word for config in ("classification/digits", *configs) for word in ("--config", config)]
+    command = ["fit", *given, "--trainer.accelerator", "cpu"]
     program = [sys.executable, "-m", "lightning_vision", *command, *QUIET, *SHORT]
     return subprocess.run([*program, "--trainer.default_root_dir", str(root)], capture_output=True, text=True)
 
@@ -30,7 +31,7 @@ def validation_loss(run: Path) -> float:
 def test_mlflow_keeps_the_run_below_the_default_root(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    done = fit("trainer/mlflow", tmp_path / "runs")
+    done = fit("trainer/mlflow", "callbacks/grad_cam", root=tmp_path / "runs")
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     (experiment,) = (it for it in client.search_experiments() if it.name == "lightning_vision")
     (logged,) = client.search_runs([experiment.experiment_id])
@@ -38,11 +39,12 @@ def test_mlflow_keeps_the_run_below_the_default_root(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert logged.data.metrics["val/loss"] == pytest.approx(validation_loss(tmp_path / "runs" / "version_0"))
     assert logged.data.params["backbone"] == "resnet8_cifar"
+    assert len(list(tmp_path.glob("runs/mlruns/**/val~grad_cam*.png"))) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_wandb_writes_offline_files_below_the_default_root(tmp_path: Path) -> None:
-    done = fit("trainer/wandb", tmp_path / "runs")
+    done = fit("trainer/wandb", root=tmp_path / "runs")
     (written,) = tmp_path.glob("runs/wandb/offline-run-*/run-*.wandb")
 
     assert done.returncode == 0, done.stderr

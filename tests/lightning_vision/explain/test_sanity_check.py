@@ -57,6 +57,30 @@ def test_the_rank_correlation_is_scipys():
     assert found.spearman.tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_batch_norms_measure_what_random_layers_give_them():
+    model = network()
+    # As if it had been trained on far larger values: with these statistics a random layer's outputs are all negative.
+    model[1].running_mean.fill_(50)
+    model[1].running_var.fill_(400)
+    seen = []
+
+    def note(model, images):
+        maps = gradient(model, images)
+        seen.append((model[1](model[0](images)), model[1].running_mean.clone()))
+        return maps
+
+    found = randomised_layers(model, note, IMAGES)
+    (trained, kept), *_, (fresh, _) = seen
+
+    assert found[-1].maps.amax((1, 2)).min() > 0
+    assert fresh.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (fresh.var((0, 2, 3), correction=0) - 1).abs().max() < 1e-3
+    assert kept.unique().tolist() == [50]
+    # Above the layer that is random nothing changes for those below it.
+    assert seen[1][1].unique().tolist() == seen[2][1].unique().tolist() == [50]
+    assert trained.max() < 0
+
+
 def test_cascading_keeps_what_was_randomised_and_one_at_a_time_does_not():
     seen = []
 
