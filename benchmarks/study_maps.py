@@ -48,6 +48,7 @@ __all__ = ["METHODS", "blocks", "explained_digits", "trained_network"]
 SEEDS = range(5)
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 30, 64, 0.01, 0.01
 IMAGES, FEW, STEPS = 128, 16, 32
+DEEPEST = "stem.0"  # the last layer to be randomised
 WINDOWS = {"sliding_window_shapes": [3, 8, 8], "strides": [3, 4, 4]}
 COLUMNS = ("pointing", "overlap", "deletion", "insertion", "left when random")
 
@@ -83,9 +84,7 @@ METHODS: dict[str, Explain] = {
         attribute(model, images, "IntegratedGradients", classes)
     ),
     "captum `Occlusion`": lambda model, images, classes: _positive(
-        attribute(
-            model, images, "Occlusion", classes, arguments={"sliding_window_shapes": [3, 8, 8], "strides": [3, 4, 4]}
-        )
+        attribute(model, images, "Occlusion", classes, arguments=WINDOWS)
     ),
     "edges of the image": lambda model, images, classes: _edges(images),
     "noise": lambda model, images, classes: torch.rand(
@@ -143,9 +142,9 @@ def blocks(quick: bool) -> dict[str, str]:
     """Train, explain and score each seed.
 
     Args:
-        quick: One seed, one epoch, four images.
+        quick: One seed, one epoch, four images that change in eight steps.
     """
-    small = (1, 4, 2) if quick else (EPOCHS, IMAGES, FEW)
+    small = (1, 4, 2, 8) if quick else (EPOCHS, IMAGES, FEW, STEPS)
     tasks = [(seed, *small) for seed in SEEDS[: 1 if quick else None]]
     found = in_processes(_scores_of, tasks, 0 if quick else 2)
     lines = {}
@@ -164,7 +163,7 @@ def blocks(quick: bool) -> dict[str, str]:
     }
 
 
-def _scores_of(seed: int, epochs: int, count: int, few: int) -> tuple[float, dict[str, dict[str, float]]]:
+def _scores_of(seed: int, epochs: int, count: int, few: int, steps: int) -> tuple[float, dict[str, dict[str, float]]]:
     network, data = trained_network(seed, epochs)
     images, classes, boxes, accuracy = explained_digits(network, data)
     images, classes, boxes = images[:count], classes[:count], boxes[:count]
@@ -172,9 +171,11 @@ def _scores_of(seed: int, epochs: int, count: int, few: int) -> tuple[float, dic
     scores = {}
     for name, explain in METHODS.items():
         maps = explain(network, images, classes)
-        areas = [it(network, images, maps, classes, STEPS, "zero") for it in (deletion, insertion)]
-        anew = randomised_layers(network, partial(_of_classes, explain, classes[:few]), images[:few], seed=seed)
-        left = anew[-1].spearman.nan_to_num().abs().mean()
+        areas = [it(network, images, maps, classes, steps, "zero") for it in (deletion, insertion)]
+        (anew,) = randomised_layers(
+            network, partial(_of_classes, explain, classes[:few]), images[:few], seed=seed, layers=[DEEPEST]
+        )
+        left = anew.spearman.nan_to_num().abs().mean()
         values = (pointing_game(maps, box_masks(boxes, size)), localisation_iou(maps, boxes), *areas, left)
         scores[name] = dict(zip(COLUMNS, (float(it.mean()) for it in values), strict=True))
     return accuracy, scores

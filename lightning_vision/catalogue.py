@@ -69,7 +69,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """`__getattr__`, `__dir__` and `__all__` (PEP 562) of a package whose names are imported on first use.
 
-    The root package offers the tasks, every other package offers all entries that are defined below it.
+    The root package offers the tasks, every other package offers all entries that are defined below it. From now on the
+    package keeps these names: importing a file that is called as one of them does not put the file in its place.
     """
     root = package.count(".") == 0
     paths = {
@@ -81,13 +82,15 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
     def get(name: str) -> Any:
         if name in paths:
             return paths[name].load()
-        raise AttributeError(f"module {package!r} has no attribute {name!r}{nearest(name, paths)}")
+        other = find(name)
+        hint = f"; it stands in {'.'.join(other.path.split('.')[:2])}" if other else nearest(name, paths)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
 
-    sys.modules[package].__class__ = _Offers
+    sys.modules[package].__class__ = _KeepsItsNames
     return get, lambda: sorted(paths), sorted(paths)
 
 
-class _Offers(ModuleType):
+class _KeepsItsNames(ModuleType):
     """A package whose public names stay what they are when files of the same name, as `grad_cam.py`, are imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -25,6 +25,7 @@ def run(
     class_index: list[int | str] | int | str | None = None,
     channel: list[int] | int | None = None,
     facets: int | None = None,
+    features: str | None = None,
     steps: int | None = None,
     top_k: int | None = None,
     sheet: int | None = None,
@@ -49,6 +50,7 @@ def run(
         class_index: Class by number or name; without it each image's predicted one. Some modes take several.
         channel: Channels of `layer` to visualise.
         facets: Groups of images, and so pictures, of a class in `multifaceted`, 4 if not given.
+        features: Dotted name of the layer by whose output `multifaceted` groups; without it what the head is given.
         steps: Steps of an optimisation, or changes of an image while it is scored; each mode has its own default.
         top_k: Classes listed for each image, most probable first, 5 if not given.
         sheet: The first so many images go on the sheet, 16 if not given, 0 draws none; so many are inverted (8) or
@@ -74,6 +76,7 @@ def run(
         "class_index": class_index,
         "channel": channel,
         "facets": facets,
+        "features": features,
         "steps": steps,
         "top_k": top_k,
         "sheet": sheet,

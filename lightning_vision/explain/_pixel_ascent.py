@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from lightning_vision.inspection.layers import find_layer
-from lightning_vision.inspection.maps import as_maps
+from lightning_vision.inspection.maps import as_maps, layout_of
 from lightning_vision.inspection.scores import class_scores
 
 __all__ = [
@@ -165,7 +165,8 @@ def unit_scores(model: nn.Module, images: Tensor, channel: Tensor, layer: str | 
     if output.ndim == 4 and output.shape[2:] == (1, 1):
         output = output.flatten(1)
     if output.ndim != 2:
-        output = as_maps(output, (images.shape[2], images.shape[3]), None, layer).mean((2, 3))
+        layout = layout_of(model, find_layer(model, layer))
+        output = as_maps(output, (images.shape[2], images.shape[3]), layout, layer).mean((2, 3))
     if int(channel.min()) < 0 or int(channel.max()) >= output.shape[1]:
         raise ValueError(f"layer {layer!r} has channels 0 to {output.shape[1] - 1}, not {channel.unique().tolist()}.")
     return output.float().gather(1, channel.to(output.device)[:, None]).squeeze(1)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vision.inspection.at_rest import at_rest
-from lightning_vision.inspection.scores import class_scores
+from lightning_vision.inspection.scores import rival_logits
 
-from ._pixel_ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed
 from ._map_elites import Painter, Pixels, map_elites
+from ._pixel_ascent import PixelSpace, ascend, checked_knobs, grey_noise, placed
 
 __all__ = ["FoolingImages", "make_fooling_images"]
 
@@ -70,7 +70,7 @@ def make_fooling_images(
     """Make images that a classifier takes for each class with high confidence though nothing is to be seen.
 
     Args:
-        model: Called as `model(images)`, answers logits `(B, K)`; it is left as it was.
+        model: Called as `model(images)`, answers logits `(B, K)`, K >= 2; it is left as it was.
         size: Channels, height and width of the images.
         classes: For which classes; None is all.
         method: `gradient` climbs the logarithm of the probability from grey noise; `evolution` keeps the best image of
@@ -91,8 +91,8 @@ def make_fooling_images(
         Images `(R, K, C, H, W)`, confidence `(R, K)`, R = `runs` and K the number of classes asked for.
 
     Raises:
-        ValueError: the answer is no `(B, K)`, a class is outside it, the method is unknown, or a number is out of
-            range.
+        ValueError: the answer is no `(B, K)` or K is 1, a class is outside it, the method is unknown, or a number is
+            out of range.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -129,9 +129,7 @@ def make_fooling_images(
         space = PixelSpace(mean, std, size[0], device)
 
         def log_probabilities(pixels: Tensor) -> Tensor:
-            answer = model(space.shown(pixels.to(device)).to(**place))
-            class_scores(answer, None)
-            return answer.float().log_softmax(1)
+            return rival_logits(model(space.shown(pixels.to(device)).to(**place))).float().log_softmax(1)
 
         with torch.no_grad():
             known = log_probabilities(torch.full((1, *size), 0.5)).shape[1]

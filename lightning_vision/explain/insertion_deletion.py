@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from lightning_vision.inspection.at_rest import at_rest
-from lightning_vision.inspection.scores import class_scores
+from lightning_vision.inspection.scores import class_scores, rival_logits
 
 __all__ = ["deletion", "insertion", "perturbation_curve"]
 
@@ -59,7 +59,7 @@ def perturbation_curve(
             for step in range(steps + 1):
                 changed = rank[part] < round(step * maps[0].numel() / steps)
                 images = torch.where(changed[:, None], end[part], start[part])
-                answer = model(images)
+                answer = rival_logits(model(images))
                 class_scores(answer, classes[part])
                 found[part, step] = answer.float().softmax(1).gather(1, classes[part, None]).squeeze(1).cpu()
     return found

@@ -5,6 +5,7 @@ t-SNE in the plane, k-means there, and activation maximisation from the mean of 
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +78,8 @@ def visualise_facets(
         facets: Clusters k, at least 1; 10 in the paper.
         per_mean: Images nearest a centre whose mean is the start; 15 in the paper.
         top: Images of highest activation that are clustered; all, where there are fewer.
-        features: Dotted name of the layer whose output is embedded; None is what the last `nn.Linear` is given.
+        features: Dotted name of the layer whose output is embedded; None is what the `nn.Linear` is given whose
+            output is the answer.
         pca: Dimensions before t-SNE, at least 1; 50 in the paper.
         steps: Steps of ascent, at least 1.
         lr: Root mean square by which a step moves a pixel, fraction of black to white, at least 0.
@@ -97,7 +99,7 @@ def visualise_facets(
 
     Raises:
         ValueError: there is no such layer or channel, fewer than 4 images or than facets, images outside the pixel
-            range, no `nn.Linear` where `features` is None, or a number is out of range.
+            range, `features` is None and no `nn.Linear` puts out the answer, or a number is out of range.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -131,8 +133,10 @@ def visualise_facets(
         home = PixelSpace(mean, std, images.shape[min(1, images.ndim - 1)], images.device)
         pixels = home.pixels(images)
         space = PixelSpace(mean, std, pixels.shape[1], device)
-        part = _features_of(model, features)
-        called = "the last nn.Linear" if features is None else f"layer {features!r}"
+        if features is None:
+            part, called = _head(model, space.shown(pixels[:1].to(device)).to(**placed(model))), "the head"
+        else:
+            part, called = find_layer(model, features), f"layer {features!r}"
         activation, deep = [], []
         with torch.no_grad():
             for batch in pixels.split(batch_size):
@@ -225,13 +229,23 @@ def centre_mask(progress: float, size: tuple[int, int], centre: tuple[float, flo
     return mask
 
 
-def _features_of(model: nn.Module, features: str | None) -> nn.Module:
-    if features is not None:
-        return find_layer(model, features)
-    heads = [part for part in model.modules() if isinstance(part, nn.Linear)]
-    if not heads:
-        raise ValueError(f"{type(model).__name__} has no nn.Linear, whose input would be embedded; name features=.")
-    return heads[-1]
+@torch.no_grad()
+def _head(model: nn.Module, image: Tensor) -> nn.Module:
+    """The last `nn.Linear` to run that puts out the answer, whatever the order in which the network defines them."""
+    ran: list[tuple[nn.Module, torch.Size]] = []
+    with ExitStack() as hooks:
+        for part in model.modules():
+            if isinstance(part, nn.Linear):
+                handle = part.register_forward_hook(lambda it, _, output: ran.append((it, output.shape)))
+                hooks.callback(handle.remove)
+        answer = model(image)
+    for part, shape in reversed(ran):
+        if shape == getattr(answer, "shape", None):
+            return part
+    raise ValueError(
+        f"no nn.Linear of {type(model).__name__} puts out its answer, so it is not known what is embedded; name "
+        "features=."
+    )
 
 
 def _nearest(facet: Tensor, embedding: Tensor, facets: int, number: int) -> list[Tensor]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["class_scores"]
+__all__ = ["class_scores", "rival_logits"]
 
 
 def class_scores(answer: Any, class_index: int | Tensor | None) -> tuple[Tensor, Tensor]:
@@ -50,3 +50,20 @@ def class_scores(answer: Any, class_index: int | Tensor | None) -> tuple[Tensor,
                 f"class_index is {chosen.unique().tolist()} and the model has classes 0 to {answer.shape[1] - 1}."
             )
     return answer.gather(1, chosen[:, None]).squeeze(1), chosen
+
+
+def rival_logits(answer: Any) -> Tensor:
+    """The answer as logits `(B, K)` of which a softmax makes probabilities.
+
+    Raises:
+        ValueError: it is no `(B, K)`, or K is 1, where the softmax is 1 whatever the image.
+    """
+    if isinstance(answer, list):
+        raise ValueError("the model answers detections and no logits (B, K), of which probabilities could be made.")
+    class_scores(answer, None)
+    if answer.shape[1] < 2:
+        raise ValueError(
+            "the model answers one logit, whose softmax is 1 whatever the image; wrap it in a module that returns "
+            "logits of two classes, as torch.cat([-logit, logit], 1) / 2."
+        )
+    return answer

@@ -56,6 +56,21 @@ def test_a_misspelt_name_gets_the_nearest_one() -> None:
         lightning_vision.ImageClasifier  # noqa: B018  # the access itself is what fails
 
 
+@pytest.mark.parametrize(
+    ("asked", "name", "place"),
+    [
+        ("lightning_vision.explain", "grad_cam", "lightning_vision.callbacks"),
+        ("lightning_vision.callbacks", "insertion", "lightning_vision.explain"),
+        ("lightning_vision", "GradCAMLogger", "lightning_vision.callbacks"),
+    ],
+)
+def test_a_name_asked_of_the_wrong_package_is_told_its_place(asked: str, name: str, place: str) -> None:
+    with pytest.raises(AttributeError, match=f"^module '{asked}' has no attribute '{name}'; it stands in {place}$"):
+        getattr(importlib.import_module(asked), name)
+    assert not hasattr(importlib.import_module(asked), name)
+    assert hasattr(importlib.import_module(place), name)
+
+
 def test_every_kind_that_exists_is_listed() -> None:
     for kind in ("task", "callback", "datamodule", "backbone"):
         names = [entry.name for entry in catalogue.entries() if entry.kind == kind]

@@ -34,8 +34,9 @@ def write(
         `confidence`, the probability of each class on its image, calibrated where the checkpoint is.
 
     Raises:
-        ValueError: there is no such class or way.
+        ValueError: there is no such class or way, or the classes share no softmax.
     """
+    subject.check_shares("fool")
     numbers, names = chosen_units(subject, class_index, None, None)
     way: Any = method
     if way not in get_args(Way):

@@ -30,6 +30,7 @@ def write(
     files: Files,
     class_index: int | str | list[int | str] | None = None,
     facets: int = 4,
+    features: str | None = None,
     steps: int = 200,
 ) -> dict[str, Any]:
     """Group the images that raise a class's logit most and climb from the mean of each group; all classes by default.
@@ -38,8 +39,10 @@ def write(
         `facets`: of each class how many images each of its pictures stands for.
 
     Raises:
-        ValueError: there is no such class, or there are too few images.
+        ValueError: there is no such class or layer, or there are too few images.
     """
+    if features is not None:
+        subject.check_layer(features)
     numbers, names = chosen_units(subject, class_index, None, None)
     least = max(FEWEST, facets)
     if (count := len(files.paths)) < least:
@@ -48,7 +51,9 @@ def write(
     rows: list[tuple[str, int, int, float, float]] = []
     for number, name in zip(numbers, names, strict=True):
         images = _favourites(subject, files, number, least)
-        made = visualise_facets(subject.module, images, number, facets=facets, steps=steps, **normalisation(subject))
+        made = visualise_facets(
+            subject.module, images, number, facets=facets, features=features, steps=steps, **normalisation(subject)
+        )
         sizes = made.facet.bincount(minlength=facets).tolist()
         pictures = zip(subject.pixels(made.means), subject.pixels(made.images), strict=True)
         for facet, pair in enumerate(pictures):

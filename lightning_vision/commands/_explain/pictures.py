@@ -47,9 +47,9 @@ def normalisation(subject: Subject) -> dict[str, Any]:
     return {"mean": subject.told["mean"], "std": subject.told["std"], "seed": subject.seed}
 
 
-def write_sheet(path: Path, cells: Cells, columns: int) -> None:
-    """Draw samples, each some pictures and a text, so many in a row."""
-    Image.fromarray(contact_sheet(cells, columns)).save(path)
+def write_sheet(path: Path, cells: Cells, columns: int, titles: Sequence[str] = ()) -> None:
+    """Draw samples, each some pictures and a text, so many in a row, under titles of a sample's pictures."""
+    Image.fromarray(contact_sheet(cells, columns, titles)).save(path)
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -32,8 +32,9 @@ def write(
         `scores`: of each method the mean `insertion`, large where it is good, and `deletion`, small where it is good.
 
     Raises:
-        ValueError: an option is out of its range, or a method cannot explain the network.
+        ValueError: an option is out of its range, a method cannot explain the network, or its classes share no softmax.
     """
+    subject.check_shares("scores")
     pixels = subject.shape[1] * subject.shape[2]
     count = min(STEPS, pixels) if steps is None else steps
     if not 1 <= count <= pixels:

@@ -102,6 +102,19 @@ class Subject:
             return None if given is None else self.class_number(given)
         raise ValueError(f"--class_index {given}: maps explain one class, or each image's predicted one")
 
+    def check_shares(self, mode: str) -> None:
+        """Raise a ValueError for a mode that follows a softmax if the classes do not share one probability."""
+        if getattr(self.module, "multilabel", False):
+            raise ValueError(
+                f"--mode {mode} follows the softmax of the logits, and {self.path} gives several labels an image, each "
+                "with a probability of its own; look at it with --mode maps"
+            )
+        if self.num_classes < 2:
+            raise ValueError(
+                f"--mode {mode} follows the softmax of the logits, which is 1 whatever the image, for {self.path} "
+                "answers one logit; look at it with --mode maps"
+            )
+
     def classes(self, probabilities: Tensor, asked: int | None) -> Tensor:
         """The class explained of each image, int64 `(B,)`: `asked`, or the most probable one."""
         predicted = probabilities.argmax(1)

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +72,12 @@ class Read(HTMLParser):
         self.text.append(data)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A checkpoint after a few steps on the digits."""
-    torch.manual_seed(0)
-    module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1)
-    trainer = quiet_trainer(max_steps=25, limit_val_batches=0)
-    trainer.fit(module, datamodule=Digits(batch_size=64))
-    path = tmp_path_factory.mktemp("trained") / "best.ckpt"
-    trainer.save_checkpoint(path)
-    content = torch.load(path, weights_only=True)
-    content["preprocessing"]["class_names"] = WORDS
-    torch.save(content, path)
-    return path.read_bytes()
-
-
 @pytest.fixture(autouse=True)
 def place(trained: bytes, tmp_path: Path) -> Iterator[None]:
-    """The checkpoint and seven test digits: three in folders of their classes, one called as no file should be."""
-    (tmp_path / "best.ckpt").write_bytes(trained)
+    """The checkpoint, classes called by words, and seven digits: three in folders, one called as no file should be."""
+    content = torch.load(BytesIO(trained), weights_only=True)
+    content["preprocessing"]["class_names"] = WORDS
+    torch.save(content, tmp_path / "best.ckpt")
     image, target, _ = next(iter(Digits(batch_size=7).test_dataloader()))
     for number, (pixels, label) in enumerate(zip(image[:, 0].numpy(), target.tolist(), strict=True)):
         path = (

@@ -27,18 +27,6 @@ from support.trainers import quiet_trainer
 CPU = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--ckpt_path", "best.ckpt"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A checkpoint after a few steps on the digits."""
-    torch.manual_seed(0)
-    module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1)
-    trainer = quiet_trainer(max_steps=25, limit_val_batches=0)
-    trainer.fit(module, datamodule=Digits(batch_size=64))
-    path = tmp_path_factory.mktemp("trained") / "best.ckpt"
-    trainer.save_checkpoint(path)
-    return path.read_bytes()
-
-
 @pytest.fixture(autouse=True)
 def place(trained: bytes, tmp_path: Path) -> None:
     """The checkpoint and twelve test digits."""
@@ -100,6 +88,15 @@ def test_multifaceted_makes_a_picture_for_each_group_of_a_class() -> None:
     assert Image.open(output["png"]).size[0] > 4 * 112
 
 
+def test_multifaceted_groups_by_the_layer_that_is_named() -> None:
+    asked = ["--mode", "multifaceted", "--class_index", "3", "--facets", "2", "--steps", "1"]
+    head, early = (explain(*asked, *more) for more in ([], ["--features", "network.stem", "--output", "early"]))
+
+    assert [row["start"] for row in rows(head["csv"])] != [row["start"] for row in rows(early["csv"])]
+    with pytest.raises(ValueError, match=r"^ImageClassifier has no layer 'stem.1'; did you mean network.stem.1\?$"):
+        explain(*asked, "--features", "stem.1", "--output", "none")
+
+
 def test_invert_makes_the_first_images_again_from_a_layer() -> None:
     output = explain("--mode", "invert", "--layer", "network.stem", "--steps", "20", "--sheet", "3")
     found = rows(output["csv"])
@@ -150,10 +147,31 @@ def test_scores_are_those_of_the_maps_that_are_drawn(capsys: pytest.CaptureFixtu
         name: pytest.approx(float(it.mean()), abs=1e-3)
         for name, it in zip(("insertion", "deletion"), expected, strict=True)
     }
-    assert told["insertion"] != pytest.approx(told["deletion"], abs=1e-2)
+    assert told["insertion"] != pytest.approx(told["deletion"], abs=2e-3)
     assert f"{told['insertion']:10.3f}{told['deletion']:10.3f}" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"^--steps 65: an image of 64 pixels changes in 1 to 64 steps$"):
         explain("--mode", "scores", "--steps", "65", "--output", "none")
+
+
+@pytest.mark.parametrize("mode", ["scores", "fool"])
+@pytest.mark.parametrize(
+    ("classes", "sentence"),
+    [
+        (10, "and several.ckpt gives several labels an image, each with a probability of its own; look at it with"),
+        (1, "which is 1 whatever the image, for several.ckpt answers one logit; look at it with --mode maps"),
+    ],
+)
+def test_classes_that_share_no_softmax_are_refused_by_what_follows_one(mode: str, classes: int, sentence: str) -> None:
+    loss = "bce" if classes > 1 else "cross_entropy"
+    module = ImageClassifier("resnet8_cifar", num_classes=classes, in_channels=1, loss=loss)
+    module.preprocessing = {**restored().preprocessing, "class_names": None}
+    trainer = quiet_trainer(max_epochs=0)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint("several.ckpt")
+    with pytest.raises(ValueError, match=f"^--mode {mode} follows the softmax of the logits, {sentence}"):
+        explain("--mode", mode, "--ckpt_path", "several.ckpt", images=mode == "scores")
+
+    assert explain("--ckpt_path", "several.ckpt", "--output", "maps")["count"] == 12
 
 
 def test_sanity_compares_maps_layer_by_layer_from_the_top() -> None:

@@ -150,6 +150,21 @@ def test_a_child_takes_every_niche_where_it_is_better():
     torch.testing.assert_close(elites[0, 0].mean(), history[-1, 0, 0])
 
 
+def test_elites_of_every_niche_breed():
+    """Without mutations children are their parents: of the second generation each niche's elite is one."""
+    shown = []
+
+    def confidences(pixels):
+        shown.append(pixels.flatten(1))
+        return pixels.flatten(1)
+
+    map_elites(confidences, Pixels((1, 2, 2)), 1, 4, 1, 64, 0.0, 2.0, seeded(1))
+    elites = shown[0][shown[0].argmax(0)]
+
+    assert len(elites.unique(dim=0)) == 4
+    assert torch.equal(shown[1].unique(dim=0), elites.unique(dim=0))
+
+
 def test_a_painter_paints_smoothly_and_by_its_genes():
     painter = Painter((3, 16, 16))
     genes = torch.rand(6, painter.genes, generator=seeded())

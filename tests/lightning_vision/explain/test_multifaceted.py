@@ -148,6 +148,29 @@ def test_features_of_a_named_layer_decide(digits_network, digits):
     assert not torch.allclose(other.embedding, head.embedding)
 
 
+class HeadFirst(nn.Module):
+    """Defines its head before its body, and last a gate that runs and answers nothing of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.body, self.gate = nn.Linear(16, 2), nn.Linear(64, 16), nn.Linear(64, 1)
+
+    def forward(self, images):
+        flat = images.flatten(1)
+        return self.head(self.body(flat).tanh()) * self.gate(flat).sigmoid()
+
+
+def test_what_is_embedded_goes_into_the_layer_that_answers_and_not_into_the_last_defined():
+    images, _ = of_both_templates(20)
+    network = HeadFirst()
+    embedded = visualise_facets(network, images, 0, facets=2, steps=1).embedding
+    with torch.no_grad():
+        deep = network.body(images.flatten(1)).tanh()
+        chosen = network(images)[:, 0].argsort(descending=True, stable=True)
+
+    torch.testing.assert_close(embedded, facet_clusters(deep[chosen], 2)[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
