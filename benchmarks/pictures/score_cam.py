@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from lightning_vision.callbacks import score_cam
 from lightning_vision.callbacks.explain.score_cam import score_cam_masks
-from lightning_vision.inspection.layers import read_layer
+from lightning_vision.inspection.layers import read_maps
 
 from ._digit_filters import DigitFilters, show, three_digits
 
@@ -16,7 +16,7 @@ ASKED = 3
 def draw() -> Figure:
     """Digits 3, 7 and 0 through the maps of the filters for 0, 3 and 7; under each the logit of 3 that it earns."""
     image, network = three_digits(), DigitFilters()
-    maps = read_layer(network, image, "maps", gradient=False).activation[0]
+    maps = read_maps(network, image, "maps")[0][0]
     figure = Figure(figsize=(10, 1.7), layout="constrained")
     axes = figure.subplots(1, 5)
     show(axes[0], image[0, 0], "image", "gray_r")

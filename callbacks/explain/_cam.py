@@ -1,7 +1,7 @@
 """What class activation maps share: the layer they read, the way up to the image's size, and their logger."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch.nn.functional as F
@@ -9,13 +9,13 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_vision.inspection.layers import Reading, find_layer, read_layer, spatial_layer
+from lightning_vision.inspection.layers import find_layer, spatial_layer
 
 from ..hooks._checks import number
 from ._map_logger import MapLogger
 from .sheet import overlay
 
-__all__ = ["CAMLogger", "layer_or_last", "upsampled"]
+__all__ = ["CAMLogger", "check_layer", "layer_or_last", "upsampled"]
 
 
 def layer_or_last(model: nn.Module, images: Tensor, layer: str | None) -> str:
@@ -26,6 +26,15 @@ def layer_or_last(model: nn.Module, images: Tensor, layer: str | None) -> str:
 def upsampled(maps: Tensor, images: Tensor) -> Tensor:
     """Maps `(B, h, w)` stretched bilinearly to the size of `images`, `(B, H, W)`, in float32."""
     return F.interpolate(maps.float()[:, None], images.shape[-2:], mode="bilinear", align_corners=False).squeeze(1)
+
+
+def check_layer(owner: str, pl_module: LightningModule, layer: str | None) -> None:
+    """Refuse a name that no part of the module has, in the words of `find_layer`, behind the callback's name."""
+    try:
+        if layer is not None:
+            find_layer(pl_module, layer)
+    except ValueError as error:
+        raise ValueError(f"{owner}: {error}") from error
 
 
 class CAMLogger(MapLogger):
@@ -47,9 +56,6 @@ class CAMLogger(MapLogger):
             validation, sanity check included, if the layer, or any, has no maps.
     """
 
-    # Whether the method reads the gradient of the class score.
-    gradient: ClassVar[bool] = True
-
     def __init__(
         self,
         layer: str | None = None,
@@ -67,28 +73,30 @@ class CAMLogger(MapLogger):
         self._found: str | None = None
 
     @abstractmethod
-    def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
-        """The maps `(N, h, w)` of what was read, >= 0.
+    def maps(
+        self, pl_module: LightningModule, images: Tensor, layer: str, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """The maps `(N, h, w)`, >= 0, of what a layer puts out, and the answer: logits `(N, K)`, or detections.
 
         Args:
-            pl_module: In eval mode, for methods that ask it again.
+            pl_module: In eval mode.
             images: `(N, C, H, W)` on the device.
-            reading: With a gradient if the class says so.
+            layer: Dotted name.
+            class_index: The class explained, one for all or int64 `(N,)`; None for each image's predicted one.
         """
 
     def forget(self) -> None:
         self._found = None
 
     def check(self, pl_module: LightningModule) -> None:
-        if self.layer is not None:
-            find_layer(pl_module, self.layer)
+        check_layer(type(self).__name__, pl_module, self.layer)
 
     def explain(
         self, pl_module: LightningModule, images: Tensor, class_index: int | Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Any]:
         self._found = self._found or layer_or_last(pl_module, images, self.layer)
-        reading = read_layer(pl_module, images, self._found, class_index, self.gradient)
-        return upsampled(self.maps(pl_module, images, reading), images), reading.logits
+        maps, answer = self.maps(pl_module, images, self._found, class_index)
+        return upsampled(maps, images), answer
 
     def paint(self, image: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
         return overlay(image, values, self.alpha)

@@ -1,12 +1,6 @@
-"""Running a network with the decisions of its non-linear units recorded, or with recorded ones in their place.
-
-One private habit of torch is relied on: functions of `torch.nn.functional` hand themselves to a mode at their top; what
-they call further inside is seen by running their body with that door shut. A test of attention modules, which are made
-of such functions, fails when they begin otherwise.
-"""
+"""Running a network with the decisions of its non-linear units recorded, or with recorded ones in their place."""
 
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -14,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from ._composed_functions import composed_body
+from ._linear_functions import HANDLERS
 
 __all__ = ["FrozenDecisions", "SuspiciousFunctions"]
 
@@ -27,7 +24,6 @@ CURVES |= {"logsigmoid", "log_sigmoid"}
 VALUES = {"sigmoid", "hardsigmoid", "softmax", "softmin", "detach", "var", "std", "var_mean", "std_mean", "rsqrt"}
 VALUES |= {"norm", "vector_norm", "reciprocal", "rtruediv", "rdiv", "sign", "heaviside", "floor", "ceil", "round"}
 DIVISIONS = {"div", "divide", "true_divide", "truediv", "itruediv"}
-DOORS = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
 NEAR_ZERO = 1e-4  # below it a chord is drawn to here: its slope is off by as much, what it gives by the square
 
 
@@ -73,14 +69,11 @@ class FrozenDecisions(TorchFunctionMode):
         if name in DIVISIONS and len(args) > 1 and isinstance(args[1], Tensor):
             return func(args[0], self.decided(lambda: args[1]), *args[2:], **kwargs)
         if name in HANDLERS:
-            return HANDLERS[name](self, func, *args, **kwargs)
-        if (
-            isinstance(func, FunctionType)
-            and func.__module__ == F.__name__
-            and not DOORS.isdisjoint(func.__code__.co_names)
-        ):
+            return HANDLERS[name](self.decided, func, *args, **kwargs)
+        inner = composed_body(func)
+        if inner is not None:
             with self:
-                return _body(func)(*args, **kwargs)
+                return inner(*args, **kwargs)
         return self.other(name, func, args, kwargs)
 
     def _pointwise(self, name: str, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
@@ -121,14 +114,6 @@ def _constant(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _body(func: FunctionType) -> Callable[..., Any]:
-    """The function without what it does first, which is to ask for a mode."""
-    inside = {**func.__globals__, **dict.fromkeys(DOORS, lambda *_: False)}
-    body = FunctionType(func.__code__, inside, func.__name__, func.__defaults__, func.__closure__)
-    body.__kwdefaults__ = func.__kwdefaults__
-    return body
-
-
 def _bent(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> bool:
     def at(factor: float) -> Any:
         def scaled(it: Any) -> Any:
@@ -159,150 +144,3 @@ def _chord(act: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor |
     start = act(torch.zeros_like(x))
     x = torch.where(x.abs() < NEAR_ZERO, NEAR_ZERO, x)
     return (act(x) - start) / x, start if bool(start.any()) else None
-
-
-def _standardised(mode: FrozenDecisions, x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    def statistics() -> tuple[Tensor, Tensor]:
-        variance, mean = torch.var_mean(x, dims, correction=0, keepdim=True)
-        return mean, (variance + eps).rsqrt()
-
-    mean, scale = mode.decided(statistics)
-    return (x - mean) * scale
-
-
-def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
-
-
-def _layer_norm(
-    mode: FrozenDecisions,
-    _: Any,
-    input: Tensor,
-    normalized_shape: tuple[int, ...],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *__: Any,
-) -> Tensor:
-    dims = tuple(range(-len(tuple(normalized_shape)), 0))
-    return _scaled(_standardised(mode, input, dims, eps), weight, bias)
-
-
-def _rms_norm(
-    mode: FrozenDecisions,
-    _: Any,
-    input: Tensor,
-    normalized_shape: tuple[int, ...],
-    weight: Tensor | None = None,
-    eps: float | None = None,
-) -> Tensor:
-    dims = tuple(range(-len(tuple(normalized_shape)), 0))
-    least = torch.finfo(input.dtype).eps if eps is None else eps
-    return _scaled(input * mode.decided(lambda: (input.square().mean(dims, True) + least).rsqrt()), weight, None)
-
-
-def _group_norm(
-    mode: FrozenDecisions,
-    _: Any,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *__: Any,
-) -> Tensor:
-    groups = _standardised(mode, input.reshape(len(input), num_groups, -1), (2,), eps).view_as(input)
-    shape = (-1,) + (1,) * (input.ndim - 2)
-    return _scaled(groups, *(None if it is None else it.view(shape) for it in (weight, bias)))
-
-
-def _instance_norm(
-    mode: FrozenDecisions,
-    func: Callable[..., Any],
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    if use_input_stats:
-        return _group_norm(mode, func, input, input.shape[1], weight, bias, eps)
-    return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-
-
-def _attention(
-    mode: FrozenDecisions,
-    _: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    if enable_gqa:
-        key, value = (it.repeat_interleave(query.shape[-3] // it.shape[-3], -3) for it in (key, value))
-
-    def weights() -> Tensor:
-        products = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-        seen = attn_mask
-        if is_causal:
-            seen = torch.ones(products.shape[-2:], dtype=torch.bool, device=products.device).tril()
-        if seen is not None:
-            products = products.masked_fill(~seen, -torch.inf) if seen.dtype == torch.bool else products + seen
-        return products.softmax(-1)
-
-    attended: Tensor = mode.decided(weights) @ value
-    return attended
-
-
-def _max_pool(mode: FrozenDecisions, func: Callable[..., Any], input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    name = func.__name__.removesuffix("_with_indices")
-    both = bool(kwargs.pop("return_indices", False)) or func.__name__ != name
-    pool = getattr(F, name)
-    places = mode.decided(lambda: pool(input.detach(), *args, return_indices=True, **kwargs)[1])
-    flat = -int(name[-2])
-    values = input.flatten(flat).gather(-1, places.flatten(flat)).view(places.shape)
-    return (values, places) if both else values
-
-
-def _of_two(mode: FrozenDecisions, func: Callable[..., Any], input: Tensor, other: Tensor) -> Tensor:
-    return torch.where(mode.decided(lambda: func(input, other) == input), input, other)
-
-
-def _largest(
-    mode: FrozenDecisions, func: Callable[..., Any], input: Tensor, dim: Any = (), keepdim: bool = False
-) -> Tensor:
-    def share() -> Tensor:
-        chosen = input == func(input, dim, keepdim=True)
-        return chosen / chosen.sum(dim, keepdim=True)
-
-    return (input * mode.decided(share)).sum(dim, keepdim=keepdim)
-
-
-def _glu(mode: FrozenDecisions, _: Any, input: Tensor, dim: int = -1) -> Tensor:
-    value, gate = input.chunk(2, dim)
-    return value * mode.decided(gate.sigmoid)
-
-
-HANDLERS: dict[str, Callable[..., Any]] = {
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
-    "instance_norm": _instance_norm,
-    "scaled_dot_product_attention": _attention,
-    **{f"max_pool{n}d{end}": _max_pool for n in (1, 2, 3) for end in ("", "_with_indices")},
-    **{f"adaptive_max_pool{n}d{end}": _max_pool for n in (1, 2, 3) for end in ("", "_with_indices")},
-    "maximum": _of_two,
-    "minimum": _of_two,
-    "amax": _largest,
-    "amin": _largest,
-    "glu": _glu,
-}

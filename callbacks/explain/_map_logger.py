@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import ExitStack
-from inspect import Parameter, Signature, signature
 from typing import Any, Literal
 
 import numpy as np
@@ -23,9 +22,6 @@ __all__ = ["MapLogger"]
 class MapLogger(Pictures):
     """Logs a sheet of fixed samples: each image, its map, what the module said of it and what it is.
 
-    A method with settings of its own names these alone in its constructor and hands `**others` on; its signature shows
-    all of them.
-
     Args:
         target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
         samples: Images on the sheet, chosen once, spread over the classes, >= 1.
@@ -38,16 +34,6 @@ class MapLogger(Pictures):
     Raises:
         ValueError: an argument out of its range.
     """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            _, *own = signature(cls.__init__).parameters.values()
-            if own[-1].kind is Parameter.VAR_KEYWORD:
-                given = {it.name for it in own}
-                rest = [it for it in signature(cls.__mro__[1]).parameters.values() if it.name not in given]
-                whole = [it.replace(kind=Parameter.KEYWORD_ONLY) for it in [*own[:-1], *rest]]
-                cls.__signature__ = Signature(whole)  # type: ignore[attr-defined]  # read by inspect and help
 
     def __init__(
         self,
@@ -95,8 +81,8 @@ class MapLogger(Pictures):
                 its = asked[begin : begin + len(images)] if isinstance(asked, Tensor) else asked
                 its = its.to(pl_module.device) if isinstance(its, Tensor) else its
                 maps, answer = self.explain(pl_module, images.to(pl_module.device), its)
-                said = answers(answer, samples, getattr(pl_module, "multilabel", None))
-                found += zip(maps.float().cpu(), said, strict=True)
+                told = answers(answer, samples, getattr(pl_module, "multilabel", None))
+                found += zip(maps.float().cpu(), told, strict=True)
         cells = []
         for image, (values, said), target in zip(samples.shown(), found, samples.targets, strict=True):
             truth = truth_of(target, samples)

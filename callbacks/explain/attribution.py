@@ -4,7 +4,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from lightning_vision.inspection.at_rest import at_rest
 from lightning_vision.inspection.layers import find_layer
-from lightning_vision.inspection.maps import as_maps
+from lightning_vision.inspection.maps import as_maps, layout_of
 from lightning_vision.inspection.scores import class_scores
 
 from ..hooks._checks import whole
 from ..hooks._replay import read_streams, rewind
 from ..hooks._unnoticed import hooks_of
-from ._cam import layer_or_last, upsampled
+from ._cam import check_layer, layer_or_last, upsampled
 from ._captum import Recipe, read_recipe
 from ._map_logger import MapLogger
 from .guided_backprop import leaf_of
@@ -100,7 +100,13 @@ class AttributionLogger(MapLogger):
             are zeros unless they are, and may be a number; `feature_mask` may be the side of squares, in pixels.
         layer: Dotted name inside the module, for attributions of a layer; None takes the last one that has maps.
         seed: Of what the attribution draws, the same in every picture, >= 0.
-        others: Those of `MapLogger`: `target`, `samples`, `every_n_epochs`, `image_key`, `target_key`, `name`.
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`.
@@ -145,9 +151,14 @@ class AttributionLogger(MapLogger):
         arguments: dict[str, Any] | None = None,
         layer: str | None = None,
         seed: int = 0,
-        **others: Any,
+        target: Literal["predicted", "label"] | int = "predicted",
+        samples: int = 8,
+        every_n_epochs: int = 1,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
     ) -> None:
-        super().__init__(**others)
+        super().__init__(target, samples, every_n_epochs, image_key, target_key, name)
         kind = type(self).__name__
         whole(kind, "seed", seed, 0)
         self._recipe = read_recipe(kind, attribution, init_args, arguments)
@@ -156,8 +167,7 @@ class AttributionLogger(MapLogger):
         self.layer, self.seed = layer, seed
 
     def check(self, pl_module: LightningModule) -> None:
-        if self.layer is not None:
-            find_layer(pl_module, self.layer)
+        check_layer(type(self).__name__, pl_module, self.layer)
 
     def explain(
         self, pl_module: LightningModule, images: Tensor, class_index: int | Tensor | None
@@ -207,9 +217,9 @@ def _explained(
                 f"{recipe.kind.__name__} of captum refuses {type(model).__name__}: {str(error).strip()}"
             ) from error
     got = tuple(values.shape) if isinstance(values, Tensor) else f"a {type(values).__name__}"
-    if isinstance(values, Tensor) and recipe.of_layer and name is not None:
+    if isinstance(values, Tensor) and recipe.of_layer and name is not None and part is not None:
         size = (int(images.shape[-2]), int(images.shape[-1]))
-        return upsampled(as_maps(values.detach(), size, None, name).sum(1), images)[:, None], logits
+        return upsampled(as_maps(values.detach(), size, layout_of(model, part), name).sum(1), images)[:, None], logits
     if got != tuple(images.shape):
         raise ValueError(
             f"{recipe.kind.__name__} gave {got} and no value for each of the images' {tuple(images.shape)}; leave out "

@@ -4,13 +4,13 @@ Muhammad and Yeasin 2020, arXiv:2008.00299. Symbols: A `activation` as a matrix 
 A = U S V^T, v the right singular vector of the component.
 """
 
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_vision.inspection.layers import Reading, read_layer
+from lightning_vision.inspection.layers import read_maps
 
 from ..hooks._checks import flag, whole
 from ._cam import CAMLogger, layer_or_last, upsampled
@@ -26,7 +26,7 @@ def eigen_cam_maps(activation: Tensor, centre: bool = False, component: int = 0)
     squaring costs no digit of a float32: exact, and faster than one of A itself.
 
     Args:
-        activation: `(B, C, h, w)`.
+        activation: `(B, C, h, w)`; an image with one that is not finite has a map of NaN.
         centre: Whether each channel's mean over positions is taken off before the decomposition.
         component: Which singular vector, 0 for the largest singular value.
 
@@ -34,6 +34,9 @@ def eigen_cam_maps(activation: Tensor, centre: bool = False, component: int = 0)
         ValueError: there are not so many components.
     """
     matrix = activation.flatten(2).double()
+    finite = matrix.isfinite().all((1, 2))[:, None, None]
+    # No decomposition takes NaN.
+    matrix = torch.where(finite, matrix, 0)
     count = min(matrix.shape[1:])
     if not 0 <= component < count:
         raise ValueError(
@@ -50,6 +53,7 @@ def eigen_cam_maps(activation: Tensor, centre: bool = False, component: int = 0)
         vector = torch.linalg.eigh(shifted @ shifted.mT).eigenvectors[..., -1 - component, None]
         projection = shifted.mT @ vector
     turned = torch.where(mean.mT @ vector < 0, -projection, projection)
+    turned = torch.where(finite, turned, torch.nan)
     return turned.squeeze(2).unflatten(1, activation.shape[2:]).relu().float()
 
 
@@ -62,7 +66,7 @@ def eigen_cam(
     it was.
 
     Args:
-        model: Any module that answers logits `(B, K)` to images; CNN, ViT or Swin.
+        model: Any module; CNN, ViT or Swin. With a `layer` it may answer anything, else logits `(B, K)`.
         images: `(B, C, H, W)`, normalised as the model takes them.
         layer: Dotted name of the layer; None takes the last one that has maps.
         centre: Whether each channel's mean over positions is taken off first, as the grad-cam package does.
@@ -79,8 +83,8 @@ def eigen_cam(
 
     Reference: Muhammad and Yeasin 2020, arXiv:2008.00299
     """
-    reading = read_layer(model, images, layer_or_last(model, images, layer), gradient=False)
-    return upsampled(eigen_cam_maps(reading.activation, centre, component), images)
+    activation, _ = read_maps(model, images, layer_or_last(model, images, layer))
+    return upsampled(eigen_cam_maps(activation, centre, component), images)
 
 
 @final
@@ -92,10 +96,18 @@ class EigenCAMLogger(CAMLogger):
     as a PNG into `media/` beside the run.
 
     Args:
+        layer: Dotted name of the layer inside the module, as `network.layer4`; None takes the last one that has maps.
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number; it
+            changes no map here.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        alpha: Share of the map's colours over the image, 0 to 1.
         component: Which principal component of the layer's maps, 0 for the first.
         centre: Whether each channel's mean over positions is taken off first. False is the paper's.
-        others: As `CAMLogger` documents them: `layer`, `target`, which changes no map here, `samples`,
-            `every_n_epochs`, `alpha`, `image_key`, `target_key`, `name`.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
@@ -130,13 +142,27 @@ class EigenCAMLogger(CAMLogger):
     """
 
     title: ClassVar[str] = "eigen_cam"
-    gradient: ClassVar[bool] = False
 
-    def __init__(self, *, component: int = 0, centre: bool = False, **others: Any) -> None:
-        super().__init__(**others)
+    def __init__(
+        self,
+        layer: str | None = None,
+        target: Literal["predicted", "label"] | int = "predicted",
+        samples: int = 8,
+        every_n_epochs: int = 1,
+        alpha: float = 0.5,
+        component: int = 0,
+        centre: bool = False,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(layer, target, samples, every_n_epochs, alpha, image_key, target_key, name)
         whole(type(self).__name__, "component", component, 0)
         flag(type(self).__name__, "centre", centre)
         self.component, self.centre = component, centre
 
-    def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
-        return eigen_cam_maps(reading.activation, self.centre, self.component)
+    def maps(
+        self, pl_module: LightningModule, images: Tensor, layer: str, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Any]:
+        activation, answer = read_maps(pl_module, images, layer)
+        return eigen_cam_maps(activation, self.centre, self.component), answer

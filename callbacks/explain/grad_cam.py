@@ -3,14 +3,14 @@
 Selvaraju et al. 2016, arXiv:1610.02391, Eq. 1 and 2. Symbols: A `activation`, dy/dA `gradient`, both `(B, C, h, w)`.
 """
 
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lightning_vision.inspection.layers import Reading, read_layer
+from lightning_vision.inspection.layers import read_layer
 
 from ..hooks._checks import flag
 from ._cam import CAMLogger, layer_or_last, upsampled
@@ -54,7 +54,6 @@ def grad_cam(
     Reference: Selvaraju et al. 2016, arXiv:1610.02391
     """
     reading = read_layer(model, images, layer_or_last(model, images, layer), class_index)
-    assert reading.gradient is not None
     return upsampled(grad_cam_maps(reading.activation, reading.gradient), images)
 
 
@@ -92,10 +91,17 @@ class GradCAMLogger(CAMLogger):
     sheet goes to every logger that takes pictures and as a PNG into `media/` beside the run.
 
     Args:
+        layer: Dotted name of the layer inside the module, as `network.layer4`; None takes the last one that has maps.
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        alpha: Share of the map's colours over the image, 0 to 1.
         guided: Show Guided Grad-CAM, the guided gradient weighted by the map, as a picture of its own, where `alpha`
             says nothing.
-        others: Those of `CAMLogger`: `layer`, `target`, `samples`, `every_n_epochs`, `alpha`, `image_key`,
-            `target_key`, `name`.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
@@ -129,22 +135,35 @@ class GradCAMLogger(CAMLogger):
 
     title: ClassVar[str] = "grad_cam"
 
-    def __init__(self, guided: bool = False, **others: Any) -> None:
-        super().__init__(**others)
+    def __init__(
+        self,
+        layer: str | None = None,
+        target: Literal["predicted", "label"] | int = "predicted",
+        samples: int = 8,
+        every_n_epochs: int = 1,
+        alpha: float = 0.5,
+        guided: bool = False,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(layer, target, samples, every_n_epochs, alpha, image_key, target_key, name)
         flag(type(self).__name__, "guided", guided)
         self.guided = guided
 
-    def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
-        assert reading.gradient is not None
-        return grad_cam_maps(reading.activation, reading.gradient)
+    def maps(
+        self, pl_module: LightningModule, images: Tensor, layer: str, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Any]:
+        reading = read_layer(pl_module, images, layer, class_index)
+        return grad_cam_maps(reading.activation, reading.gradient), reading.logits
 
     def explain(
         self, pl_module: LightningModule, images: Tensor, class_index: int | Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        maps, logits = super().explain(pl_module, images, class_index)
+    ) -> tuple[Tensor, Any]:
+        maps, answer = super().explain(pl_module, images, class_index)
         if self.guided:
             maps = maps[:, None] * guided_backprop(pl_module, images, class_index)
-        return maps, logits
+        return maps, answer
 
     def paint(self, image: NDArray[np.uint8], values: NDArray[Any]) -> NDArray[np.uint8]:
         return gradient_picture(values) if self.guided else super().paint(image, values)

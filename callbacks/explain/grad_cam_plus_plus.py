@@ -4,13 +4,13 @@ Chattopadhyay et al. 2017, arXiv:1710.11063, Eq. 5, 19 and 20. Symbols: A `activ
 dS/dA `gradient`, both `(B, C, h, w)`.
 """
 
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_vision.inspection.layers import Reading, read_layer
+from lightning_vision.inspection.layers import read_layer
 
 from ._cam import CAMLogger, layer_or_last, upsampled
 
@@ -56,7 +56,6 @@ def grad_cam_plus_plus(
     Reference: Chattopadhyay et al. 2017, arXiv:1710.11063
     """
     reading = read_layer(model, images, layer_or_last(model, images, layer), class_index)
-    assert reading.gradient is not None
     return upsampled(grad_cam_plus_plus_maps(reading.activation, reading.gradient), images)
 
 
@@ -68,8 +67,16 @@ class GradCAMPlusPlusLogger(CAMLogger):
     to the layer; gradients, modes, random streams, hooks and what waits to be accumulated are left as they were. The
     sheet goes to every logger that takes pictures and as a PNG into `media/` beside the run.
 
-    Args: as `CAMLogger` documents them: `layer`, `target`, `samples`, `every_n_epochs`, `alpha`, `image_key`,
-        `target_key`, `name`.
+    Args:
+        layer: Dotted name of the layer inside the module, as `network.layer4`; None takes the last one that has maps.
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        alpha: Share of the map's colours over the image, 0 to 1.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
@@ -105,6 +112,8 @@ class GradCAMPlusPlusLogger(CAMLogger):
 
     title: ClassVar[str] = "grad_cam_plus_plus"
 
-    def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
-        assert reading.gradient is not None
-        return grad_cam_plus_plus_maps(reading.activation, reading.gradient)
+    def maps(
+        self, pl_module: LightningModule, images: Tensor, layer: str, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Any]:
+        reading = read_layer(pl_module, images, layer, class_index)
+        return grad_cam_plus_plus_maps(reading.activation, reading.gradient), reading.logits

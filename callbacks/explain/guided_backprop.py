@@ -105,7 +105,14 @@ class GuidedBackpropLogger(MapLogger):
     random streams, hooks and what waits to be accumulated are left as they were. Each gradient is a picture around
     grey, scaled by itself.
 
-    Args: as `MapLogger` documents them: `target`, `samples`, `every_n_epochs`, `image_key`, `target_key`, `name`.
+    Args:
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`.

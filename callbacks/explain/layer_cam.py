@@ -3,12 +3,12 @@
 Jiang et al. 2021, doi:10.1109/TIP.2021.3089943. Symbols: A `activation`, g = dy/dA `gradient`, both `(B, C, h, w)`.
 """
 
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_vision.inspection.layers import Reading, read_layer
+from lightning_vision.inspection.layers import read_layer
 
 from ._cam import CAMLogger, layer_or_last, upsampled
 
@@ -16,8 +16,11 @@ __all__ = ["LayerCAMLogger", "layer_cam", "layer_cam_maps"]
 
 
 def layer_cam_maps(activation: Tensor, gradient: Tensor) -> Tensor:
-    """Layer-CAM of a layer's maps, at their own size, `(B, h, w)`: ReLU(sum_k ReLU(g^k) A^k), position by position."""
-    return (gradient.relu() * activation).sum(1).relu()
+    """Layer-CAM of a layer's maps, at their own size, `(B, h, w)`: ReLU(sum_k ReLU(g^k) A^k), position by position.
+
+    In float32, for a product of halves loses small gradients.
+    """
+    return (gradient.float().relu() * activation.float()).sum(1).relu()
 
 
 def layer_cam(
@@ -46,7 +49,6 @@ def layer_cam(
     Reference: Jiang et al. 2021, doi:10.1109/TIP.2021.3089943
     """
     reading = read_layer(model, images, layer_or_last(model, images, layer), class_index)
-    assert reading.gradient is not None
     return upsampled(layer_cam_maps(reading.activation, reading.gradient), images)
 
 
@@ -58,8 +60,16 @@ class LayerCAMLogger(CAMLogger):
     to the layer; gradients, modes, random streams, hooks and what waits to be accumulated are left as they were. The
     sheet goes to every logger that takes pictures and as a PNG into `media/` beside the run.
 
-    Args: as `CAMLogger` documents them: `layer`, `target`, `samples`, `every_n_epochs`, `alpha`, `image_key`,
-        `target_key`, `name`.
+    Args:
+        layer: Dotted name of the layer inside the module, as `network.layer4`; None takes the last one that has maps.
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        alpha: Share of the map's colours over the image, 0 to 1.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
@@ -96,6 +106,8 @@ class LayerCAMLogger(CAMLogger):
 
     title: ClassVar[str] = "layer_cam"
 
-    def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
-        assert reading.gradient is not None
-        return layer_cam_maps(reading.activation, reading.gradient)
+    def maps(
+        self, pl_module: LightningModule, images: Tensor, layer: str, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Any]:
+        reading = read_layer(pl_module, images, layer, class_index)
+        return layer_cam_maps(reading.activation, reading.gradient), reading.logits

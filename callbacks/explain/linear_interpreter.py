@@ -164,6 +164,11 @@ class LinearInterpreter:
                     f"LinearInterpreter: {type(self.model).__name__} answers a {type(answer).__name__}; wrap it in a "
                     "module that answers one tensor."
                 )
+            if not bool(answer.isfinite().all()):
+                raise ValueError(
+                    f"LinearInterpreter: the answer of {type(self.model).__name__} is not a finite number everywhere "
+                    "(NaN or infinite), so it is no sum; look at its weights and at the images."
+                )
             if not answer.requires_grad:
                 raise ValueError(
                     f"LinearInterpreter: no number of the answer of {type(self.model).__name__} is left that depends "
@@ -239,7 +244,14 @@ class LinearInterpreterLogger(MapLogger):
     |sum of contributions|. It draws when a validation or test is over; gradients, modes, random streams, hooks and what
     waits to be accumulated are left as they were.
 
-    Args: as `MapLogger` documents them: `target`, `samples`, `every_n_epochs`, `image_key`, `target_key`, `name`.
+    Args:
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
+        samples: Images on the sheet, chosen once, spread over the classes, >= 1.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`.

@@ -4,14 +4,14 @@ Wang et al. 2019, arXiv:1910.01279, Eq. 6 to 9 and Algorithm 1. Symbols: A `acti
 X_b the baseline, an image of zeros.
 """
 
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_vision.inspection.at_rest import at_rest
-from lightning_vision.inspection.layers import Reading, read_layer
+from lightning_vision.inspection.layers import read_maps
 from lightning_vision.inspection.scores import class_scores
 
 from ..hooks._checks import whole
@@ -89,8 +89,9 @@ def score_cam(
     Reference: Wang et al. 2019, arXiv:1910.01279
     """
     whole("score_cam", "batch_size", batch_size, 1)
-    reading = read_layer(model, images, layer_or_last(model, images, layer), class_index, gradient=False)
-    return upsampled(score_cam_maps(model, images, reading.activation, reading.class_index, batch_size), images)
+    activation, answer = read_maps(model, images, layer_or_last(model, images, layer))
+    _, chosen = class_scores(answer, class_index)
+    return upsampled(score_cam_maps(model, images, activation, chosen, batch_size), images)
 
 
 @final
@@ -103,11 +104,17 @@ class ScoreCAMLogger(CAMLogger):
     PNG into `media/` beside the run.
 
     Args:
-        batch_size: Masked images at once, >= 1; it changes memory and time, not the maps.
+        layer: Dotted name of the layer inside the module, as `network.layer4`; None takes the last one that has maps.
+        target: The class that a map explains: each image's `predicted` one, its `label`, or a class by number.
         samples: Images on the sheet, chosen once, spread over the classes, >= 1; few, for each costs as many forwards
             as the layer has channels.
-        others: As `CAMLogger` documents them: `layer`, `target`, `every_n_epochs`, `alpha`, `image_key`, `target_key`,
-            `name`.
+        every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
+            and `test` always. Neutral: 0, which draws nothing.
+        alpha: Share of the map's colours over the image, 0 to 1.
+        batch_size: Masked images at once, >= 1; it changes memory and time, not the maps.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key, and what the pictures are called.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
@@ -142,12 +149,26 @@ class ScoreCAMLogger(CAMLogger):
     """
 
     title: ClassVar[str] = "score_cam"
-    gradient: ClassVar[bool] = False
 
-    def __init__(self, *, batch_size: int = 64, samples: int = 4, **others: Any) -> None:
-        super().__init__(samples=samples, **others)
+    def __init__(
+        self,
+        layer: str | None = None,
+        target: Literal["predicted", "label"] | int = "predicted",
+        samples: int = 4,
+        every_n_epochs: int = 1,
+        alpha: float = 0.5,
+        batch_size: int = 64,
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(layer, target, samples, every_n_epochs, alpha, image_key, target_key, name)
         whole(type(self).__name__, "batch_size", batch_size, 1)
         self.batch_size = batch_size
 
-    def maps(self, pl_module: LightningModule, images: Tensor, reading: Reading) -> Tensor:
-        return score_cam_maps(pl_module, images, reading.activation, reading.class_index, self.batch_size)
+    def maps(
+        self, pl_module: LightningModule, images: Tensor, layer: str, class_index: int | Tensor | None
+    ) -> tuple[Tensor, Any]:
+        activation, answer = read_maps(pl_module, images, layer)
+        _, chosen = class_scores(answer, class_index)
+        return score_cam_maps(pl_module, images, activation, chosen, self.batch_size), answer

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_vision.inspection.maps import as_maps
+from lightning_vision.inspection.maps import as_maps, layout_of
 
 __all__ = ["Listener"]
 
@@ -19,13 +19,14 @@ class Listener:
     Compiled code runs eagerly meanwhile, for hooks do not fire in it; nothing is compiled anew.
 
     Args:
+        model: Whose layers they are.
         layers: Which are listened to. Of linear ones it is what they are given, else what they put out.
         name: Of the one layer whose output it is; None listens to inputs.
         size: Height and width of the images, pixels.
     """
 
-    def __init__(self, layers: Iterable[nn.Module], name: str | None, size: tuple[int, int]) -> None:
-        self.name, self.size = name, size
+    def __init__(self, model: nn.Module, layers: Iterable[nn.Module], name: str | None, size: tuple[int, int]) -> None:
+        self.model, self.name, self.size = model, name, size
         # Layer, features `(B, D)` and the shape of what the layer put out, call by call.
         self.heard: list[tuple[nn.Module, Tensor, torch.Size]] = []
         self._stack = ExitStack()
@@ -44,7 +45,7 @@ class Listener:
             return
         if self.name is not None and features.ndim > 2:
             pooled = features.ndim == 4 and features.shape[2] == features.shape[3] == 1
-            maps = features if pooled else as_maps(features, self.size, None, self.name)
+            maps = features if pooled else as_maps(features, self.size, layout_of(self.model, layer), self.name)
             features = maps.mean((2, 3))
         if features.ndim == 2:
             # A copy, for what comes next may write in place.

@@ -101,7 +101,7 @@ class Features(Drawings):
         linear = [it for it in pl_module.modules() if isinstance(it, nn.Linear)]
         parts = linear if self._part is None else [self._part]
         shape = getattr(self.fields.image(batch), "shape", (1, 1))
-        self._listener = Listener(parts, self.layer, shape[-2:])
+        self._listener = Listener(pl_module, parts, self.layer, shape[-2:])
 
     def batch_ends(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_index: int, stage: Stage

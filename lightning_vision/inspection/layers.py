@@ -4,7 +4,8 @@ Everything here takes any `nn.Module` that is called as `model(images)`, a Light
 """
 
 import difflib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from .at_rest import at_rest
-from .maps import as_maps, maps_or_none, tokens_before
+from .maps import Layout, as_maps, layout_of, maps_or_none, tokens_before
 from .scores import class_scores
 
-__all__ = ["Reading", "find_layer", "read_layer", "spatial_layer"]
+__all__ = ["Reading", "find_layer", "read_layer", "read_maps", "spatial_layer"]
 
 # Their outputs are those of another layer, or mix positions with something else.
 PASSED_OVER = (nn.Linear, nn.Identity, nn.Dropout, nn.Dropout2d, nn.Softmax)
@@ -29,13 +30,13 @@ class Reading:
 
     Args:
         activation: Maps `(B, C, h, w)`.
-        gradient: Of the images' class scores by them, `(B, C, h, w)`; None if it was not asked for.
+        gradient: Of the images' class scores by them, `(B, C, h, w)`.
         logits: Answer of the model `(B, K)`, of a detector its list of detections.
         class_index: Whose scores they are, int64 `(B,)`.
     """
 
     activation: Tensor
-    gradient: Tensor | None
+    gradient: Tensor
     logits: Any
     class_index: Tensor
 
@@ -58,10 +59,8 @@ def find_layer(model: nn.Module, name: str) -> nn.Module:
     raise ValueError(f"{type(model).__name__} has no layer {name!r}; {meant}")
 
 
-def read_layer(
-    model: nn.Module, images: Tensor, layer: str, class_index: int | Tensor | None = None, gradient: bool = True
-) -> Reading:
-    """Run `model` and read the maps of a layer and, if asked, the gradient of each image's class score by them.
+def read_layer(model: nn.Module, images: Tensor, layer: str, class_index: int | Tensor | None = None) -> Reading:
+    """Run `model` and read the maps of a layer and the gradient of each image's class score by them.
 
     Nothing below the layer is differentiated, so frozen parameters do not matter, and what is above it is
     differentiated by the maps alone. Of a layer that runs several times the last run counts.
@@ -71,45 +70,41 @@ def read_layer(
         images: `(B, C, H, W)`.
         layer: Dotted name.
         class_index: Class whose score is taken, one for all or int64 `(B,)`; None is each image's predicted one.
-        gradient: Whether the gradient is wanted.
 
     Raises:
         ValueError: there is no such layer, it has no maps, the answer is no `(B, K)`, or does not depend on the layer.
     """
-    kept: list[Any] = []
-
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        kept.append(output.detach().requires_grad_(gradient) if isinstance(output, Tensor) else output)
-        return _passed_on(kept[-1]) if isinstance(output, Tensor) else None
-
-    with at_rest(model), torch.set_grad_enabled(gradient), ExitStack() as hooks:
-        # It stays until the gradient is there, for a network with checkpoints runs its layers again then.
-        hooks.callback(find_layer(model, layer).register_forward_hook(keep).remove)
+    with at_rest(model), _listening(model, layer, gradient=True) as kept:
         answer = model(images.detach().clone())
         leaf = _last_tensor(kept, layer)
-        prefix, size = tokens_before(model), (images.shape[-2], images.shape[-1])
-        if isinstance(answer, list) and leaf.ndim == 4:
-            # A detector resizes its images and pads them, so their proportions say nothing.
-            size = (leaf.shape[-2], leaf.shape[-1])
-        activation = as_maps(leaf.detach(), size, prefix, layer)
-        if len(activation) != len(images):
-            raise ValueError(
-                f"layer {layer!r} puts out {len(activation)} maps for {len(images)} images, as inside windows; name "
-                "one around it."
-            )
+        activation = _maps(model, leaf, layer, images, answer)
         scores, chosen = class_scores(answer, class_index)
         answer = apply_to_collection(answer, Tensor, Tensor.detach)
-        if not gradient:
-            return Reading(activation, None, answer, chosen)
         found = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)[0] if scores.requires_grad else None
     if found is None and not isinstance(answer, Tensor):
         found = torch.zeros_like(leaf)  # nothing was detected
     if found is None:
         raise ValueError(
             f"the answer of {type(model).__name__} does not depend on layer {layer!r}, or takes it without gradients "
-            "(torch.no_grad in its forward); name another one."
+            "(torch.no_grad, or a checkpoint with use_reentrant=True, in its forward); name another one."
         )
-    return Reading(activation, as_maps(found, size, prefix, layer), answer, chosen)
+    return Reading(activation, _maps(model, found, layer, images, answer), answer, chosen)
+
+
+def read_maps(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Any]:
+    """Run `model` without gradients and read the maps of a layer, `(B, C, h, w)`, and the answer, whatever it is.
+
+    Args:
+        model: Called as `model(images)`, in eval mode; it is left as it was.
+        images: `(B, C, H, W)`.
+        layer: Dotted name.
+
+    Raises:
+        ValueError: there is no such layer, or it has no maps.
+    """
+    with at_rest(model), torch.no_grad(), _listening(model, layer, gradient=False) as kept:
+        answer = model(images.detach().clone())
+    return _maps(model, _last_tensor(kept, layer), layer, images, answer), answer
 
 
 def spatial_layer(model: nn.Module, images: Tensor) -> str:
@@ -121,7 +116,7 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
     Raises:
         ValueError: no layer has maps, or the answer is no `(B, K)`.
     """
-    prefix, size = tokens_before(model), (images.shape[-2], images.shape[-1])
+    layout, size = Layout(tokens_before(model), None), (images.shape[-2], images.shape[-1])
     # Turned round, so that of several names a layer has its first.
     names = {part: name for name, part in reversed(_named(model).items())}
     last: dict[str, Tensor] = {}
@@ -131,7 +126,7 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
         last.pop(names[part], None)
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None
-        if maps_or_none(output, size, prefix) is None or len(output) != 1:
+        if maps_or_none(output, size, layout) is None or len(output) != 1:
             return None
         last[names[part]] = wanting = output if output.requires_grad else output.detach().requires_grad_()
         return _passed_on(wanting)
@@ -161,7 +156,7 @@ def spatial_layer(model: nn.Module, images: Tensor) -> str:
             gradients = torch.autograd.grad(score, outputs, allow_unused=True, retain_graph=True) if outputs else ()
             for (name, _), gradient in zip(reversed(ran), reversed(gradients), strict=False):
                 # Of the class token alone there is a gradient, and none of the image's.
-                maps = None if gradient is None else maps_or_none(gradient, size, prefix)
+                maps = None if gradient is None else maps_or_none(gradient, size, layout)
                 if maps is not None and bool(maps.any()):
                     return name
     raise ValueError(
@@ -175,6 +170,38 @@ def _named(model: nn.Module) -> dict[str, nn.Module]:
     paths = model.named_modules(remove_duplicate=False)
     plain = ((".".join(it for it in path.split(".") if it != COMPILED), part) for path, part in paths)
     return {name: part for name, part in plain if name}
+
+
+@contextmanager
+def _listening(model: nn.Module, layer: str, gradient: bool) -> Iterator[list[Any]]:
+    """Inside, what a layer puts out is kept, run by run; with `gradient` as leaves that the rest is computed from."""
+    kept: list[Any] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
+        kept.append(output.detach().requires_grad_(gradient) if isinstance(output, Tensor) else output)
+        return _passed_on(kept[-1]) if isinstance(output, Tensor) else None
+
+    handle = find_layer(model, layer).register_forward_hook(keep)
+    try:
+        # It stays until the gradient is there, for a network with checkpoints runs its layers again then.
+        yield kept
+    finally:
+        handle.remove()
+
+
+def _maps(model: nn.Module, output: Tensor, layer: str, images: Tensor, answer: Any) -> Tensor:
+    """What the layer put out for the images, or a gradient by it, as one map for each."""
+    size = (images.shape[-2], images.shape[-1])
+    if isinstance(answer, list) and output.ndim == 4:
+        # A detector resizes its images and pads them, so their proportions say nothing.
+        size = (output.shape[-2], output.shape[-1])
+    maps = as_maps(output.detach(), size, layout_of(model, find_layer(model, layer)), layer)
+    if len(maps) != len(images):
+        raise ValueError(
+            f"layer {layer!r} puts out {len(maps)} maps for {len(images)} images, as inside windows; name one around "
+            "it."
+        )
+    return maps
 
 
 def _last_tensor(kept: list[Any], layer: str) -> Tensor:

@@ -3,13 +3,9 @@
 What loggers of maps share is proved beside `GradCAMLogger`; that it does no harm to a run, in `conformance/`.
 """
 
-import inspect
-
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
-from lightning.pytorch import Callback
 from pytorch_grad_cam import EigenCAM
 from torch import nn
 
@@ -144,18 +140,6 @@ def test_the_logger_draws_the_functions_maps():
         assert torch.equal(module(images), logits)
 
 
-def test_signature_and_help_show_the_settings_that_are_handed_on():
-    parameters = inspect.signature(EigenCAMLogger).parameters
-    shared = inspect.signature(GradCAMLogger).parameters
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(Callback, "callback")
-    given = parser.parse_object({"callback": {"class_path": "EigenCAMLogger", "init_args": {"samples": 3}}})
-
-    assert list(parameters) == ["component", "centre", *(it for it in shared if it != "guided")]
-    assert list(given.callback.init_args.keys()) == list(parameters)
-    assert parser.instantiate(given).callback.samples == 3
-
-
 def test_a_component_that_is_not_there_is_told_in_the_first_validation():
     message = "component is 4, and the layer's maps have 4; give one from 0 to 3"
     with pytest.raises(ValueError, match=message):
@@ -177,3 +161,26 @@ def test_a_component_that_is_not_there_is_told_in_the_first_validation():
 def test_a_setting_out_of_range_is_refused_at_once(given, message):
     with pytest.raises(ValueError, match=f"EigenCAMLogger: {message}"):
         EigenCAMLogger(**given)
+
+
+def test_an_image_whose_maps_are_not_finite_has_a_map_of_nan():
+    activation = torch.rand(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    broken = activation.clone()
+    broken[1, 2, 3, 4], broken[2, 0, 0, 0] = torch.nan, torch.inf
+    maps = eigen_cam_maps(broken)
+
+    assert torch.equal(maps[0], eigen_cam_maps(activation)[0])
+    assert bool(maps[1:].isnan().all())
+
+
+def test_a_named_layer_is_seen_in_a_network_that_answers_no_logits():
+    network = torch.nn.Conv2d(3, 4, 3)
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = eigen_cam(torch.nn.Sequential(network), images, layer="0")
+
+    assert maps.shape == (2, 8, 8) and maps.amax() > 0
+
+
+def test_a_wrong_argument_is_told_with_the_callbacks_name():
+    with pytest.raises(TypeError, match=r"EigenCAMLogger.__init__\(\) got an unexpected keyword argument 'smaples'"):
+        EigenCAMLogger(smaples=3)

@@ -100,3 +100,10 @@ def test_the_logger_draws_the_functions_maps():
 def test_what_cannot_be_explained_is_told(given, message):
     with pytest.raises(ValueError, match=message):
         layer_cam(Plain(), torch.rand(1, 1, 8, 8), **given)
+
+
+def test_halves_are_multiplied_and_summed_in_float32():
+    activation, gradient = torch.full((1, 64, 2, 2), 1e-4).half(), torch.full((1, 64, 2, 2), 1e-4).half()
+    expected = 64 * activation[0, 0].float() * gradient[0, 0].float()
+
+    assert torch.allclose(layer_cam_maps(activation, gradient)[0], expected, rtol=1e-5)

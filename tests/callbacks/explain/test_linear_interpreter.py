@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from captum.attr import InputXGradient
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_vision.callbacks import LinearInterpreter, LinearInterpreterLogger
 from lightning_vision.callbacks.explain import _frozen_decisions
@@ -375,3 +376,33 @@ def test_the_bar_is_as_high_as_the_bias_share():
 
     assert picture.shape == (32, 35, 3)
     assert blue.tolist() == [False] * 24 + [True] * 8
+
+
+def test_an_answer_of_nan_is_told_and_no_function_blamed():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    nn.init.constant_(network[1].bias, float("nan"))
+    with pytest.raises(ValueError) as refused:
+        LinearInterpreter(network).contributions(torch.rand(1, 3, 2, 2))
+
+    assert str(refused.value) == (
+        "LinearInterpreter: the answer of Sequential is not a finite number everywhere (NaN or infinite), so it is no "
+        "sum; look at its weights and at the images."
+    )
+
+
+def test_checkpoints_are_told_in_a_sentence():
+    class Saving(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+
+        def forward(self, images):
+            return checkpoint(self.body, images, use_reentrant=False)
+
+    with pytest.raises(ValueError) as refused:
+        LinearInterpreter(Saving()).contributions(torch.rand(1, 3, 2, 2))
+
+    assert str(refused.value) == (
+        "Saving computes parts anew in backward (torch.utils.checkpoint), which is not possible while its functions "
+        "are replaced; switch its checkpoints off while it is explained."
+    )

@@ -333,3 +333,8 @@ def test_a_detector_needs_the_name_of_a_layer():
         "Detector answers a list, as detectors do, which look at maps of many sizes; name the one that is wanted with "
         "layer=, as 'backbone.body.layer4'."
     )
+
+
+def test_a_layer_that_is_not_there_is_told_with_the_callbacks_name():
+    with pytest.raises(ValueError, match=r"^GradCAMLogger: Plain has no layer 'network\.22'; did you mean network\.2"):
+        validate(GradCAMLogger(layer="network.22"), Plain(), plain_loader(12))

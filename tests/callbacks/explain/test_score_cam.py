@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_vision.callbacks import ScoreCAMLogger, score_cam
 from lightning_vision.callbacks.explain.score_cam import score_cam_maps, score_cam_masks
-from lightning_vision.inspection.layers import read_layer
+from lightning_vision.inspection.layers import read_maps
 from support.cams import alike, network, package_maps
 from support.data import labelled_images, plain_loader
 from support.modules import Plain
@@ -141,12 +141,12 @@ def test_the_logger_draws_the_functions_maps_and_leaves_no_trace():
     module.train()
     logger = ScoreCAMLogger(layer="network.2", batch_size=3)
     maps, logits = logger.explain(module, images, 7)
-    reading = read_layer(module, images, "network.2", 7, gradient=False)
+    activation, answer = read_maps(module, images, "network.2")
 
     assert module.training and module.network[1].training and int(module.network[1].num_batches_tracked) == 0
     assert torch.equal(score_cam(module, images, "network.2", 7, batch_size=3), maps)
-    assert torch.equal(reading.logits, logits)
-    assert score_cam_maps(module, images, reading.activation, reading.class_index).shape == (4, 3, 3)
+    assert torch.equal(answer, logits)
+    assert score_cam_maps(module, images, activation, torch.full((4,), 7)).shape == (4, 3, 3)
 
 
 def test_it_writes_a_sheet_of_four_images(tmp_path):

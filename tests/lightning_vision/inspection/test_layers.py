@@ -7,11 +7,12 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import VisionTransformer
 
 from lightning_vision.inspection.at_rest import at_rest
-from lightning_vision.inspection.layers import find_layer, read_layer, spatial_layer
-from lightning_vision.inspection.maps import as_maps
+from lightning_vision.inspection.layers import find_layer, read_layer, read_maps, spatial_layer
+from lightning_vision.inspection.maps import Layout, as_maps, layout_of
 from lightning_vision.inspection.scores import class_scores
 from support.compare import seeded
 
@@ -201,19 +202,139 @@ def test_a_name_without_its_beginning_is_completed():
     ids=["channels", "last", "tokens", "class", "registers", "later", "no_padding", "rounded"],
 )
 def test_shapes_are_read_as_maps(shape, size, prefix, maps):
-    assert as_maps(torch.zeros(shape), size, prefix, "it").shape == maps
+    assert as_maps(torch.zeros(shape), size, Layout(prefix, None), "it").shape == maps
 
 
 def test_tokens_stand_in_reading_order_behind_the_class_token():
     tokens = torch.arange(13.0)[None, :, None].expand(1, 13, 2)
+    maps = as_maps(tokens, (48, 64), Layout(1, None), "it")
 
-    assert as_maps(tokens, (48, 64), 1, "it")[0, 1].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+    assert maps[0, 1].tolist() == [
+        [1, 2, 3, 4],
+        [5, 6, 7, 8],
+        [9, 10, 11, 12],
+    ]
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1, 1), (2, 5, 12, 12), (2, 1, 5), (2, 5, 4, 3)])
 def test_other_shapes_are_no_maps(shape):
     with pytest.raises(ValueError, match=r"layer 'it' puts out .* no maps of images of 48x64; name one before pooling"):
-        as_maps(torch.zeros(shape), (48, 64), None, "it")
+        as_maps(torch.zeros(shape), (48, 64), Layout(None, None), "it")
+
+
+def test_windows_with_channels_last_are_read_so_where_both_readings_have_the_images_proportions():
+    settings = {"img_size": (96, 192), "window_size": 6, "depths": (1, 1, 1, 1), "num_classes": 4}
+    model = seeded(lambda: timm.create_model("swin_tiny_patch4_window7_224", **settings)).eval()
+    kept = []
+    model.layers[0].register_forward_hook(lambda _part, _inputs, output: kept.append(output.detach()))
+    found, _ = read_maps(model, pictures(96, 192), "layers.0")
+    by_hand = kept[0].permute(0, 3, 1, 2)
+
+    assert kept[0].shape == (2, 24, 48, 96)
+    assert found.shape == by_hand.shape
+    assert torch.corrcoef(torch.stack([found.flatten(), by_hand.flatten()]))[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("swin_tiny_patch4_window7_224", {"patch_embed": True, "patch_embed.proj": False, "layers.0.blocks.1": True}),
+        ("convnext_tiny", {"stages.0": False, "stages.0.blocks.0": False, "stages.0.blocks.0.norm": True}),
+        ("resnet18", {"layer1": False, "layer1.0.act2": False, "act1": False}),
+        ("maxvit_tiny_tf_224", {"stages.0": False, "stages.3": False}),
+        # Their parts permute at their ends, which nothing tells.
+        ("volo_d1_224", {"patch_embed.conv": False, "network.0": None}),
+        ("nest_tiny", {"levels.0": None}),
+    ],
+)
+def test_where_channels_are_is_told_by_the_network_or_by_what_is_around(name, expected):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+
+    assert {path: layout_of(model, find_layer(model, path)).channels_last for path in expected} == expected
+
+
+def test_of_two_readings_none_is_guessed():
+    with pytest.raises(ValueError) as refused:
+        as_maps(torch.zeros(1, 24, 48, 96), (96, 192), Layout(None, None), "it")
+
+    assert str(refused.value) == (
+        "layer 'it' puts out (1, 24, 48, 96), which may be maps (B, C, h, w) or (B, h, w, C), and nothing in the "
+        "network tells which; name a convolution or a normalisation beside it, or give images of another size."
+    )
+
+
+def test_maps_are_read_whatever_the_network_answers():
+    net = seeded(Net)
+    net.head = nn.Identity()
+    net.forward = lambda images: {"features": net.conv(images)}
+    maps, answer = read_maps(net, pictures(8, 8), "conv")
+
+    assert torch.equal(maps, answer["features"]) and not maps.requires_grad
+
+
+class Caching(Net):
+    """Makes a mask in its first forward, and has a buffer of another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = None
+        self.register_buffer("rows", None)
+
+    def forward(self, images):
+        maps = self.conv(images)
+        if self.mask is None:
+            self.mask = torch.linspace(0, 1, maps.shape[-1])
+            self.rows = torch.linspace(1, 2, maps.shape[-2])[:, None]
+        return self.head((maps * self.mask * self.rows).mean((2, 3)))
+
+
+def test_what_a_network_kept_from_inference_mode_is_copied_for_the_look():
+    net, other = seeded(Caching), seeded(Caching)
+    with torch.inference_mode():
+        net(pictures(8, 8))
+        kept = net.mask, net.rows
+        reading = read_layer(net, pictures(8, 8), "conv", 1)
+
+    assert (net.mask is kept[0], net.rows is kept[1]) == (True, True)
+    assert torch.equal(reading.gradient, read_layer(other, pictures(8, 8), "conv", 1).gradient)
+
+
+def test_what_is_kept_elsewhere_is_told_in_a_sentence():
+    def forward(net, images):
+        return net.head((net.conv(images) * net.kept[0]).mean((2, 3)))
+
+    net = seeded(Changed, forward)
+    with torch.inference_mode():
+        net.kept = [torch.ones(4)]
+    with pytest.raises(ValueError, match=r"^Changed keeps a tensor that it made in inference mode, which no gradient"):
+        read_layer(net, pictures(8, 8), "conv", 1)
+
+
+def test_a_network_that_was_made_in_inference_mode_is_read_and_left_as_it_was():
+    with torch.inference_mode():
+        net = seeded(Net)
+    net.tied = net.head.weight
+    before = [net.conv.weight, net.head.weight, net.tied]
+    reading = read_layer(net, pictures(8, 8), "conv", 1)
+    other = read_layer(seeded(Net), pictures(8, 8), "conv", 1)
+
+    assert torch.equal(reading.gradient, other.gradient)
+    assert all(it is now for it, now in zip(before, [net.conv.weight, net.head.weight, net.tied], strict=True))
+    assert [part.training for part in net.modules()] == [True] * 4
+
+
+def test_a_checkpoint_that_gives_no_single_gradient_is_told_in_a_sentence():
+    def forward(net, images):
+        maps = checkpoint(torch.sin, net.conv(images), use_reentrant=True)
+        return net.head(maps.mean((2, 3)))
+
+    with pytest.raises(ValueError) as refused:
+        read_layer(seeded(Changed, forward), pictures(8, 8), "conv", 1)
+
+    assert str(refused.value) == (
+        "Changed has checkpoints through which no single gradient is asked; give them use_reentrant=False."
+    )
 
 
 @pytest.mark.parametrize("name", LAYERS)
