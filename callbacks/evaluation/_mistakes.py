@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..hooks._metadata import Pixels
+from ..hooks._metadata import Pixels, as_pixels
 
 __all__ = ["Mistakes", "resized"]
 
@@ -68,17 +68,7 @@ def _thumbnails(images: Tensor, pixels: Pixels | None) -> Tensor:
     height, width = images.shape[2:]
     shrink = min(1.0, SIDE / max(height, width))
     size = torch.Size([max(1, round(height * shrink)), max(1, round(width * shrink))])
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
-    elif pixels is not None and len(pixels[0]) == len(pixels[1]) == images.shape[1]:
-        mean, std = (torch.tensor(it, device=images.device)[:, None, None] for it in pixels)
-        images = images.float() * std + mean
-    else:
-        images = images.float()
-        low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-        images = (images - low) / (high - low).clamp_min(1e-12)
-    images = images[:, : 3 if images.shape[1] >= 3 else 1]
-    return resized((images * 255).round().clamp(0, 255).to(torch.uint8), size)
+    return resized(as_pixels(images, pixels), size)
 
 
 def resized(images: Tensor, size: torch.Size) -> Tensor:

@@ -7,7 +7,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from ..hooks._sheet import font
 
 __all__ = ["scatter_picture"]
 
@@ -46,20 +48,20 @@ def scatter_picture(
     legend = [(colours[it], _short(names[it])) for it in shown]
     if any(it not in colours for it in classes):
         legend.append((GREY, "others" if shown else "images"))
-    font = ImageFont.load_default(size=LETTER)
-    wide = round(max(font.getlength(name) for _, name in legend)) + LINE + 2 * MARGIN
+    letters = font(LETTER)
+    wide = round(max(letters.getlength(name) for _, name in legend)) + LINE + 2 * MARGIN
     sheet = Image.new(
         "RGB", (SIDE + 2 * MARGIN + wide, LINE + MARGIN + max(SIDE, len(legend) * LINE) + MARGIN), "white"
     )
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN, MARGIN / 2), title, "black", font)
+    draw.text((MARGIN, MARGIN / 2), title, "black", letters)
     top, left = LINE + MARGIN, SIDE + 2 * MARGIN
     sheet.paste(canvas.reduce(FINE), (MARGIN, top))
     draw.rectangle((MARGIN, top, MARGIN + SIDE - 1, top + SIDE - 1), outline=GREY)
     for index, (colour, name) in enumerate(legend):
         middle = top + (index + 0.5) * LINE
         draw.rectangle((left, middle - 4, left + 8, middle + 4), colour)
-        draw.text((left + LINE, middle), name, "black", font, anchor="lm")
+        draw.text((left + LINE, middle), name, "black", letters, anchor="lm")
     return np.asarray(sheet)
 
 

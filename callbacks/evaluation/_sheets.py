@@ -6,10 +6,10 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..explain.sheet import contact_sheet
+from ..hooks._sheet import contact_sheet, font
 
 __all__ = ["captions", "confusion_sheet", "mistake_sheet", "most_confused"]
 
@@ -24,8 +24,8 @@ def confusion_sheet(report: dict[str, Any]) -> NDArray[np.uint8]:
     matrix, every, count = _part(report, chosen), len(report["names"]), len(chosen)
     names = [_short(report["names"][it]) for it in chosen]
     share = matrix / report["counts"][chosen, 0].clamp_min(1)[:, None]
-    font = ImageFont.load_default(size=LETTER)
-    words = GAP + round(max(font.getlength(it) for it in names)) + GAP
+    letters = font(LETTER)
+    words = GAP + round(max(letters.getlength(it) for it in names)) + GAP
     left, top = words + LETTER + GAP, 2 * GAP + (LETTER + GAP if count < every else 0)
     side = count * CELL
     sheet = Image.new("RGB", (left + side + 2 * GAP, top + side + words + LETTER + 2 * GAP), "white")
@@ -38,14 +38,14 @@ def confusion_sheet(report: dict[str, Any]) -> NDArray[np.uint8]:
         number = int(matrix[row, column])
         text = f"{number}" if number < 10_000 else f"{number // 1000}k"
         middle = left + (column + 0.5) * CELL, top + (row + 0.5) * CELL
-        draw.text(middle, text, "white" if share[row, column] > 0.4 else "black", font, anchor="mm")
+        draw.text(middle, text, "white" if share[row, column] > 0.4 else "black", letters, anchor="mm")
     for index, name in enumerate(names):
-        draw.text((left - GAP, top + (index + 0.5) * CELL), name, "black", font, anchor="rm")
-        _upright(sheet, left + (index + 0.5) * CELL, top + side + GAP, name, font)
-    draw.text((left + side / 2, sheet.height - GAP), "taken for", "black", font, anchor="ms")
-    _upright(sheet, GAP + LETTER / 2, top + side / 2 - font.getlength("class") / 2, "class", font)
+        draw.text((left - GAP, top + (index + 0.5) * CELL), name, "black", letters, anchor="rm")
+        _upright(sheet, left + (index + 0.5) * CELL, top + side + GAP, name, letters)
+    draw.text((left + side / 2, sheet.height - GAP), "taken for", "black", letters, anchor="ms")
+    _upright(sheet, GAP + LETTER / 2, top + side / 2 - letters.getlength("class") / 2, "class", letters)
     if count < every:
-        draw.text((left, GAP), f"the {count} most confused of {every:,} classes", "black", font)
+        draw.text((left, GAP), f"the {count} most confused of {every:,} classes", "black", letters)
     return np.asarray(sheet)
 
 
@@ -61,10 +61,10 @@ def captions(report: dict[str, Any]) -> list[str]:
     return [_caption(report, index) for index in range(len(report["mistakes"]))]
 
 
-def _upright(sheet: Image.Image, centre: float, top: float, text: str, font: Any) -> None:
+def _upright(sheet: Image.Image, centre: float, top: float, text: str, letters: Any) -> None:
     """Text from below to above, its last letter at `top`."""
-    strip = Image.new("L", (round(font.getlength(text)) + 2, 2 * LETTER), 0)
-    ImageDraw.Draw(strip).text((strip.width - 1, LETTER), text, 255, font, anchor="rm")
+    strip = Image.new("L", (round(letters.getlength(text)) + 2, 2 * LETTER), 0)
+    ImageDraw.Draw(strip).text((strip.width - 1, LETTER), text, 255, letters, anchor="rm")
     turned = strip.rotate(90, expand=True)
     sheet.paste("black", (round(centre - LETTER), round(top)), turned)
 

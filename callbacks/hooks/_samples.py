@@ -11,6 +11,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ._metadata import Pixels, as_pixels
+
 __all__ = ["Chosen", "Samples", "labels_of"]
 
 
@@ -29,7 +31,7 @@ class Samples:
     images: Tensor | list[Tensor]
     targets: list[Any]
     names: list[str] | None = None
-    pixels: tuple[list[float], list[float]] | None = None
+    pixels: Pixels | None = None
     listed: bool = False
 
     def pieces(self) -> list[Tensor]:
@@ -47,20 +49,8 @@ class Samples:
 
     def shown(self) -> list[NDArray[np.uint8]]:
         """Each image as pixels `(H, W, 3)`; stretched to its own range where nobody told how it was normalised."""
-        return [self._shown(image.float()) for image in self.images]
-
-    def _shown(self, image: Tensor) -> NDArray[np.uint8]:
-        if self.pixels is not None and len(self.pixels[0]) in (1, len(image)):
-            # The dtype is named, for with bf16-true the default one is bfloat16.
-            mean, std = (torch.tensor(it, dtype=torch.float32)[:, None, None] for it in self.pixels)
-            image = image * std + mean
-        else:
-            low, high = image.min(), image.max()
-            image = (image - low) / (high - low).clamp_min(1e-12)
-        pixels = (image * 255).round().clamp(0, 255).byte()
-        # Of one or two channels the first is shown as grey, of more than three the first three.
-        pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
-        return pixels.permute(1, 2, 0).contiguous().numpy()
+        found = [as_pixels(image[None], self.pixels)[0].expand(3, -1, -1) for image in self.images]
+        return [it.permute(1, 2, 0).contiguous().numpy() for it in found]
 
 
 class Chosen:
@@ -104,7 +94,7 @@ class Chosen:
         del self._kept[max(place for place, it in enumerate(self._kept) if it[2] == crowded)]
         return True
 
-    def samples(self, names: list[str] | None, pixels: tuple[list[float], list[float]] | None) -> Samples | None:
+    def samples(self, names: list[str] | None, pixels: Pixels | None) -> Samples | None:
         """What was chosen, class by class; None if no batch came."""
         if not self._kept:
             return None
