@@ -47,6 +47,11 @@ class Recipe:
         return "layer" in _parameters(self.core.__init__)
 
     @property
+    def of_class(self) -> bool:
+        """Whether it says something of a class, not of the images alone."""
+        return "target" in _parameters(self.core.attribute)
+
+    @property
     def of_layer(self) -> bool:
         """Whether it says something of what a layer puts out, not of the images."""
         from captum.attr import LayerAttribution

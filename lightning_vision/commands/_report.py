@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch.optim import Optimizer
@@ -66,9 +66,19 @@ def without_advice(continues: bool) -> Iterator[None]:
 
     log.addFilter(worth_reading)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ExitStack() as stack:
             # Lightning's own call of a torch function that changes its name.
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            plain = warnings.formatwarning
+
+            def formatted(message: Warning | str, *place: Any, **more: Any) -> str:
+                # The user's own file is what matters, not the line of ours that tells of it.
+                own = str(message).startswith("left out ")
+                told = str(message).replace(" in epoch 0", "") if not continues else str(message)
+                return f"warning: {told}\n" if own else plain(message, *place, **more)
+
+            warnings.formatwarning = formatted
+            stack.callback(setattr, warnings, "formatwarning", plain)
             if not continues:
                 # A checkpoint that is only measured lies in another run's folder and needs none of its callbacks.
                 warnings.filterwarnings("ignore", message=r"The dirpath has changed from")

@@ -23,7 +23,9 @@ def explain(report: str, parser: ArgumentParser) -> str:
     where = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', report)))
     # The innermost report comes first; what stands behind its value repeats it for the levels above.
     inner, _, rest = report.partition("Given value type:")
-    given = next(iter(re.findall(r"Given value: (.{1,60})", rest)), "something else")
+    # A choice out of words alone is reported without the levels around it.
+    given = next(iter(re.findall(r"Given value: (.{1,60})", rest) or re.findall(r"Got value: (.{1,60})", inner)), "")
+    given = given or "something else"
     # An argument of a class that a flag changes is reported inside the parser's own record of it.
     given = re.sub(r"^NestedArg\(key='[^']*', val='?(.*?)'?\).*$", r"\1", given)
     if found := re.search(r"the following arguments are required: (.+)", report):

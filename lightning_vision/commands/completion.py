@@ -3,6 +3,7 @@
 from lightning_vision.catalogue import entries
 from lightning_vision.commands import help_lines
 from lightning_vision.commands._arguments import Parser
+from lightning_vision.commands._explain import METHODS, MODES
 from lightning_vision.configs import shipped
 
 SCRIPT = """\
@@ -14,6 +15,10 @@ _lightning_vision() {{
         COMPREPLY=($(compgen -W "{configs}" -- "$word") $(compgen -f -- "$word"))
     elif [ "$before" = "--model" ] || [ "$before" = "--data" ] || [[ "$before" == --callbacks.* ]]; then
         COMPREPLY=($(compgen -W "{classes}" -- "$word"))
+    elif [ "$before" = "--mode" ]; then
+        COMPREPLY=($(compgen -W "{modes}" -- "$word"))
+    elif [ "$before" = "--method" ]; then
+        COMPREPLY=($(compgen -W "{methods}" -- "$word"))
     elif [[ "$before" == *backbone ]]; then
         COMPREPLY=($(compgen -W "{backbones}" -- "$word"))
     else
@@ -34,6 +39,8 @@ def main(argv: list[str]) -> str:
     script = SCRIPT.format(
         commands=" ".join(help_lines()),
         configs=" ".join(shipped()),
+        modes=" ".join(MODES),
+        methods=" ".join(METHODS),
         classes=" ".join(entry.name for entry in entries() if entry.kind in ("task", "callback", "datamodule")),
         backbones=" ".join(entry.name for entry in entries() if entry.kind == "backbone"),
     )

@@ -4,14 +4,14 @@ import importlib
 import inspect
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from lightning_vision.commands._explain.methods import known_methods
 from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.commands._files import output_folder
 from lightning_vision.commands._report import print_table, require, require_one_process
 
 Mode = Literal["maps", "visualise", "multifaceted", "invert", "fool", "filters", "scores", "sanity"]
-MODES: tuple[Mode, ...] = ("maps", "visualise", "multifaceted", "invert", "fool", "filters", "scores", "sanity")
 READING = ("images", "batch_size", "on_bad_image")
 
 
@@ -89,7 +89,7 @@ def run(
     taken = _taken(mode)
     for name in given:
         if name not in taken:
-            others = ", ".join(other for other in MODES if name in _taken(other))
+            others = ", ".join(other for other in get_args(Mode) if name in _taken(other))
             raise ValueError(f"--{name} does not go with --mode {mode}; it goes with {others}")
     require(cli, "model")
     require_one_process(cli, "explain")
@@ -100,6 +100,10 @@ def run(
     options = {name: value for name, value in given.items() if name not in READING}
     if "layer" in options:
         subject.check_layer(options["layer"])
+    # What was mistyped is told before what is there already.
+    subject.class_numbers(class_index)
+    if method is not None and mode != "fool":
+        known_methods(method)
     place = output or str(Path(cli.run_dir or cli.trainer.default_root_dir) / "explain")
     if reads:
         options["files"] = Files(subject, str(images), {name: given[name] for name in READING[1:] if name in given})
@@ -118,6 +122,8 @@ def run(
             part.replace(path)
             if path.parent == folder:
                 written[path.suffix[1:]] = str(path)
+            else:
+                written[path.parent.name] = str(path.parent)
     print_table("written", written)
     return {**written, **found}
 

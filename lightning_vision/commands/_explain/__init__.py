@@ -1,1 +1,13 @@
-"""The modes of `explain`, a file each, and what they share."""
+"""The modes of `explain`, one file each, and their names, which need no torch."""
+
+MODES = ("maps", "visualise", "multifaceted", "invert", "fool", "filters", "scores", "sanity")
+METHODS = (
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "layer_cam",
+    "score_cam",
+    "eigen_cam",
+    "guided_backprop",
+    "guided_grad_cam",
+    "linear_interpreter",
+)

@@ -4,14 +4,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_vision.callbacks.explain.sheet import contact_sheet
 from lightning_vision.classification.records import prediction_records
 from lightning_vision.commands._explain.methods import DEFAULT, MapMethod, map_methods
 from lightning_vision.commands._explain.page import Page
+from lightning_vision.commands._explain.pictures import Cells, write_sheet
 from lightning_vision.commands._explain.subject import Files, Subject
 
 __all__ = ["FILES", "write"]
@@ -40,12 +38,14 @@ def write(
     Raises:
         ValueError: an option is out of its range, or a method cannot explain the network.
     """
-    if top_k < 1 or sheet < 0:
-        raise ValueError(f"--top_k is {top_k} and --sheet {sheet}; give at least 1 and 0")
+    if top_k < 1:
+        raise ValueError(f"--top_k is {top_k}; give at least 1")
+    if sheet < 0:
+        raise ValueError(f"--sheet is {sheet}; give at least 0, which draws none")
     asked = subject.asked_class(class_index)
     methods = map_methods(subject, method, layer)
     (folder / "maps").mkdir()
-    cells: list[tuple[list[NDArray[np.uint8]], str]] = []
+    cells: Cells = []
     count, known, right = 0, 0, 0
     with (
         Page(folder / "index.html", [it.name for it in methods], subject.shape[2]) as page,
@@ -74,14 +74,19 @@ def write(
                 said = [record["path"], record["class_name"], best, subject.names[explained], own, target]
                 table.writerow([*said, *named.values()])
                 if count < sheet:
-                    several = ", ".join(shown) + "\n" if len(methods) > 1 else ""
-                    cells.append((list(shown.values()), several + _caption(record["class_name"], best, target)))
+                    caption = _caption(record["class_name"], best, target)
+                    if asked is not None and not all(it.class_free for it in methods):
+                        caption += f"\nmap of {subject.names[asked]} ({own:.2f})"
+                    cells.append((list(shown.values()), caption))
                 count, known = count + 1, known + (target is not None)
                 right += target == record["class_name"]
-        page.finish(f"{count} images of {files.folder}, explained", _about(subject, methods, asked, known, right))
+        page.finish(
+            f"{count} image{'' if count == 1 else 's'} of {files.folder}, explained",
+            _about(subject, methods, asked, known, right),
+        )
     if cells:
         columns = max(1, WIDE // (1 + len(methods)))
-        Image.fromarray(contact_sheet(cells, columns)).save(folder / "sheet.png")
+        write_sheet(folder / "sheet.png", cells, columns, titles=["image", *(it.name for it in methods)])
     return {"count": count, "accuracy": right / known if known else None}
 
 
@@ -92,8 +97,12 @@ def _caption(said: str, probability: float, target: str | None) -> str:
 def _about(subject: Subject, methods: list[MapMethod], asked: int | None, known: int, right: int) -> list[str]:
     """What a reader has to know to read the page."""
     what = "the class that was predicted" if asked is None else f"the class {subject.names[asked]}"
-    lines = [f"Checkpoint {subject.path}. Each map explains {what}.", *(it.told for it in methods)]
-    lines.append("Bars are the probabilities of the classes, calibrated where the checkpoint is.")
+    free = all(it.class_free for it in methods)
+    told = "The maps are the same whatever the class." if free else f"Each map explains {what}."
+    lines = [f"Checkpoint {subject.path}. {told}", *(it.told for it in methods)]
+    calibrated = "calibrated" if subject.calibrated else "not calibrated"
+    lines.append(f"Bars are the probabilities of the classes; this checkpoint is {calibrated}.")
     if known:
-        lines.append(f"{right} of {known} images that lie in a folder named as a class were named right.")
+        lie, were = ("image that lies", "was") if known == 1 else ("images that lie", "were")
+        lines.append(f"{right} of {known} {lie} in a folder named as a class {were} named right.")
     return lines

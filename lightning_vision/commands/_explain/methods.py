@@ -13,15 +13,15 @@ from lightning_vision.callbacks.explain._captum import read_recipe
 from lightning_vision.callbacks.explain.guided_backprop import gradient_picture
 from lightning_vision.callbacks.explain.sheet import overlay, signed_picture
 from lightning_vision.catalogue import nearest
+from lightning_vision.commands._explain import METHODS
 from lightning_vision.commands._explain.subject import Subject
 from lightning_vision.inspection.layers import spatial_layer
 
-__all__ = ["DEFAULT", "MapMethod", "map_methods"]
+__all__ = ["DEFAULT", "MapMethod", "known_methods", "map_methods"]
 
 DEFAULT = "grad_cam"
 CAMS = ("grad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam", "eigen_cam")
 GRADIENTS = ("guided_backprop", "guided_grad_cam")
-OURS = (*CAMS, *GRADIENTS, "linear_interpreter")
 
 Maps = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -36,6 +36,7 @@ class MapMethod:
         paint: An image as pixels and its map as a picture.
         relevance: The maps as one number a pixel, `(B, H, W)`, large where it speaks for the class.
         told: What a reader has to know of the pictures.
+        class_free: Whether the maps are the same whatever the class.
     """
 
     name: str
@@ -43,6 +44,7 @@ class MapMethod:
     paint: Callable[[NDArray[np.uint8], NDArray[Any]], NDArray[np.uint8]]
     relevance: Callable[[Tensor], Tensor]
     told: str
+    class_free: bool
 
 
 def map_methods(subject: Subject, names: list[str] | str, layer: str | None) -> list[MapMethod]:
@@ -58,12 +60,10 @@ def map_methods(subject: Subject, names: list[str] | str, layer: str | None) -> 
         ValueError: there is no such method, it is given twice, none looks at the layer, or one cannot explain the
             network.
     """
-    wanted = [names] if isinstance(names, str) else list(names)
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(f"--method {wanted}: give one method or several different ones")
-    looking = [name for name in wanted if _looks_at_a_layer(name)]
+    wanted, looking = known_methods(names)
     if layer is not None and not looking:
-        raise ValueError(f"--layer {layer}: {' and '.join(wanted)} explain by the image and look at no layer")
+        verbs = ("explain", "look") if len(wanted) > 1 else ("explains", "looks")
+        raise ValueError(f"--layer {layer}: {' and '.join(wanted)} {verbs[0]} by the image and {verbs[1]} at no layer")
     found = spatial_layer(subject.module, subject.probe) if looking and layer is None else layer
     methods = [_method(name, found if name in looking else None) for name in wanted]
     for method in methods:
@@ -71,21 +71,34 @@ def map_methods(subject: Subject, names: list[str] | str, layer: str | None) -> 
     return methods
 
 
+def known_methods(names: list[str] | str) -> tuple[list[str], list[str]]:
+    """Methods by their names, and those of them that look at a layer, before a network is asked.
+
+    Raises:
+        ModuleNotFoundError: an attribution is asked for and captum is not installed.
+        ValueError: there is no such method, or it is given twice.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise ValueError(f"--method {wanted}: give one method or several different ones")
+    return wanted, [name for name in wanted if _looks_at_a_layer(name)]
+
+
 def _looks_at_a_layer(name: str) -> bool:
-    if name in OURS:
+    if name in METHODS:
         return name in CAMS or name == "guided_grad_cam"
     if name == name.lower() and "." not in name:
-        known = nearest(name, OURS) or f"; there are {', '.join(OURS)}, and captum's as IntegratedGradients"
+        known = nearest(name, METHODS) or f"; there are {', '.join(METHODS)}, and captum's as IntegratedGradients"
         raise ValueError(f"--method {name}: there is no such method{known}")
-    return read_recipe("explain", name, None, None).at_layer
+    return read_recipe(f"--method {name}", name, None, None).at_layer
 
 
 def _method(name: str, layer: str | None) -> MapMethod:
     called = name if layer is None else f"{name} at layer {layer}"
     if name in CAMS:
-        return MapMethod(
-            name, _maps(name, layer), overlay, lambda maps: maps, f"{called}: blue where it is 0, red at its maximum."
-        )
+        free = name == "eigen_cam"
+        told = f"{called}: blue where it is 0, red at its maximum{', whatever the class' if free else ''}."
+        return MapMethod(name, _maps(name, layer), overlay, lambda maps: maps, told, free)
     if name in GRADIENTS:
         return MapMethod(
             name,
@@ -93,20 +106,28 @@ def _method(name: str, layer: str | None) -> MapMethod:
             lambda _, values: gradient_picture(values),
             lambda maps: maps.abs().amax(1),
             f"{called}: a gradient around grey, brighter where more of a colour speaks for the class.",
+            False,
         )
+    free = name not in METHODS and not read_recipe(f"--method {name}", name, None, None).of_class
+    told = (
+        "red where its values are above 0, blue below, whatever the class"
+        if free
+        else "red speaks for the class, blue against it"
+    )
     return MapMethod(
         name,
         _maps(name, layer),
         lambda _, values: signed_picture(values.sum(0)),
         lambda maps: maps.sum(1),
-        f"{called}: red speaks for the class, blue against it.",
+        f"{called}: {told}.",
+        free,
     )
 
 
 def _maps(name: str, layer: str | None) -> Maps:
     if name == "linear_interpreter":
         return lambda model, images, classes: callbacks.LinearInterpreter(model).contributions(images, classes)
-    if name not in OURS:
+    if name not in METHODS:
         return lambda model, images, classes: callbacks.attribute(model, images, name, classes, layer=layer)
     function = getattr(callbacks, name)
     if name == "eigen_cam":  # whatever the class

@@ -16,6 +16,7 @@ from lightning_vision.catalogue import nearest
 from lightning_vision.commands._files import saved_preprocessing
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.image_folder import ImageFolder
+from lightning_vision.images import BadImageError
 from lightning_vision.inspection.layers import find_layer
 from lightning_vision.inspection.scores import class_scores
 
@@ -44,12 +45,17 @@ class Subject:
                 raise ValueError(f"{ckpt_path} does not fit {type(self.module).__name__}: {wrong}")
             self.module.load_state_dict(weights)
             self.module.on_load_checkpoint(cli.checkpoint)
-        if cli.checkpoint.get("preprocessing") is None and isinstance(data, VisionDataModule):
+        if cli.checkpoint.get("preprocessing") is not None:
+            self.told = saved_preprocessing(cli, ckpt_path)
+        elif isinstance(data, VisionDataModule):
             data.prepare_data()
             data.setup("predict")
             self.told = data.preprocessing
         else:
-            self.told = saved_preprocessing(cli, ckpt_path)
+            raise ValueError(
+                f"{ckpt_path} does not say how its images were prepared; add a --data that does, as --data ImageFolder "
+                "--data.root FOLDER, with the arguments of the training"
+            )
         self.module = self.module.float().to(cli.trainer.strategy.root_device).eval()
         generator = torch.Generator().manual_seed(0)
         # Noise says what the answers look like and which layers have maps before any file is read.
@@ -66,6 +72,11 @@ class Subject:
         """Channels, height and width of an image."""
         height, width = self.told["image_size"]
         return self.told["channels"], height, width
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its probabilities were calibrated after training."""
+        return getattr(self.module, "calibration", None) is not None
 
     def check_layer(self, name: str) -> None:
         """Raise a ValueError that gives the nearest names where there is no such layer."""
@@ -172,12 +183,21 @@ class Files:
         self.paths: list[str] = self.data.predict_paths or []
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        for batch in self.data.predict_dataloader():
-            assert isinstance(batch, dict)
+        for batch in self._decoded():
             index: list[int] = batch["index"].tolist()
             images = self.data.normalise(batch["image"].to(self.subject.module.device))
             paths = [self.paths[place] for place in index]
             yield ImageBatch(images, index, paths, [self.target(path) for path in paths])
+
+    def _decoded(self) -> Iterator[dict[str, Tensor]]:
+        """Batches of the datamodule, whose refusals name arguments of Python, with those of the command."""
+        try:
+            for batch in self.data.predict_dataloader():
+                assert isinstance(batch, dict)
+                yield batch
+        except BadImageError as error:
+            told = str(error).replace("pass on_bad_image='skip'", "add --on_bad_image skip")
+            raise BadImageError(told.replace("pass a larger batch_size", "raise --batch_size")) from error
 
     def first(self, count: int) -> Iterator[ImageBatch]:
         """The first images, in batches; no more are decoded than a batch beyond them."""

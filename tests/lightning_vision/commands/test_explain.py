@@ -237,7 +237,7 @@ def test_the_layer_can_be_named_and_methods_that_look_at_none_need_none() -> Non
 
     assert not alike(pixels_of(f"early/{row['layer_cam']}"), pixels_of(f"last/{row['layer_cam']}"))
     assert Path("early", row["Saliency"]).is_file()
-    with pytest.raises(ValueError, match=r"^--layer network.stages.0: Saliency explain by the image and look at no"):
+    with pytest.raises(ValueError, match=r"^--layer network.stages.0: Saliency explains by the image and looks at no"):
         explain("--layer", "network.stages.0", "--method", "Saliency", "--output", "none")
 
 
@@ -278,7 +278,7 @@ def test_a_module_of_somebody_else_is_prepared_by_the_configured_data() -> None:
     torch.manual_seed(0)
     checkpoint_of(Foreign(), "foreign.ckpt")
     model = ["--model", f"{__name__}.Foreign"]
-    with pytest.raises(ValueError, match=r"^foreign.ckpt does not say how its images were prepared; train with"):
+    with pytest.raises(ValueError, match=r"^foreign.ckpt does not say how its images were prepared; add a --data that does, as "):
         explain(*model, ckpt="foreign.ckpt")
     output = explain(*model, "--data", "Digits", ckpt="foreign.ckpt")
     with pytest.raises(ValueError, match=r"^best.ckpt does not fit Foreign: 4 missing \(body.weight, body.bias,"):
@@ -289,7 +289,7 @@ def test_a_module_of_somebody_else_is_prepared_by_the_configured_data() -> None:
 
 def test_a_damaged_file_is_named_or_left_out() -> None:
     damage(Path("photos/deep/5.png"))
-    with pytest.raises(ValueError, match=r"cannot decode the image photos/deep/5.png: .* pass on_bad_image='skip'$"):
+    with pytest.raises(ValueError, match=r"cannot decode the image photos/deep/5.png: .*; remove it or add --on_bad_image skip$"):
         explain()
     left = list(Path("explain").iterdir())
     with pytest.warns(UserWarning, match=r"left out 1 of 7 images in epoch 0, undecodable: photos/deep/5.png"):
@@ -322,12 +322,13 @@ def test_what_is_there_stays_unless_overwriting_is_asked_for() -> None:
         (("--layer", "stages.2"), r"^ImageClassifier has no layer 'stages.2'; did you mean network.stages.2\?$"),
         (("--method", "grad_cm"), r"^--method grad_cm: there is no such method; did you mean grad_cam or guided_g"),
         (("--method", "xyz"), r"^--method xyz: there is no such method; there are grad_cam, .* and captum's as Int"),
-        (("--method", "Salience"), r"^explain: captum.attr has no attribution of images called 'Salience'; did you"),
+        (("--method", "Salience"), r"^--method Salience: captum.attr has no attribution of images called 'Salience'; did you"),
         (("--method", "[grad_cam,grad_cam]"), r"^--method \['grad_cam', 'grad_cam'\]: give one method or several"),
         (("--class_index", "fore"), r"^--class_index fore: the checkpoint has no such class; did you mean four\?$"),
         (("--class_index", "10"), r"^--class_index 10: the checkpoint has classes 0 to 9$"),
         (("--class_index", "[1,2]"), r"^--class_index \[1, 2\]: maps explain one class, or each image's predicted"),
-        (("--top_k", "0"), r"^--top_k is 0 and --sheet 16; give at least 1 and 0$"),
+        (("--top_k", "0"), r"^--top_k is 0; give at least 1$"),
+        (("--sheet", "-1"), r"^--sheet is -1; give at least 0, which draws none$"),
         (("--steps", "3"), r"^--steps does not go with --mode maps; it goes with visualise, multifaceted, invert,"),
         (("--mode", "filters"), r"^--images does not go with --mode filters; it goes with maps, multifaceted, inv"),
         (("--output", "photos/maps"), r"^--output photos/maps lies inside --images photos, where it would be foun"),
