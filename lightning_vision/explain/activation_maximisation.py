@@ -96,10 +96,12 @@ def maximise_activation(
           year      = {2015}
         }
 
-    Differs from the paper: the gradient is divided by its root mean square, total variation and jitter are there, and
-    pixels of small norm or contribution are not cleared.
+    Differs from the paper:
+        The gradient is divided by its root mean square, total variation and jitter are there, and pixels of small norm
+        or contribution are not cleared.
 
-    See also: `visualise_facets`, which begins with means of images; `make_fooling_images`, without priors.
+    See also:
+        `visualise_facets`, which begins with means of images; `make_fooling_images`, without priors.
     """
     checked_knobs(steps=steps, lr=lr, tv_weight=tv_weight, decay=decay, jitter=jitter, blur=blur, blur_every=blur_every)
     channels = [channel] if isinstance(channel, int) else list(channel)

@@ -104,6 +104,14 @@ def filter_report(
         4096
 
     Reference: Gavrikov and Keuper 2022, arXiv:2203.15331
+
+    BibTeX:
+        @inproceedings{gavrikov2022cnnfilterdb,
+          title     = {CNN Filter DB: An Empirical Investigation of Trained Convolutional Filters},
+          author    = {Gavrikov, Paul and Keuper, Janis},
+          booktitle = {Conference on Computer Vision and Pattern Recognition},
+          year      = {2022}
+        }
     """
     if not 0 <= eps <= 1:
         raise ValueError(f"filter_report: eps is {eps}; give a share of the largest weight, 0 to 1.")

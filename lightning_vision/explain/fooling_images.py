@@ -110,11 +110,13 @@ def make_fooling_images(
           year      = {2015}
         }
 
-    Differs from the paper: the gradient is of the logarithm of the probability, divided by its root mean square; the
-    painting networks have two hidden layers of fixed width, whose weights and functions evolve and whose wiring does
-    not, so crossover and growth (NEAT) are left out.
+    Differs from the paper:
+        The gradient is of the logarithm of the probability, divided by its root mean square; the painting networks have
+        two hidden layers of fixed width, whose weights and functions evolve and whose wiring does not, so crossover and
+        growth (NEAT) are left out.
 
-    See also: `maximise_activation`, whose priors make images to look at.
+    See also:
+        `maximise_activation`, whose priors make images to look at.
     """
     checked_knobs(steps=steps, runs=runs, offspring=offspring, batch_size=batch_size, lr=lr)
     checked_knobs(decay=decay, mutation_rate=mutation_rate)

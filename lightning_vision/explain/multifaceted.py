@@ -118,10 +118,12 @@ def visualise_facets(
           year    = {2016}
         }
 
-    Differs from the paper: the image is not enlarged between phases, total variation acts as one step of diffusion and
-    not as a solved denoising, and jitter is a shift around the edges.
+    Differs from the paper:
+        The image is not enlarged between phases, total variation acts as one step of diffusion and not as a solved
+        denoising, and jitter is a shift around the edges.
 
-    See also: `maximise_activation`, from noise.
+    See also:
+        `maximise_activation`, from noise.
     """
     checked_knobs(facets=facets, per_mean=per_mean, top=top, pca=pca, batch_size=batch_size)
     checked_knobs(steps=steps, lr=lr, tv_weight=tv_weight, jitter=jitter)

@@ -94,10 +94,12 @@ def invert_layer(
           year      = {2015}
         }
 
-    Differs from the paper: Adam and not momentum; both priors are means over pixels and not sums, so that weights hold
-    at every size; the pixel range is kept, and x is not scaled by the mean norm of images.
+    Differs from the paper:
+        Adam and not momentum; both priors are means over pixels and not sums, so that weights hold at every size; the
+        pixel range is kept, and x is not scaled by the mean norm of images.
 
-    See also: `maximise_activation`, without an original.
+    See also:
+        `maximise_activation`, without an original.
     """
     checked_knobs(steps=steps, lr=lr, alpha_weight=alpha_weight, tv_weight=tv_weight)
     if min(alpha, beta) < 1:
