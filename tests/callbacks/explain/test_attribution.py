@@ -381,7 +381,7 @@ def test_what_cannot_be_attributed_is_refused(images: Tensor, settings: dict[str
 def test_a_layer_that_is_not_there_is_refused_before_training(tmp_path: Path) -> None:
     callback = AttributionLogger(attribution="LayerGradCam", layer="network.9")
     trainer = quiet_trainer(callbacks=[callback], default_root_dir=tmp_path, max_steps=1)
-    with pytest.raises(ValueError, match=r"^Plain has no layer 'network\.9'"):
+    with pytest.raises(ValueError, match=r"^AttributionLogger: Plain has no layer 'network\.9'"):
         trainer.fit(Plain(), plain_loader(2, 2), plain_loader(2, 2))
 
     assert trainer.global_step == 0
