@@ -84,9 +84,13 @@ class MapLogger(Pictures):
                 told = answers(answer, samples, getattr(pl_module, "multilabel", None))
                 found += zip(maps.float().cpu(), told, strict=True)
         cells = []
-        for image, (values, said), target in zip(samples.shown(), found, samples.targets, strict=True):
-            truth = truth_of(target, samples)
-            cells.append(([image, self.paint(image, values.numpy())], "\n".join(filter(None, (said, truth)))))
+        for index, (image, (values, said), target) in enumerate(
+            zip(samples.shown(), found, samples.targets, strict=True)
+        ):
+            own = int(asked[index]) if isinstance(asked, Tensor) else asked
+            explained = "" if own is None else f"map of {samples.called(own)}"
+            words = filter(None, (said, truth_of(target, samples), explained))
+            cells.append(([image, self.paint(image, values.numpy())], "\n".join(words)))
         return {"": contact_sheet(cells)}
 
     def _asked(self, samples: Samples) -> int | Tensor | None:

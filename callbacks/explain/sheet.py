@@ -11,10 +11,12 @@ from ..hooks._sheet import contact_sheet
 __all__ = ["contact_sheet", "overlay", "signed_picture"]
 
 Picture = NDArray[np.uint8]
+# Of the colour map: both of its ends are nearly black, which on a dark image hides the map's maximum.
+SHADES = (0.07, 0.87)
 
 
 def overlay(image: Picture, heat: NDArray[Any], alpha: float = 0.5) -> Picture:
-    """A heat map laid over its image, blue where it is 0 and red at its maximum.
+    """A heat map laid over its image, blue where it is 0 and red at its maximum; without colours if it is 0 everywhere.
 
     Args:
         image: `(H, W, 3)`, 0 to 255.
@@ -22,7 +24,10 @@ def overlay(image: Picture, heat: NDArray[Any], alpha: float = 0.5) -> Picture:
         alpha: Share of the colours, 0 shows the image alone, 1 the map alone.
     """
     heat = np.maximum(_finite(heat), 0)
-    colours = _coloured(heat / max(float(heat.max()), 1e-12), "turbo")
+    if not heat.any():
+        return image.copy()
+    low, high = SHADES
+    colours = _coloured(low + (high - low) * heat / max(float(heat.max()), 1e-12), "turbo")
     return np.round((1 - alpha) * image + alpha * colours).astype(np.uint8)
 
 

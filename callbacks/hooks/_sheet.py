@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["contact_sheet", "font"]
 
 Picture = NDArray[np.uint8]
-SIDE, LARGEST = 112, 320  # pixels to about which a small image is enlarged, and to which a large one is reduced
+SIDE, LARGEST = 96, 320  # pixels to about which a small image is enlarged, and to which a large one is reduced
 GAP, LINE = 6, 13  # pixels between pictures, and of a line of text
 
 
@@ -34,13 +34,13 @@ def contact_sheet(
         columns: Samples in a row.
         titles: What the pictures of each sample show, written once above the first row, in as many lines as it takes.
     """
-    strips = [_strip([_sized(picture) for picture in pictures]) for pictures, _ in cells]
+    strips = [_strip([_sized(picture, pictures[0]) for picture in pictures]) for pictures, _ in cells]
     lines = [text.split("\n") for _, text in cells]
     width, height = max(it.shape[1] for it in strips), max(it.shape[0] for it in strips)
     text = LINE * max(map(len, lines)) + GAP
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
-    letters, sides = font(LINE - 3), [_sized(picture).shape[1] for picture in cells[0][0]]
+    letters, sides = font(LINE - 3), [_sized(picture, cells[0][0][0]).shape[1] for picture in cells[0][0]]
     names = [_broken(title, letters, side) for title, side in zip(titles, sides, strict=False)]
     above = LINE * max(map(len, names), default=0)
     whole = (GAP + above + rows * (height + text + GAP), GAP + columns * (width + 2 * GAP), 3)
@@ -61,12 +61,12 @@ def contact_sheet(
     return np.asarray(sheet)
 
 
-def _sized(picture: Picture) -> Picture:
-    side = max(picture.shape[:2])
+def _sized(picture: Picture, first: Picture) -> Picture:
+    """A picture at the scale of the first one beside it, so that their pixels lie at the same heights."""
+    side = max(first.shape[:2])
     if side > LARGEST:
-        small = Image.fromarray(picture)
-        small.thumbnail((LARGEST, LARGEST))
-        return np.asarray(small)
+        height, width = (max(1, round(it * LARGEST / side)) for it in picture.shape[:2])
+        return np.asarray(Image.fromarray(picture).resize((width, height), reducing_gap=2.0))
     factor = max(1, round(SIDE / side))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 

@@ -263,8 +263,8 @@ def test_the_sheet_says_what_was_said_how_surely_and_what_it_is():
     assert captions(single) == ["said bee 1.00\nis cat", "said cat 0.99\nis bee"]
     assert captions(several) == ["said ape 1.00\nis not", "said no bee 0.99\nis"]
     for report in (single, several):
-        enlarged = report["images"][0].permute(1, 2, 0).numpy().repeat(14, 0).repeat(14, 1)
-        assert np.array_equal(mistake_sheet(report)[6 : 6 + 8 * 14, 6 : 6 + 8 * 14], enlarged)
+        enlarged = report["images"][0].permute(1, 2, 0).numpy().repeat(12, 0).repeat(12, 1)
+        assert np.array_equal(mistake_sheet(report)[6 : 6 + 8 * 12, 6 : 6 + 8 * 12], enlarged)
 
 
 def test_from_the_command_line_reports_of_fit_and_test_stand_beside_the_runs_logs(tmp_path, capsys):

@@ -63,12 +63,9 @@ def test_the_class_that_is_asked_for_is_explained_and_both_are_named(target, tmp
     sure, said = module.eval()(images[chosen]).softmax(1).max(1)
     shown = Samples(images[chosen], [None]).shown()
     maps = images[chosen, 0].numpy()
-    expected = contact_sheet(
-        [
-            ([shown[it], overlay(shown[it], maps[it])], f"said {int(said[it])} ({float(sure[it]):.2f})\nis {it}")
-            for it in range(4)
-        ]
-    )
+    explained = {"predicted": [""] * 4, "label": [f"\nmap of {it}" for it in range(4)], 4: ["\nmap of 4"] * 4}[target]
+    words = [f"said {int(said[it])} ({float(sure[it]):.2f})\nis {it}{explained[it]}" for it in range(4)]
+    expected = contact_sheet([([shown[it], overlay(shown[it], maps[it])], words[it]) for it in range(4)])
     (asked,) = callback.asked
 
     assert (asked.tolist() if isinstance(asked, torch.Tensor) else asked) == {

@@ -38,3 +38,12 @@ def test_signs_are_colours():
     assert picture[1, 5].tolist() == [0, 0, 255]
     assert picture[9, 9].min() >= 254
     assert picture[2, 0].tolist() == [255, 0, 0]
+
+
+def test_a_map_of_nothing_shows_the_image_and_a_maximum_is_bright_on_black():
+    image = plain(3, 3, 100)
+    peak = overlay(plain(3, 3, 0), np.eye(3), alpha=0.5).astype(int)
+
+    assert np.array_equal(overlay(image, np.zeros((3, 3))), image)
+    assert peak[1, 1].max() > 100
+    assert peak[1, 1, 0] > 2 * peak[1, 1, 1:].max()
