@@ -89,18 +89,20 @@ def _report(cli: Any) -> None:
         for path in filter(None, (saver.best_model_path, saver.last_model_path)):
             best = saver.monitor if path == saver.best_model_path else None
             written[Path(path).stem] = f"{path} ({best} {saver.best_model_score:.4f})" if best else path
+    if (media := Path(written["run folder"], "media")).is_dir():
+        written["pictures"] = str(media)
     print_table("written", written)
     monitored = sorted(_savers(trainer), key=lambda saver: saver.monitor is None)
     if files := [path for saver in monitored for path in (saver.best_model_path, saver.last_model_path) if path]:
         checkpoint = f"--ckpt_path {_typed(files[0])}"
         words = _for_a_test(cli.words)
-        print_table(
-            "next",
-            {
-                "measure it": shlex.join(["lightning_vision", "test", *words]) + f" {checkpoint}",
-                "use it": f"lightning_vision predict {checkpoint} --sheet 24 --images FOLDER",
-            },
-        )
+        following = {
+            "measure it": shlex.join(["lightning_vision", "test", *words]) + f" {checkpoint}",
+            "use it": f"lightning_vision predict {checkpoint} --sheet 24 --images FOLDER",
+        }
+        if isinstance(cli.model, ImageClassifier):
+            following["look into it"] = f"lightning_vision explain {checkpoint} --images FOLDER"
+        print_table("next", following)
 
 
 def _savers(trainer: Trainer) -> list[ModelCheckpoint]:

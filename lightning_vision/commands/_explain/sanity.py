@@ -1,7 +1,6 @@
 """`explain --mode sanity`: whether maps change when layers of the network are made random, from the top."""
 
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ __all__ = ["FILES", "write"]
 
 FILES = ("sanity.png", "sanity.csv")
 SHOWN = 8  # layers on the sheet, spread from the top to the bottom
-LETTERS = 150  # of a line under them
 
 
 def write(
@@ -33,7 +31,8 @@ def write(
     """Compare the maps of the first `sheet` images with those of a network that is random from each layer upwards.
 
     Returns:
-        `similarity`: of each method and layer the mean `spearman` and `ssim`, 1 where the map has not changed.
+        `similarity`: of each method and layer the mean `spearman` and `ssim`, 1 where the map has not changed, of the
+        maps that have one, and `zero`, the share of maps that are zero everywhere.
 
     Raises:
         ValueError: an option is out of its range, or a method cannot explain the network.
@@ -46,7 +45,7 @@ def write(
     classes = subject.classes(subject.probabilities(images), asked)
     pictures = subject.pixels(images)
     cells: Cells = []
-    rows: list[tuple[str, str, float, float]] = []
+    rows: list[tuple[str, str, float, float, float]] = []
     for it in methods:
 
         def relevance(model: nn.Module, given: Tensor) -> Tensor:
@@ -54,22 +53,24 @@ def write(
 
         found = randomised_layers(subject.module, relevance, images, seed=subject.seed)
         for entry in found:
-            rows.append((it.name, entry.layer, _mean(entry.spearman), _mean(entry.ssim)))
+            zero = float((entry.maps == 0).flatten(1).all(1).float().mean())
+            rows.append((it.name, entry.layer, _mean(entry.spearman), _mean(entry.ssim), zero))
         places = torch.linspace(0, len(found) - 1, min(SHOWN, len(found))).long().tolist()
         shown = [relevance(subject.module, images), *(found[place].maps for place in places)]
-        names = ", ".join(found[place].layer for place in places)
+        titles = ["image", "trained", *(f"random down to {found[place].layer}" for place in places)]
         for row, picture in enumerate(pictures):
             drawn = [overlay(picture, maps[row].cpu().numpy()) for maps in shown]
-            text = f"{it.name} of {subject.names[int(classes[row])]}: trained, then random down to {names}"
-            cells.append(([picture, *drawn], "\n".join(wrap(text, LETTERS))))
-    write_sheet(folder / FILES[0], cells, columns=1)
-    write_table(folder / FILES[1], ("method", "layer", "spearman", "ssim"), rows)
+            cells.append(([picture, *drawn], f"{it.name} of {subject.names[int(classes[row])]}"))
+    write_sheet(folder / FILES[0], cells, columns=1, titles=titles)
+    write_table(folder / FILES[1], ("method", "layer", "spearman", "ssim", "zero"), rows)
     width = max(len(row[1]) for row in rows)
-    table = {f"{name} {layer:{width}}": f"{rank:8.3f}{like:8.3f}" for name, layer, rank, like in rows}
-    print_table("likeness to the trained network's maps, random down to a layer: rank correlation, ssim", table)
+    table = {f"{name} {layer:{width}}": f"{rank:8.3f}{like:8.3f}{zero:8.0%}" for name, layer, rank, like, zero in rows}
+    print_table(
+        "likeness to the trained network's maps, random down to a layer: rank correlation, ssim, maps all 0", table
+    )
     similarity: dict[str, dict[str, dict[str, float]]] = {}
-    for name, layer_name, rank, like in rows:
-        similarity.setdefault(name, {})[layer_name] = {"spearman": rank, "ssim": like}
+    for name, layer_name, rank, like, zero in rows:
+        similarity.setdefault(name, {})[layer_name] = {"spearman": rank, "ssim": like, "zero": zero}
     return {"similarity": similarity}
 
 

@@ -15,6 +15,7 @@ __all__ = ["FILES", "write"]
 
 FILES = ("scores.csv",)
 STEPS = 64
+RANDOM = "random"
 
 
 def write(
@@ -29,7 +30,8 @@ def write(
     """Write both areas of each image and method, and print the methods' means.
 
     Returns:
-        `scores`: of each method the mean `insertion`, large where it is good, and `deletion`, small where it is good.
+        `scores`: of each method, and of `random` maps, the mean `insertion`, large where it is good, and `deletion`,
+        small where it is good.
 
     Raises:
         ValueError: an option is out of its range, a method cannot explain the network, or its classes share no softmax.
@@ -41,19 +43,24 @@ def write(
         raise ValueError(f"--steps {count}: an image of {pixels} pixels changes in 1 to {pixels} steps")
     asked = subject.asked_class(class_index)
     methods = map_methods(subject, method, layer)
+    # What a map that knows nothing gets, for scores say little by themselves.
+    generator = torch.Generator().manual_seed(subject.seed)
+    names = [*(it.name for it in methods), RANDOM]
     rows: list[tuple[str, str, float, float]] = []
     for batch in files:
         classes = subject.classes(subject.probabilities(batch.images), asked)
-        for it in methods:
-            maps = it.relevance(it.maps(subject.module, batch.images, classes))
+        maps_of = [it.relevance(it.maps(subject.module, batch.images, classes)) for it in methods]
+        maps_of.append(torch.rand(len(batch.images), *subject.shape[1:], generator=generator).to(batch.images.device))
+        for name, maps in zip(names, maps_of, strict=True):
             found = [score(subject.module, batch.images, maps, classes, count) for score in (insertion, deletion)]
-            rows += [(path, it.name, float(a), float(b)) for path, a, b in zip(batch.paths, *found, strict=True)]
+            rows += [(path, name, float(a), float(b)) for path, a, b in zip(batch.paths, *found, strict=True)]
     write_table(folder / FILES[0], ("path", "method", "insertion", "deletion"), rows)
     means = {}
-    for it in methods:
-        own = torch.tensor([row[2:] for row in rows if row[1] == it.name]).mean(0).tolist()
-        means[it.name] = {"insertion": own[0], "deletion": own[1]}
+    for name in names:
+        own = torch.tensor([row[2:] for row in rows if row[1] == name]).mean(0).tolist()
+        means[name] = {"insertion": own[0], "deletion": own[1]}
     shown = {name: f"{own['insertion']:10.3f}{own['deletion']:10.3f}" for name, own in means.items()}
-    heading = f"area under the class probability, mean of {len(rows) // len(methods)} images"
+    count = len(rows) // len(names)
+    heading = f"area under the class probability, mean of {count} image{'' if count == 1 else 's'}"
     print_table(heading, {"method": f"{'insertion':>10}{'deletion':>10}", **shown})
     return {"scores": means}

@@ -1,11 +1,12 @@
 """`explain` writes maps of a folder's images: what the functions give, what the checkpoint says, and one page of it."""
 
 import csv
+import warnings
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,14 +19,25 @@ from torch import Tensor, nn
 from lightning_vision import ImageClassifier, main
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.callbacks import grad_cam
-from lightning_vision.callbacks.explain.sheet import overlay
+from lightning_vision.callbacks.explain.sheet import contact_sheet, overlay
+from lightning_vision.commands._explain import METHODS, MODES
 from lightning_vision.commands._explain.subject import Files
+from lightning_vision.commands._report import without_advice
+from lightning_vision.commands.explain import Mode
 from lightning_vision.datamodules import Digits
 from lightning_vision.images import normalise, read_image
 from support.photos import damage
 from support.trainers import quiet_trainer
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+SHORT = {
+    "accelerator": "cpu",
+    "max_epochs": 1,
+    "limit_train_batches": 2,
+    "limit_val_batches": 1,
+    "enable_progress_bar": "false",
+    "default_root_dir": "runs",
+}
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 AWKWARD = 'four/a <b>&"c".png'
 
@@ -187,6 +199,88 @@ def test_a_mistake_is_marked_and_the_sheet_holds_the_first_images() -> None:
     assert "png" not in explain("--sheet", "0", "--output", "none")
 
 
+def test_the_names_of_the_maps_stand_once_above_the_sheet() -> None:
+    black = np.zeros((112, 112, 3), dtype=np.uint8)
+    cells = [([black, black], "a"), ([black, black], "b")]
+    plain, titled = contact_sheet(cells, 1), contact_sheet(cells, 1, ["image", "linear_interpreter_of_a_layer"])
+    above = titled.shape[0] - plain.shape[0]
+
+    assert above == 2 * 13
+    assert np.array_equal(titled[6 + above :], plain[6:])
+    assert titled[:above, :118].min() < 100 and titled[:above, 120:].min() < 100
+
+
+def test_the_sheet_says_which_class_was_asked_for() -> None:
+    asked = pixels_of(explain("--class_index", "3", "--output", "asked")["png"])
+
+    assert asked.shape[0] == pixels_of(explain("--output", "plain")["png"]).shape[0] + 2 * 13
+
+
+@pytest.mark.parametrize("method", ["LayerActivation", "eigen_cam"])
+def test_a_map_without_a_class_is_told_as_one(method: str) -> None:
+    output = explain("--method", method, images=f"photos/{AWKWARD}")
+    text = "".join(Read(Path(output["html"]).read_text(encoding="utf-8")).text)
+
+    assert "The maps are the same whatever the class." in text and "speaks for the class" not in text
+    assert "1 image of photos" in text and "this checkpoint is not calibrated" in text
+
+
+def test_what_was_mistyped_is_told_before_what_is_there() -> None:
+    Path("explain").mkdir()
+    Path("explain/index.html").write_text("earlier")
+    with pytest.raises(ValueError, match=r"^--method grad_cm: there is no such method"):
+        explain("--method", "grad_cm")
+    with pytest.raises(ValueError, match=r"^--class_index fore: the checkpoint has no such class"):
+        explain("--class_index", "fore")
+    with pytest.raises(Exception, match=r"^mode: expected maps or .* or sanity, got sanityy; did you mean sanity\?$"):
+        explain("--mode", "sanityy")
+
+
+def test_a_module_of_somebody_else_is_asked_for_by_its_class() -> None:
+    torch.manual_seed(0)
+    checkpoint_of(Foreign(), "foreign.ckpt")
+    with pytest.raises(ValueError, match=r"^foreign.ckpt does not name its LightningModule; add --model CLASS, or"):
+        explain(ckpt="foreign.ckpt")
+
+
+def test_a_file_that_is_left_out_is_told_in_one_line() -> None:
+    damage(Path("photos/deep/5.png"))
+    with pytest.warns(UserWarning, match="left out") as told:
+        explain("--on_bad_image", "skip")
+    (it,) = (it for it in told if str(it.message).startswith("left out"))
+    with without_advice(continues=False):
+        line = warnings.formatwarning(it.message, it.category, it.filename, it.lineno)
+        other = warnings.formatwarning("something else", UserWarning, "file.py", 3)
+
+    assert line == "warning: left out 1 of 7 images, undecodable: photos/deep/5.png\n"
+    assert "file.py:3" in other
+    assert "file.py:3" in warnings.formatwarning("left out 1", UserWarning, "file.py", 3)
+
+
+def test_what_is_written_is_told_with_the_folder_of_the_maps(capsys: pytest.CaptureFixture[str]) -> None:
+    output = explain("--sheet", "0")
+
+    assert output["maps"] == str(Path("explain/maps").absolute())
+    assert output["maps"] in capsys.readouterr().out
+
+
+def test_a_fit_ends_with_its_pictures_and_how_to_look_into_it(capsys: pytest.CaptureFixture[str]) -> None:
+    short = [f"--trainer.{name}={value}" for name, value in SHORT.items()]
+    main(["fit", "--config", "classification/digits", "--config", "callbacks/grad_cam", *short])
+    told = capsys.readouterr().out.splitlines()
+
+    assert any(line.split() == ["pictures", str(Path("runs/version_0/media").absolute())] for line in told)
+    assert any("lightning_vision explain --ckpt_path" in line and "--images FOLDER" in line for line in told)
+
+
+def test_modes_and_methods_are_completed(capsys: pytest.CaptureFixture[str]) -> None:
+    script = main(["completion"]).output
+
+    assert get_args(Mode) == MODES
+    for words in (MODES, METHODS):
+        assert f'compgen -W "{" ".join(words)}"' in script
+
+
 def test_batches_of_any_size_write_the_same_files() -> None:
     one, many = (Path(explain("--batch_size", size, "--output", size)["csv"]).parent for size in ("3", "64"))
     files = sorted(path.relative_to(one) for path in one.rglob("*.*"))
@@ -278,7 +372,9 @@ def test_a_module_of_somebody_else_is_prepared_by_the_configured_data() -> None:
     torch.manual_seed(0)
     checkpoint_of(Foreign(), "foreign.ckpt")
     model = ["--model", f"{__name__}.Foreign"]
-    with pytest.raises(ValueError, match=r"^foreign.ckpt does not say how its images were prepared; add a --data that does, as "):
+    with pytest.raises(
+        ValueError, match=r"^foreign.ckpt does not say how its images were prepared; add a --data that does, as "
+    ):
         explain(*model, ckpt="foreign.ckpt")
     output = explain(*model, "--data", "Digits", ckpt="foreign.ckpt")
     with pytest.raises(ValueError, match=r"^best.ckpt does not fit Foreign: 4 missing \(body.weight, body.bias,"):
@@ -289,7 +385,9 @@ def test_a_module_of_somebody_else_is_prepared_by_the_configured_data() -> None:
 
 def test_a_damaged_file_is_named_or_left_out() -> None:
     damage(Path("photos/deep/5.png"))
-    with pytest.raises(ValueError, match=r"cannot decode the image photos/deep/5.png: .*; remove it or add --on_bad_image skip$"):
+    with pytest.raises(
+        ValueError, match=r"cannot decode the image photos/deep/5.png: .*; remove it or add --on_bad_image skip$"
+    ):
         explain()
     left = list(Path("explain").iterdir())
     with pytest.warns(UserWarning, match=r"left out 1 of 7 images in epoch 0, undecodable: photos/deep/5.png"):
@@ -322,7 +420,10 @@ def test_what_is_there_stays_unless_overwriting_is_asked_for() -> None:
         (("--layer", "stages.2"), r"^ImageClassifier has no layer 'stages.2'; did you mean network.stages.2\?$"),
         (("--method", "grad_cm"), r"^--method grad_cm: there is no such method; did you mean grad_cam or guided_g"),
         (("--method", "xyz"), r"^--method xyz: there is no such method; there are grad_cam, .* and captum's as Int"),
-        (("--method", "Salience"), r"^--method Salience: captum.attr has no attribution of images called 'Salience'; did you"),
+        (
+            ("--method", "Salience"),
+            r"^--method Salience: captum.attr has no attribution of images called 'Salience'; did you",
+        ),
         (("--method", "[grad_cam,grad_cam]"), r"^--method \['grad_cam', 'grad_cam'\]: give one method or several"),
         (("--class_index", "fore"), r"^--class_index fore: the checkpoint has no such class; did you mean four\?$"),
         (("--class_index", "10"), r"^--class_index 10: the checkpoint has classes 0 to 9$"),

@@ -12,6 +12,8 @@ from PIL import Image
 from lightning_vision import ImageClassifier, main
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.callbacks import grad_cam
+from lightning_vision.commands._explain import sanity
+from lightning_vision.commands._explain.invert import _told
 from lightning_vision.datamodules import Digits
 from lightning_vision.explain import (
     deletion,
@@ -21,7 +23,9 @@ from lightning_vision.explain import (
     make_fooling_images,
     maximise_activation,
 )
+from lightning_vision.explain.sanity_check import RandomisedLayer
 from lightning_vision.images import normalise, read_image
+from lightning_vision.inspection.layers import read_maps
 from support.trainers import quiet_trainer
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--ckpt_path", "best.ckpt"]
@@ -104,8 +108,27 @@ def test_invert_makes_the_first_images_again_from_a_layer() -> None:
 
     assert [Path(row["path"]).name for row in found] == ["00.png", "01.png", "02.png"]
     assert [float(row["distance"]) for row in found] == pytest.approx(expected.distance.tolist(), rel=1e-2)
-    assert output["distance"] == pytest.approx(float(expected.distance.mean()), rel=1e-2)
-    assert output["layer"] == "network.stem"
+    assert output["distance"] == {"network.stem": pytest.approx(float(expected.distance.mean()), rel=1e-2)}
+    assert {row["layer"] for row in found} == {"network.stem"}
+
+
+def test_invert_shows_layers_from_early_to_late_where_none_is_named() -> None:
+    output = explain("--mode", "invert", "--steps", "1", "--sheet", "1")
+    layers = [row["layer"] for row in rows(output["csv"])]
+    image = batch([str(Path("photos/00.png"))])
+    sizes = [read_maps(restored(), image, layer)[0].shape[-1] for layer in layers]
+
+    assert list(output["distance"]) == layers
+    assert sizes == [8, 4, 2]
+    assert Image.open(output["png"]).size[0] > 4 * 96
+
+
+def test_invert_takes_the_layers_that_timm_offers() -> None:
+    module = ImageClassifier("test_vit", num_classes=10)
+    offered = _told(module)
+
+    assert len(offered) > 1
+    assert all(name.startswith("network.blocks.") for name in offered)
 
 
 def test_fool_says_how_sure_the_checkpoint_is() -> None:
@@ -147,6 +170,8 @@ def test_scores_are_those_of_the_maps_that_are_drawn(capsys: pytest.CaptureFixtu
         name: pytest.approx(float(it.mean()), abs=1e-3)
         for name, it in zip(("insertion", "deletion"), expected, strict=True)
     }
+    assert output["scores"]["random"]["insertion"] != pytest.approx(output["scores"]["random"]["deletion"], abs=1e-6)
+    assert sum(row["method"] == "random" for row in rows(output["csv"])) == 12
     assert told["insertion"] != pytest.approx(told["deletion"], abs=2e-3)
     assert f"{told['insertion']:10.3f}{told['deletion']:10.3f}" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"^--steps 65: an image of 64 pixels changes in 1 to 64 steps$"):
@@ -183,7 +208,22 @@ def test_sanity_compares_maps_layer_by_layer_from_the_top() -> None:
     assert layers[0] == "network.head.fc" and layers[-1] == "network.stem.0"
     assert [row["layer"] for row in found] == 2 * layers
     assert output["similarity"]["Saliency"]["network.stem.0"]["ssim"] < 0.9
-    assert Image.open(output["png"]).size[0] > 9 * 112
+    assert all(0 <= float(row["zero"]) <= 1 for row in found)
+    assert Image.open(output["png"]).size[0] > 9 * 96
+
+
+def test_sanity_tells_of_maps_that_are_zero_and_means_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entry(*_args: Any, **_more: Any) -> list[RandomisedLayer]:
+        maps = torch.stack([torch.zeros(8, 8), torch.rand(8, 8), torch.rand(8, 8), torch.rand(8, 8)])
+        nan = float("nan")
+        return [RandomisedLayer("fc", maps, torch.tensor([nan, 0.2, 0.3, 0.4]), torch.tensor([nan, 0.6, 0.6, 0.6]))]
+
+    monkeypatch.setattr(sanity, "randomised_layers", entry)
+    (row,) = rows(explain("--mode", "sanity")["csv"])
+
+    assert float(row["spearman"]) == pytest.approx(0.3)
+    assert float(row["ssim"]) == pytest.approx(0.6)
+    assert float(row["zero"]) == 0.25
 
 
 @pytest.mark.parametrize(
