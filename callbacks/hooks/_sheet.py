@@ -1,5 +1,6 @@
 """What is drawn with words: their font, and pictures side by side with some under each."""
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -91,10 +92,13 @@ def _fitting(line: str, letters: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 def _broken(line: str, letters: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """A name over as many lines as it takes, for it may have no space to break at."""
+    """A name over as many lines as it takes, broken behind its dots and lines and before capitals where it has some."""
     lines = [""]
-    for letter in line:
-        if lines[-1] and letters.getlength(lines[-1] + letter) > width:
+    for part in re.split(r"(?<=[._ ])|(?=[A-Z])", line):
+        if lines[-1] and letters.getlength(lines[-1] + part) > width:
             lines.append("")
-        lines[-1] += letter
+        for letter in part:
+            if lines[-1] and letters.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
     return lines

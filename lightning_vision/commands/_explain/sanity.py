@@ -57,10 +57,12 @@ def write(
             rows.append((it.name, entry.layer, _mean(entry.spearman), _mean(entry.ssim), zero))
         places = torch.linspace(0, len(found) - 1, min(SHOWN, len(found))).long().tolist()
         shown = [relevance(subject.module, images), *(found[place].maps for place in places)]
-        titles = ["image", "trained", *(f"random down to {found[place].layer}" for place in places)]
+        titles = ["image", "trained", *(found[place].layer for place in places)]
         for row, picture in enumerate(pictures):
             drawn = [overlay(picture, maps[row].cpu().numpy()) for maps in shown]
-            cells.append(([picture, *drawn], f"{it.name} of {subject.names[int(classes[row])]}"))
+            cells.append(
+                ([picture, *drawn], f"{it.name} of {subject.names[int(classes[row])]}; random down to the layer above")
+            )
     write_sheet(folder / FILES[0], cells, columns=1, titles=titles)
     write_table(folder / FILES[1], ("method", "layer", "spearman", "ssim", "zero"), rows)
     width = max(len(row[1]) for row in rows)
