@@ -389,7 +389,7 @@ def test_a_layer_that_is_not_there_is_refused_before_training(tmp_path: Path) ->
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_the_sheet_shows_what_speaks_for_and_against(verb: str, tmp_path: Path) -> None:
-    """Images of 8 pixels are enlarged 14 times; 6 pixels of margin, the image, 2 pixels, its attribution."""
+    """Images of 8 pixels are enlarged 12 times; 6 pixels of margin, the image, 2 pixels, its attribution."""
     torch.manual_seed(0)
     module = Plain()
     settings = {"attribution": "Occlusion", "arguments": {"sliding_window_shapes": [1, 2, 2]}}
@@ -397,7 +397,7 @@ def test_the_sheet_shows_what_speaks_for_and_against(verb: str, tmp_path: Path) 
     loader = plain_loader(2, 2)
     getattr(trainer, verb)(module, loader, verbose=False)
     folder = tmp_path / "media" / verb.removesuffix("idate") / "attribution"
-    shown = np.asarray(Image.open(folder / "step_00000000.png"))[6 : 6 + 112 : 14, 6 + 112 + 2 : 6 + 2 * 112 + 2 : 14]
+    shown = np.asarray(Image.open(folder / "step_00000000.png"))[6 : 6 + 96 : 12, 6 + 96 + 2 : 6 + 2 * 96 + 2 : 12]
     images, target = next(iter(loader))
     expected = attribute(module, images[target.argmin()][None], **settings)[0]
 

@@ -233,14 +233,14 @@ def test_a_gradient_is_painted_around_grey() -> None:
 def test_the_sheet_shows_the_gradient_beside_each_image(
     callback: GuidedBackpropLogger | GradCAMLogger, tmp_path: Path
 ) -> None:
-    """Images of 8 pixels are enlarged 14 times; 6 pixels of margin, the image, 2 pixels, its gradient."""
+    """Images of 8 pixels are enlarged 12 times; 6 pixels of margin, the image, 2 pixels, its gradient."""
     torch.manual_seed(0)
     module = Plain()
     trainer = quiet_trainer(callbacks=[callback], default_root_dir=tmp_path)
     loader = plain_loader(2, 2)
     trainer.validate(module, loader, verbose=False)
     picture = np.asarray(Image.open(tmp_path / "media" / "val" / callback.title / "step_00000000.png"))
-    shown = picture[6 : 6 + 112 : 14, 6 + 112 + 2 : 6 + 2 * 112 + 2 : 14]
+    shown = picture[6 : 6 + 96 : 12, 6 + 96 + 2 : 6 + 2 * 96 + 2 : 12]
     images, target = next(iter(loader))
     first = images[target.argmin()][None]
     expected = guided_backprop(module, first) if callback.title == "guided_backprop" else guided_grad_cam(module, first)
