@@ -89,7 +89,7 @@ def test_multifaceted_makes_a_picture_for_each_group_of_a_class() -> None:
     assert len(output["facets"]["3"]) == len(found) == 2
     assert 4 <= sum(output["facets"]["3"]) <= 12
     assert all(float(row["end"]) > float(row["start"]) for row in found)
-    assert Image.open(output["png"]).size[0] > 4 * 112
+    assert Image.open(output["png"]).size[0] > 4 * 96
 
 
 def test_multifaceted_groups_by_the_layer_that_is_named() -> None:
