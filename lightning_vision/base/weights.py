@@ -57,7 +57,9 @@ def module_from_checkpoint(path: str | Path, **overrides: Any) -> LightningModul
     """
     class_path = load_checkpoint(path).get("class_path")
     if class_path is None:
-        raise ValueError(f"{path} does not name its LightningModule; add --model CLASS, or call load_from_checkpoint of it")
+        raise ValueError(
+            f"{path} does not name its LightningModule; add --model CLASS, or call load_from_checkpoint of it"
+        )
     cls: Any = resolve_class(class_path, LightningModule)
     # Modules that are not of this package too: no `_instantiator` from the file, which imports what the file names.
     safe = {**overrides, "_instantiator": None}

@@ -128,9 +128,12 @@ def _measure_statistics(model: nn.Module, layers: Sequence[str], images: Tensor)
     def measure(part: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0]
         over = [dim for dim in range(x.ndim) if dim != 1]
+        average, variance = part.running_mean, part.running_var
+        assert isinstance(average, Tensor)
+        assert isinstance(variance, Tensor)
         if x.numel() > x.shape[1]:
-            part.running_mean.copy_(x.mean(over))
-            part.running_var.copy_(x.var(over, correction=0))
+            average.copy_(x.mean(over))
+            variance.copy_(x.var(over, correction=0))
 
     parts = [model.get_submodule(name) for name in layers]
     norms = [part for part in parts if isinstance(getattr(part, "running_mean", None), Tensor)]

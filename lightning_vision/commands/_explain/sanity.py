@@ -11,9 +11,9 @@ from lightning_vision.commands._explain.methods import DEFAULT, map_methods
 from lightning_vision.commands._explain.pictures import Cells, write_sheet, write_table
 from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.commands._report import print_table
-from lightning_vision.explain.sanity_check import randomised_layers
+from lightning_vision.explain.sanity_check import RandomisedLayer, randomised_layers
 
-__all__ = ["FILES", "write"]
+__all__ = ["FILES", "likeness", "write"]
 
 FILES = ("sanity.png", "sanity.csv")
 SHOWN = 8  # layers on the sheet, spread from the top to the bottom
@@ -52,9 +52,7 @@ def write(
             return it.relevance(it.maps(model, given, classes))  # noqa: B023  # called before the loop goes on
 
         found = randomised_layers(subject.module, relevance, images, seed=subject.seed)
-        for entry in found:
-            zero = float((entry.maps == 0).flatten(1).all(1).float().mean())
-            rows.append((it.name, entry.layer, _mean(entry.spearman), _mean(entry.ssim), zero))
+        rows += [(it.name, entry.layer, *likeness(entry)) for entry in found]
         places = torch.linspace(0, len(found) - 1, min(SHOWN, len(found))).long().tolist()
         shown = [relevance(subject.module, images), *(found[place].maps for place in places)]
         titles = ["image", "trained", *(found[place].layer for place in places)]
@@ -76,6 +74,7 @@ def write(
     return {"similarity": similarity}
 
 
-def _mean(values: Tensor) -> float:
-    """Of those that are numbers; a constant map has no rank correlation."""
-    return float(values.nanmean())
+def likeness(entry: RandomisedLayer) -> tuple[float, float, float]:
+    """Means of rank correlation, which a constant map does not have, and of ssim, and the share of maps all 0."""
+    zero = (entry.maps == 0).flatten(1).all(1).float().mean()
+    return float(entry.spearman.nanmean()), float(entry.ssim.nanmean()), float(zero)
