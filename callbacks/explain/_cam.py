@@ -52,8 +52,9 @@ class CAMLogger(MapLogger):
         name: Part of the state key, and what the pictures are called.
 
     Raises:
-        ValueError: an argument out of its range; before the first step, if there is no such layer; in the first
-            validation, sanity check included, if the layer, or any, has no maps.
+        ValueError: an argument out of its range; before the first step, if there is no such layer; in the sanity check,
+            a `validate` or a `test`, if the layer, or any, has no maps. In a later validation of a fit that is told
+            once, and the training goes on.
     """
 
     def __init__(

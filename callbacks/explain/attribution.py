@@ -114,8 +114,8 @@ class AttributionLogger(MapLogger):
     Raises:
         ModuleNotFoundError: captum is not installed.
         ValueError: there is no such attribution of images, or it does not take an argument, or lacks one; before the
-            first step, if there is no such layer; in the first validation, sanity check included, if captum refuses
-            the module.
+            first step, if there is no such layer; in the sanity check, a `validate` or a `test`, if captum refuses the
+            module. In a later validation of a fit that is told once, and the training goes on.
 
     Example:
         >>> from lightning.pytorch import Trainer

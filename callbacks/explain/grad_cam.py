@@ -88,7 +88,7 @@ class GradCAMLogger(CAMLogger):
 
     It draws when a validation or test is over, one forward of the samples and one backward from the class scores down
     to the layer; gradients, modes, random streams, hooks and what waits to be accumulated are left as they were. The
-    sheet goes to every logger that takes pictures and as a PNG into `media/` beside the run.
+    sheet goes to every logger that takes pictures and as a PNG into `media/` of the run's folder.
 
     Args:
         layer: Dotted name of the layer inside the module, as `network.layer4`; None takes the last one that has maps.
@@ -107,8 +107,9 @@ class GradCAMLogger(CAMLogger):
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
 
     Raises:
-        ValueError: an argument out of its range; before the first step, if there is no such layer; in the first
-            validation, sanity check included, if the layer, or any, has no maps, or if `guided` and there is no ReLU.
+        ValueError: an argument out of its range; before the first step, if there is no such layer; in the sanity check,
+            a `validate` or a `test`, if the layer, or any, has no maps, or if `guided` and there is no ReLU. In a later
+            validation of a fit that is told once, and the training goes on.
 
     Example:
         >>> from lightning.pytorch import Trainer

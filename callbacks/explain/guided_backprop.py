@@ -118,8 +118,8 @@ class GuidedBackpropLogger(MapLogger):
         Images `(B, C, H, W)`, logits `(B, K)`.
 
     Raises:
-        ValueError: an argument out of its range; in the first validation, sanity check included, if the module calls
-            no ReLU.
+        ValueError: an argument out of its range; in the sanity check, a `validate` or a `test`, if the module calls no
+            ReLU. In a later validation of a fit that is told once, and the training goes on.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -257,8 +257,9 @@ class LinearInterpreterLogger(MapLogger):
         Images `(B, C, H, W)`, logits `(B, K)`.
 
     Raises:
-        ValueError: an argument out of its range; in the first validation, sanity check included, if the module decides
-            by functions that cannot be kept.
+        ValueError: an argument out of its range; in the sanity check, a `validate` or a `test`, if the module decides
+            by functions that cannot be kept. In a later validation of a fit that is told once, and the training goes
+            on.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -101,7 +101,7 @@ class ScoreCAMLogger(CAMLogger):
     It draws when a validation or test is over and asks about each sample once for every channel of the layer, without
     gradients: with 4 samples and 512 channels that is a validation of 2,048 images more. Modes, random streams, hooks
     and what waits to be accumulated are left as they were. The sheet goes to every logger that takes pictures and as a
-    PNG into `media/` beside the run.
+    PNG into `media/` of the run's folder.
 
     Args:
         layer: Dotted name of the layer inside the module, as `network.layer4`; None takes the last one that has maps.
@@ -120,8 +120,9 @@ class ScoreCAMLogger(CAMLogger):
         Images `(B, C, H, W)`, logits `(B, K)`; the layer's output `(B, C, h, w)`, `(B, h, w, C)` or tokens `(B, N, C)`.
 
     Raises:
-        ValueError: an argument out of its range; before the first step, if there is no such layer; in the first
-            validation, sanity check included, if the layer, or any, has no maps.
+        ValueError: an argument out of its range; before the first step, if there is no such layer; in the sanity check,
+            a `validate` or a `test`, if the layer, or any, has no maps. In a later validation of a fit that is told
+            once, and the training goes on.
 
     Example:
         >>> from lightning.pytorch import Trainer

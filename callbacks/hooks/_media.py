@@ -1,4 +1,4 @@
-"""A picture of a run: as a file beside the run and to every logger of its Trainer that takes pictures."""
+"""A picture of a run: as a file in its folder and to every logger of its Trainer that takes pictures."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["keep_picture", "log_picture"]
 
 
 def keep_picture(trainer: Trainer, stage: str, title: str, picture: NDArray[np.uint8]) -> None:
-    """Write `media/STAGE/TITLE/step_NUMBER.png` beside the run and hand the picture to all loggers; not in a rehearsal.
+    """Write `media/STAGE/TITLE/step_NUMBER.png` in the run's folder and hand it to all loggers; not in a rehearsal.
 
     A file that cannot be written (a full disk, no permission) is told, and the run goes on.
 

@@ -61,7 +61,7 @@ def run(
         overwrite: Replace the files of an earlier explanation.
 
     Returns:
-        The paths written by their names, and what the mode measured.
+        The paths written by their kinds (`html`, `png`, `csv`, and `maps`, a folder), and what the mode measured.
 
     Raises:
         ValueError: an option does not belong to the mode or is out of its range, there is no such layer, class or

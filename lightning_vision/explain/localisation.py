@@ -16,14 +16,14 @@ def localisation_boxes(maps: Tensor, threshold: float = 0.2) -> Tensor:
 
     Args:
         maps: `(B, H, W)`, larger where the object is; values below 0 count as 0.
-        threshold: Share of the maximum, 0 to 1; 0.2 as the authors of class activation maps took it.
+        threshold: Share of the maximum, 0 to below 1; 0.2 as the authors of class activation maps took it.
 
     Shape:
         int64 `(B, 4)`: left, top, right, bottom in pixels, the last two outside; a map without a positive value gives
         the whole image. Pixels are connected across corners.
 
     Raises:
-        ValueError: `threshold` is outside 0..1.
+        ValueError: `threshold` is not from 0 to below 1.
 
     Reference: Zhou et al. 2015, arXiv:1512.04150
     """
@@ -45,10 +45,10 @@ def localisation_iou(maps: Tensor, boxes: Tensor, threshold: float = 0.2) -> Ten
     Args:
         maps: `(B, H, W)`, larger where the object is.
         boxes: left, top, right, bottom in pixels, the last two outside, `(B, 4)`.
-        threshold: Share of a map's maximum above which it belongs to the object, 0 to 1.
+        threshold: Share of a map's maximum above which it belongs to the object, 0 to below 1.
 
     Raises:
-        ValueError: there is not one box an image, or `threshold` is outside 0..1.
+        ValueError: there is not one box an image, or `threshold` is not from 0 to below 1.
 
     Reference: Zhou et al. 2015, arXiv:1512.04150
     """
