@@ -4,7 +4,7 @@ from pytorch_grad_cam import GradCAMPlusPlus
 
 from lightning_vision.callbacks import grad_cam_plus_plus
 
-from .maps import beside_the_package
+from .maps import beside_a_forward, beside_the_package
 from .side_by_side import Row
 
 __all__ = ["rows"]
@@ -16,4 +16,9 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of two images.
     """
-    return [beside_the_package("`grad_cam_plus_plus`", grad_cam_plus_plus, GradCAMPlusPlus, quick, certainty=30.0)]
+    name = "`grad_cam_plus_plus`"
+    return [
+        beside_the_package(name, grad_cam_plus_plus, GradCAMPlusPlus, quick, certainty=30.0),
+        beside_the_package(name, grad_cam_plus_plus, GradCAMPlusPlus, quick, size=64, certainty=30.0),
+        beside_a_forward(name, lambda model, images: grad_cam_plus_plus(model, images, "layer4"), quick),
+    ]

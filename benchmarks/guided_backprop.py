@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_vision.callbacks import guided_backprop, guided_grad_cam
 
+from .maps import beside_a_forward
 from .side_by_side import Row, Side, take_turns
 
 __all__ = ["rows"]
@@ -41,6 +42,7 @@ def rows(quick: bool) -> list[Row]:
         Row.slowdown(
             f"Guided Grad-CAM, {what}", "captum's `GuidedGradCam`", times["our cam"], times["captum cam"], "cpu"
         ),
+        beside_a_forward("guided gradients", guided_backprop, quick, 16),
     ]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_vision.callbacks import LinearInterpreter
 
+from .maps import beside_a_forward
 from .side_by_side import Row, Side, take_turns
 
 __all__ = ["rows"]
@@ -35,7 +36,10 @@ def rows(quick: bool) -> list[Row]:
         times = {side: clocks["cpu"] for side, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
         what = f"contributions and bias of 16 images of 128 pixels, {name}"
         found.append(Row.slowdown(what, "captum's `InputXGradient`", times["ours"], times["captum"], "cpu"))
-    return found
+    contributions = beside_a_forward(
+        "the same", lambda model, images: LinearInterpreter(model).terms(images), quick, 16
+    )
+    return [*found, contributions]
 
 
 def _ours(model: nn.Module, images: Tensor) -> Side:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .side_by_side import Row, Side, take_turns
 
-__all__ = ["beside_the_package"]
+__all__ = ["beside_a_forward", "beside_the_package"]
 
 
 def beside_the_package(
@@ -65,6 +65,23 @@ def beside_the_package(
     told = f"{what}, {count} images of {size} pixels, `{layer}` of resnet18"
     peer = f"the grad-cam package's `{kind.__name__}`"
     return Row.slowdown(told, peer, times["ours"], times["package"], "cpu", bar)
+
+
+def beside_a_forward(
+    what: str, ours: Callable[[nn.Module, Tensor], Any], quick: bool, count: int = 64, size: int = 128
+) -> Row:
+    """Maps of a `resnet18` in turns with what is asked of it anyway, one forward pass of the same images."""
+    count = 2 if quick else count
+    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10).eval()
+    sides: dict[str, Side] = {
+        "ours": _timed(lambda: ours(model, images)),
+        "forward": _timed(torch.no_grad()(lambda: model(images))),
+    }
+    times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
+    told = f"{what}, {count} images of {size} pixels, resnet18"
+    return Row.slowdown(told, "a forward pass without gradients", times["ours"], times["forward"], "cpu")
 
 
 def _timed(run: Callable[[], Any]) -> Side:

@@ -1,4 +1,4 @@
-"""The picture of the filter report: kernels of a network as drawn, and after a few epochs of training."""
+"""The picture of the filter report: kernels of a network as drawn, and after an epoch of training."""
 
 import torch
 from matplotlib.figure import Figure
@@ -9,18 +9,16 @@ from lightning_vision.explain import filter_report, filter_shift
 
 __all__ = ["draw"]
 
-EPOCHS = 4
-
 
 def draw() -> Figure:
     """Entropy and orthogonality by layer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fresh = create("resnet8_cifar", num_classes=10, in_channels=3)
-    trained, _ = trained_network(0, EPOCHS)
+    trained, _ = trained_network(0, epochs=1)
     figure = Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots(1, 2)
-    for network, label, colour in ((fresh, "as drawn", "0.6"), (trained, f"after {EPOCHS} epochs", "tab:red")):
+    for network, label, colour in ((fresh, "as drawn", "0.6"), (trained, "after an epoch", "tab:red")):
         rows = filter_report(network)[:-1]
         for axis, key in zip(axes, ("entropy", "orthogonality"), strict=True):
             axis.plot([float(row[key]) for row in rows], "o-", color=colour, label=label)

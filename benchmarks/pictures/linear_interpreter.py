@@ -5,13 +5,14 @@ from lightning.pytorch import LightningModule
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from benchmarks.study_maps import explained_digits, trained_network
 from lightning_vision.callbacks import LinearInterpreter, LinearInterpreterLogger
 from lightning_vision.callbacks.explain.sheet import signed_picture
 
+from ._trained_digits import digits, trained
+
 __all__ = ["draw"]
 
-EPOCHS, COLUMNS = 4, 6
+COLUMNS = 6
 
 
 class Told(LightningModule):
@@ -27,10 +28,10 @@ class Told(LightningModule):
 
 
 def draw() -> Figure:
-    """Six digits on photographs, the first of each class that a network of a few epochs gets right."""
-    network, data = trained_network(0, EPOCHS)
-    images, classes, _, _ = explained_digits(network, data)
-    chosen = [int((classes == digit).nonzero()[0]) for digit in classes.unique()[:COLUMNS]]
+    """Six digits, the last of each class, and a network that read them all."""
+    images, classes = digits()
+    network = trained(classes, 10)
+    chosen = [int((classes == digit).nonzero()[-1]) for digit in range(COLUMNS)]
     images, classes = images[chosen], classes[chosen]
     interpreter = LinearInterpreter(network)
     terms = interpreter.terms(images, classes)
@@ -40,8 +41,7 @@ def draw() -> Figure:
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots(3, COLUMNS)
     for index in range(COLUMNS):
-        image = images[index].permute(1, 2, 0).numpy()
-        image = (image - image.min()) / np.ptp(image)
+        image = images[index].permute(1, 2, 0).expand(-1, -1, 3).numpy()
         pixels, bias = float(terms.contributions[index].sum()), float(terms.bias[index])
         axes[0, index].imshow(image)
         axes[1, index].imshow(logger.paint((255 * image).astype(np.uint8), maps[index].numpy()))
