@@ -16,8 +16,8 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of two images.
     """
-    few = {"count": 4, "size": 64, "layer": "layer2", "repetitions": 5}
-    wide = few | {"layer": "layer3", "count": 2}
+    few = {"count": 4, "size": 64, "layer": "layer1" if quick else "layer2", "repetitions": 5}
+    wide = few | {"layer": "layer1" if quick else "layer3", "count": 2}
     return [
         beside_the_package("`score_cam`", score_cam, ScoreCAM, quick, **few, bar="<= 1.05"),
         beside_the_package("`score_cam`", score_cam, ScoreCAM, quick, **wide, bar="<= 1.05"),
