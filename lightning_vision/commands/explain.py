@@ -4,14 +4,14 @@ import importlib
 import inspect
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from lightning_vision.commands._explain import MODES, Mode
 from lightning_vision.commands._explain.methods import known_methods
 from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.commands._files import output_folder
 from lightning_vision.commands._report import print_table, require, require_one_process
 
-Mode = Literal["maps", "visualise", "multifaceted", "invert", "fool", "filters", "scores", "sanity"]
 READING = ("images", "batch_size", "on_bad_image")
 
 
@@ -89,7 +89,7 @@ def run(
     taken = _taken(mode)
     for name in given:
         if name not in taken:
-            others = ", ".join(other for other in get_args(Mode) if name in _taken(other))
+            others = ", ".join(other for other in MODES if name in _taken(other))
             raise ValueError(f"--{name} does not go with --mode {mode}; it goes with {others}")
     require(cli, "model")
     require_one_process(cli, "explain")
@@ -128,7 +128,7 @@ def run(
     return {**written, **found}
 
 
-def _taken(mode: Mode) -> set[str]:
+def _taken(mode: str) -> set[str]:
     """The options of a mode are the arguments of its function; one that takes files takes what reads them."""
     written = importlib.import_module(f"lightning_vision.commands._explain.{mode}").write
     names = set(inspect.signature(written).parameters) - {"subject", "folder"}

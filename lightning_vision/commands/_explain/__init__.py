@@ -1,6 +1,9 @@
 """The modes of `explain`, one file each, and their names, which need no torch."""
 
-MODES = ("maps", "visualise", "multifaceted", "invert", "fool", "filters", "scores", "sanity")
+from typing import Literal, get_args
+
+Mode = Literal["maps", "visualise", "multifaceted", "invert", "fool", "filters", "scores", "sanity"]
+MODES = get_args(Mode)
 METHODS = (
     "grad_cam",
     "grad_cam_plus_plus",

@@ -1,5 +1,6 @@
 """`explain --mode sanity`: whether maps change when layers of the network are made random, from the top."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_vision.callbacks.explain.sheet import overlay
-from lightning_vision.commands._explain.methods import DEFAULT, map_methods
+from lightning_vision.commands._explain.methods import DEFAULT, MapMethod, map_methods
 from lightning_vision.commands._explain.pictures import Cells, write_sheet, write_table
 from lightning_vision.commands._explain.subject import Files, Subject
 from lightning_vision.commands._report import print_table
@@ -47,10 +48,7 @@ def write(
     cells: Cells = []
     rows: list[tuple[str, str, float, float, float]] = []
     for it in methods:
-
-        def relevance(model: nn.Module, given: Tensor) -> Tensor:
-            return it.relevance(it.maps(model, given, classes))  # noqa: B023  # called before the loop goes on
-
+        relevance = partial(_relevance, it, classes)
         found = randomised_layers(subject.module, relevance, images, seed=subject.seed)
         rows += [(it.name, entry.layer, *likeness(entry)) for entry in found]
         places = torch.linspace(0, len(found) - 1, min(SHOWN, len(found))).long().tolist()
@@ -72,6 +70,10 @@ def write(
     for name, layer_name, rank, like, zero in rows:
         similarity.setdefault(name, {})[layer_name] = {"spearman": rank, "ssim": like, "zero": zero}
     return {"similarity": similarity}
+
+
+def _relevance(method: MapMethod, classes: Tensor, model: nn.Module, images: Tensor) -> Tensor:
+    return method.relevance(method.maps(model, images, classes))
 
 
 def likeness(entry: RandomisedLayer) -> tuple[float, float, float]:
