@@ -1,17 +1,15 @@
 """What an attribution by name costs beside the same one of captum asked by hand."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import timm
 import torch
 from captum.attr import IntegratedGradients, Occlusion, Saliency
-from torch import Tensor
 
 from lightning_vision.callbacks import attribute
 
-from .side_by_side import Row, Side, take_turns
+from .side_by_side import Row, Side, take_turns, unprepared
 
 __all__ = ["rows"]
 
@@ -36,8 +34,8 @@ def rows(quick: bool) -> list[Row]:
     found = []
     for name, (kind, arguments) in KINDS.items():
         sides: dict[str, Side] = {
-            "ours": _timed(partial(attribute, model, images, name, classes, arguments=arguments)),
-            "captum": _timed(
+            "ours": unprepared(partial(attribute, model, images, name, classes, arguments=arguments)),
+            "captum": unprepared(
                 partial(kind(model).attribute, images.clone().requires_grad_(), target=classes, **arguments)
             ),
         }
@@ -45,7 +43,3 @@ def rows(quick: bool) -> list[Row]:
         what = f"`{name}` of 8 images of 64 pixels, resnet18"
         found.append(Row.slowdown(what, "captum by hand, class given", times["ours"], times["captum"], "cpu"))
     return found
-
-
-def _timed(run: Callable[[], Tensor]) -> Callable[[], Any]:
-    return lambda: run

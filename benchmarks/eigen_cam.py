@@ -11,7 +11,7 @@ from lightning_vision.callbacks import eigen_cam
 from lightning_vision.callbacks.explain.eigen_cam import eigen_cam_maps
 
 from .maps import beside_the_package
-from .side_by_side import Row, Side, take_turns
+from .side_by_side import Row, Side, take_turns, unprepared
 
 __all__ = ["rows"]
 
@@ -25,7 +25,10 @@ def rows(quick: bool) -> list[Row]:
     found = [beside_the_package("`eigen_cam`, centred", _centred, EigenCAM, quick)]
     for shape in ((8, 2048, 7, 7), (8, 768, 14, 14), (8, 64, 56, 56)):
         maps = torch.randn(shape, generator=torch.Generator().manual_seed(0)).relu()
-        sides: dict[str, Side] = {"ours": _timed(lambda maps=maps: eigen_cam_maps(maps)), "svd": _timed(_thin(maps))}
+        sides: dict[str, Side] = {
+            "ours": unprepared(lambda maps=maps: eigen_cam_maps(maps)),
+            "svd": unprepared(_thin(maps)),
+        }
         times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
         what = f"`eigen_cam_maps`, {shape}"
         found.append(Row.slowdown(what, "`torch.linalg.svd`, thin", times["ours"], times["svd"], "cpu"))
@@ -38,7 +41,3 @@ def _centred(model: nn.Module, images: Tensor, layer: str, classes: Tensor) -> T
 
 def _thin(maps: Tensor) -> Callable[[], Any]:
     return lambda: torch.linalg.svd(maps.flatten(2).mT, full_matrices=False)
-
-
-def _timed(run: Callable[[], Any]) -> Side:
-    return lambda: run

@@ -1,17 +1,13 @@
 """What guided gradients cost, alone and weighted by Grad-CAM, against captum's."""
 
-from collections.abc import Callable
-from typing import Any
-
 import timm
 import torch
 from captum.attr import GuidedBackprop, GuidedGradCam
-from torch import Tensor
 
 from lightning_vision.callbacks import guided_backprop, guided_grad_cam
 
 from .maps import beside_a_forward
-from .side_by_side import Row, Side, take_turns
+from .side_by_side import Row, Side, take_turns, unprepared
 
 __all__ = ["rows"]
 
@@ -28,10 +24,10 @@ def rows(quick: bool) -> list[Row]:
     model = timm.create_model("resnet18", num_classes=10).eval()
     theirs, weighted = GuidedBackprop(model), GuidedGradCam(model, model.layer4)
     sides: dict[str, Side] = {
-        "ours": _timed(lambda: guided_backprop(model, images, classes)),
-        "captum": _timed(lambda: theirs.attribute(images.clone().requires_grad_(), classes)),
-        "our cam": _timed(lambda: guided_grad_cam(model, images, "layer4", classes)),
-        "captum cam": _timed(
+        "ours": unprepared(lambda: guided_backprop(model, images, classes)),
+        "captum": unprepared(lambda: theirs.attribute(images.clone().requires_grad_(), classes)),
+        "our cam": unprepared(lambda: guided_grad_cam(model, images, "layer4", classes)),
+        "captum cam": unprepared(
             lambda: weighted.attribute(images.clone().requires_grad_(), classes, interpolate_mode="bilinear")
         ),
     }
@@ -44,7 +40,3 @@ def rows(quick: bool) -> list[Row]:
         ),
         beside_a_forward("guided gradients", guided_backprop, quick, 16),
     ]
-
-
-def _timed(run: Callable[[], Tensor]) -> Callable[[], Any]:
-    return lambda: run

@@ -9,7 +9,7 @@ import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from .side_by_side import Row, Side, take_turns
+from .side_by_side import Row, Side, take_turns, unprepared
 
 __all__ = ["beside_a_forward", "beside_the_package"]
 
@@ -60,7 +60,7 @@ def beside_the_package(
     for left, right in zip(*(run() for run in runs.values()), strict=True):
         if (left.any() or right.any()) and not np.corrcoef(left.ravel(), right.ravel())[0, 1] >= 0.999:
             raise ValueError(f"{what}: the maps are not those of the grad-cam package, so times say nothing")
-    sides: dict[str, Side] = {name: _timed(run) for name, run in runs.items()}
+    sides: dict[str, Side] = {name: unprepared(run) for name, run in runs.items()}
     times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (repetitions, 1)).items()}
     told = f"{what}, {count} images of {size} pixels, `{layer}` of resnet18"
     peer = f"the grad-cam package's `{kind.__name__}`"
@@ -76,13 +76,9 @@ def beside_a_forward(
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10).eval()
     sides: dict[str, Side] = {
-        "ours": _timed(lambda: ours(model, images)),
-        "forward": _timed(torch.no_grad()(lambda: model(images))),
+        "ours": unprepared(lambda: ours(model, images)),
+        "forward": unprepared(torch.no_grad()(lambda: model(images))),
     }
     times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
     told = f"{what}, {count} images of {size} pixels, resnet18"
     return Row.slowdown(told, "a forward pass without gradients", times["ours"], times["forward"], "cpu")
-
-
-def _timed(run: Callable[[], Any]) -> Side:
-    return lambda: run

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
 
-__all__ = ["Clock", "Row", "Side", "table", "take_turns"]
+__all__ = ["Clock", "Row", "Side", "table", "take_turns", "unprepared"]
 
 Clock = Literal["wall", "cpu"]
 Measure = Clock | Literal["memory"]
@@ -88,6 +88,11 @@ def take_turns(sides: dict[str, Side], repetitions: int, warmup: int = 1) -> dic
                 times[name]["wall"].append(wall)
                 times[name]["cpu"].append(cpu)
     return times
+
+
+def unprepared(run: Callable[[], Any]) -> Side:
+    """A side with nothing to prepare."""
+    return lambda: run
 
 
 def table(rows: list[Row]) -> str:
