@@ -19,6 +19,7 @@ __all__ = ["Method", "Place", "callbacks_of"]
 class Place(IntEnum):
     """Where in a step a callback acts; a Trainer calls its callbacks in this order, however they were listed."""
 
+    NETWORK = 0
     BATCH = 1
     TARGETS = 2
     LOSS = 3

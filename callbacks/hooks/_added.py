@@ -1,0 +1,51 @@
+"""Parameters that a callback gives to a module: optimizers and DDP see them, files do not.
+
+They hang on the module under a reserved name, so `module.parameters()` has them when optimizers are configured and DDP
+wraps. What a module saves and loads are the keys of a plain run: the callback keeps the values in its own state.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["ADDED", "Added"]
+
+# The name on the module below which a callback's parameters hang: `added_LoRA.network-fc.down`.
+ADDED = "added_"
+
+
+class Added(nn.Module):
+    """Modules by name whose parameters no state dict mentions, neither when it is made nor when it is loaded.
+
+    Args:
+        parts: By the path of a layer in the module, what is added for it; dots in the path become dashes.
+    """
+
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for path, part in parts.items():
+            self.add_module(path.replace(".", "-"), part)
+        self.register_load_state_dict_post_hook(_expect_nothing)
+
+    def hang_on(self, module: nn.Module, owner: str) -> None:
+        """Make this a part of `module` under a name that tells the callback it belongs to, its state key."""
+        module.add_module(f"{ADDED}{owner}", self)
+
+    def take_from(self, module: nn.Module, owner: str) -> None:
+        """Undo `hang_on`; twice does nothing."""
+        module._modules.pop(f"{ADDED}{owner}", None)
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of parameters and buffers by name, for the callback's state."""
+        return {name: value.detach().clone() for name, value in [*self.named_parameters(), *self.named_buffers()]}
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        """Nothing: see `values`."""
+        return {} if destination is None else destination
+
+
+def _expect_nothing(added: nn.Module, incompatible_keys: Any) -> None:
+    """Nothing is missing in a state dict that lacks them."""
+    missing = incompatible_keys.missing_keys
+    missing[:] = [name for name in missing if not any(part.startswith(ADDED) for part in name.split("."))]

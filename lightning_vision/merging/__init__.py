@@ -1,0 +1,5 @@
+"""One network from the weights of several: soups and extrapolation."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
