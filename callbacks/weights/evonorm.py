@@ -56,8 +56,8 @@ def swap_norms(
 
     A pair is a batch, group or instance norm over maps and the activation that alone is given what the norm puts out,
     in the forward itself, or timm's two in one. The activation becomes an identity; one that the network also uses
-    elsewhere, as torchvision's blocks do after their addition, stays for those calls. Names and order of the layers stay;
-    a state dict has EvoNorm's `weight`, `bias`, perhaps `v` and `running_var` under the norm's name. The new layers
+    elsewhere, as torchvision's blocks do after their addition, stays for those calls. Names and order of layers stay; a
+    state dict has EvoNorm's `weight`, `bias`, perhaps `v` and `running_var` under the norm's name. The new layers
     begin as timm makes them (gamma, v1 = 1, beta = 0), on the norm's device, in its type.
 
     Args:
