@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch import Tensor
@@ -19,7 +18,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ._counted_steps import refuse_uncounted_steps
-from .method import Method, Place, callbacks_of
+from ._lengths import lengths
+from .method import Method, Place
 
 __all__ = ["Schedule"]
 
@@ -103,7 +103,7 @@ class Schedule(Method):
         super().on_train_start(trainer, pl_module)
         if self._rates:
             # Not in on_fit_start: asking for the loader's length there makes Lightning forget the loader's saved state.
-            warning = self.plan(*_lengths(trainer, pl_module))
+            warning = self.plan(*lengths(trainer, pl_module))
             if warning is not None:
                 rank_zero_warn(warning)
         self._set(type(pl_module).__name__)
@@ -161,18 +161,3 @@ class _Rate(LRScheduler):
 
 def _put_back(configs: list[LRSchedulerConfig], own: list[LRSchedulerConfig]) -> None:
     configs[:] = own
-
-
-def _lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
-    """Optimizer steps of an epoch and of the training, each None if it cannot be told."""
-    batches, epochs = trainer.num_training_batches, trainer.max_epochs
-    uneven = any(isinstance(it, GradientAccumulationScheduler) for it in callbacks_of(trainer))
-    epoch = None
-    if pl_module.automatic_optimization and not uneven and batches != float("inf"):
-        epoch = -(-int(batches) // trainer.accumulate_grad_batches)
-    if trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
-        return epoch, None
-    ends = [trainer.max_steps] if trainer.max_steps != -1 else []
-    if epoch is not None and epochs is not None and epochs != -1:
-        ends.append(epoch * epochs)
-    return epoch, min(ends, default=None)
