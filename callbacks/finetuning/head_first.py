@@ -14,6 +14,7 @@ from ..hooks._frozen import lies_in
 from ..hooks._live_tensors import plain_name
 from ..hooks.freezing import Freezing
 from ._classifier import classifier_of, named_parts
+from ._groups import thawed
 
 __all__ = ["HeadFirst"]
 
@@ -66,7 +67,7 @@ class HeadFirst(Freezing):
         share one run and its schedule, and the first has a fixed length.
 
     See also:
-        `lightning.pytorch.callbacks.BackboneFinetuning`, which adds a group to the optimizer when it thaws.
+        `Unfreeze`, which thaws one group of layers after the other. `lightning.pytorch.callbacks.BackboneFinetuning`, which adds a group to the optimizer when it thaws.
     """
 
     neutral = ({"epochs": 0},)
@@ -113,4 +114,4 @@ class HeadFirst(Freezing):
         return None
 
     def trained(self, epoch: int) -> tuple[str, ...] | None:
-        return self._found if epoch < self.epochs else None
+        return thawed([self._found], [self.epochs], epoch)

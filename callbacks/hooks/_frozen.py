@@ -1,19 +1,29 @@
-"""Freezing all of a module but some named parts, and its undo."""
+"""Freezing all of a module but some named parts, or some entries of a parameter, and its undo."""
 
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
+import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from ._live_tensors import plain_name
 
-__all__ = ["Frozen", "lies_in", "part_name"]
+__all__ = ["Frozen", "StandingEntries", "lies_in", "part_name"]
 
 
-def lies_in(name: str, parts: tuple[str, ...]) -> bool:
+def lies_in(name: str, parts: Collection[str]) -> bool:
     """Whether a parameter or a part of a module is one of `parts` or lies inside one; names are compared part by part.
 
     >>> lies_in("network.fc.weight", ("network.fc",)), lies_in("network.fc2.weight", ("network.fc",))
     (True, False)
     """
-    return any(name == part or name.startswith(f"{part}.") for part in parts)
+    while name not in parts:
+        name, dot, _ = name.rpartition(".")
+        if not dot:
+            return False
+    return True
 
 
 def part_name(name: str) -> str:
@@ -35,22 +45,16 @@ class Frozen:
     Args:
         module: Which module.
         trained: Names of the parts, or of parameters, that train. A parameter with several names trains if one does.
+        rests: Whether what holds no trained parameter goes into evaluation mode.
     """
 
-    def __init__(self, module: LightningModule, trained: tuple[str, ...]) -> None:
+    def __init__(self, module: LightningModule, trained: Collection[str], rests: bool = True) -> None:
         self.module, self.training = module, module.training
+        trained = frozenset(trained)
         named = list(module.named_parameters(remove_duplicate=False))
         kept = {id(it) for name, it in named if lies_in(plain_name(name), trained)}
         self.parameters = [it for it in module.parameters() if id(it) not in kept and it.requires_grad]
-        bare = tuple(name for name, part in module.named_children() if next(part.parameters(), None) is None)
-        spared = {
-            id(part)
-            for name, part in module.named_modules(remove_duplicate=False)
-            if not name
-            or lies_in(part_name(name), (*trained, *bare))
-            or any(it.startswith(f"{part_name(name)}.") for it in trained)
-        }
-        self.parts = [part for part in module.modules() if id(part) not in spared and part.training]
+        self.parts = _resting(module, trained) if rests else []
         for parameter in self.parameters:
             parameter.requires_grad_(False)
             # What is left of earlier steps would be stepped with once more.
@@ -71,3 +75,43 @@ class Frozen:
             return
         for part in self.parts:
             part.training = True
+
+
+class StandingEntries:
+    """Parameters that train in part; the other entries get no gradient and are put back after each optimizer step.
+
+    A gradient of zero alone would not do: weight decay and momentum move what has none.
+
+    Args:
+        module: Whose parameters; the entries stand as they are now.
+        masks: By parameter name, True for the entries that train, of the parameter's shape.
+    """
+
+    def __init__(self, module: LightningModule, masks: Mapping[str, Tensor]) -> None:
+        named = {plain_name(name): it for name, it in module.named_parameters()}
+        self._standing = [(named[name], mask.to(named[name].device)) for name, mask in masks.items()]
+        self._values = [it.detach().clone() for it, _ in self._standing]
+        self._hooks = [it.register_hook(partial(torch.mul, mask)) for it, mask in self._standing]
+
+    @torch.no_grad()
+    def restore(self, *_: Any) -> None:
+        """Put the standing entries back."""
+        for (parameter, mask), value in zip(self._standing, self._values, strict=True):
+            parameter.copy_(torch.where(mask, parameter, value))
+
+    def undo(self) -> None:
+        """Let all entries train again."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _resting(module: LightningModule, trained: frozenset[str]) -> list[torch.nn.Module]:
+    """The parts in training mode that hold no trained parameter, do not lie in a trained part, and are not bare."""
+    bare = {name for name, part in module.named_children() if next(part.parameters(), None) is None}
+    above = {it.rsplit(".", depth)[0] for it in trained for depth in range(1, it.count(".") + 1)}
+    spared = {
+        id(part)
+        for name, part in module.named_modules(remove_duplicate=False)
+        if not name or lies_in(part_name(name), trained | bare) or part_name(name) in above
+    }
+    return [part for part in module.modules() if id(part) not in spared and part.training]
