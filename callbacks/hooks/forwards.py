@@ -1,10 +1,13 @@
 """The forwards seam: what chosen layers put out is changed, in training and in evaluation, by torch's forward hooks.
 
-Public hook used: `setup`; hooks that came after the first call of a compiled module would not be seen.
+Public hooks used: `on_fit_start` and the start of a validation, test and prediction. By then all callbacks have been
+set up, so what changes the network's layers has done so; and no compiled module has been called yet, after which
+torch's hooks would not be seen.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -16,7 +19,7 @@ __all__ = ["Forwards"]
 
 
 class Forwards(Method):
-    """Changes the outputs of layers from set-up to teardown, in a fit, `validate`, `test` and `predict` alike.
+    """Changes the outputs of layers from the start of a run to its end, in a fit and in any evaluation.
 
     Weights, files and keys are those of the network itself, which computes without the change when the run is over.
 
@@ -24,10 +27,14 @@ class Forwards(Method):
         others: Go to the next base class, among them `name`.
 
     Raises:
-        ValueError: at set-up, what `chosen` raises; in the first batch, if a layer puts out no tensor.
+        ValueError: before the first step, what `chosen` raises; in the first batch, if a layer puts out no tensor.
     """
 
     place = Place.NETWORK
+
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
+        self._hooks = ExitStack()
 
     @abstractmethod
     def chosen(self, pl_module: LightningModule) -> Iterable[str]:
@@ -39,11 +46,30 @@ class Forwards(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if self.off:
-            return
-        for name in self.chosen(pl_module):
+        self.undo_later(self._hooks.close)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        self._begin(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_start(trainer, pl_module)
+        if trainer.state.fn != "fit":
+            self._begin(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        self._begin(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_predict_start(trainer, pl_module)
+        self._begin(pl_module)
+
+    def _begin(self, pl_module: LightningModule) -> None:
+        self._hooks.close()
+        for name in () if self.off else self.chosen(pl_module):
             layer = pl_module.get_submodule(name)
-            self.undo_later(layer.register_forward_hook(self._changer(name)).remove)
+            self._hooks.callback(layer.register_forward_hook(self._changer(name)).remove)
 
     def _changer(self, name: str) -> Callable[[nn.Module, Any, Any], Tensor]:
         def change(layer: nn.Module, inputs: Any, output: Any) -> Tensor:

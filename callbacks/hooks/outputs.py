@@ -1,6 +1,6 @@
 """The outputs seam: what chosen layers put out in every batch of a validation or test, read while its steps run.
 
-Public hooks used: those of `evaluation.py`; torch's forward hooks, during the batches.
+Public hooks used: those of `evaluation.py`, `on_fit_start`; torch's forward hooks, during the batches.
 """
 
 import sys
@@ -27,7 +27,7 @@ class Outputs(Evaluation):
         others: Go to the next base class, among them `every_n_epochs` and `name`.
 
     Raises:
-        ValueError: at set-up, what `watched` raises.
+        ValueError: before the first step, what `watched` raises.
     """
 
     def __init__(self, **others: Any) -> None:
@@ -45,7 +45,10 @@ class Outputs(Evaluation):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self.undo_later(self._hooks.close)
-        if not self.off and stage != "predict":
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if not self.off:
             self.watched(pl_module)
 
     def batch_starts(

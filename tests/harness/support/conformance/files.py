@@ -38,11 +38,11 @@ def loads_elsewhere(subject: Subject, folder: Path) -> list[str]:
             wrong = sorted(set(content["state_dict"]) ^ set(plain))
             found.append(f"the file in {path.parent.name}/ has the keys {wrong} more or less")
             continue
-        ORDINARY.make_module().load_state_dict(content["state_dict"], strict=True)
-    for name in plain if not found else ():
+        subject.prepared(ORDINARY.make_module()).load_state_dict(content["state_dict"], strict=True)
+    for name in read[whole]["state_dict"] if not found else ():
         if not torch.equal(read[whole]["state_dict"][name], read[weights]["state_dict"][name]):
             found.append(f"the weights-only file has another {name} than the whole one")
-    resumed = fit(ORDINARY, ckpt_path=whole)
+    resumed = fit(ORDINARY, ckpt_path=whole, module=subject.prepared(ORDINARY.make_module()))
     if resumed.counts["global step"] != 10:
         found.append(f"without it, the run goes on to step {resumed.counts['global step']} instead of 10")
     return found

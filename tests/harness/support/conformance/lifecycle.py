@@ -33,7 +33,7 @@ def leaves_nothing(subject: Subject) -> list[str]:
     """Guarantee 6 after a fit that ends well."""
     traces = []
     for callbacks in ([subject.make()], []):
-        module = _module()
+        module = subject.prepared(_module())
         traces.append(traces_of(fit(ORDINARY, callbacks, module=module).trainer, module))
     ours, theirs = traces
     return [f"left behind: {it}" for it in sorted(ours - theirs)] + [f"lost: {it}" for it in sorted(theirs - ours)]

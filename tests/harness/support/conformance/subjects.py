@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
+
 from lightning_vision.callbacks.hooks.method import Method, Place
 from lightning_vision.catalogue import entries
 from lightning_vision.configs import read_config, shipped
@@ -39,6 +41,14 @@ class Subject:
     def make(self, **changed: Any) -> Method:
         """A new callback with the working setting, some arguments changed."""
         return self.kind(**{**self.working, **changed})
+
+    def prepared(self, module: LightningModule) -> LightningModule:
+        """A module with the layers that the callback gives it at set-up, if the class says that it changes them."""
+        if self.kind.changes_architecture:
+            own, trainer = self.make(), Trainer(accelerator="cpu", logger=False, barebones=True)
+            own.setup(trainer, module, "fit")
+            own.teardown(trainer, module, "fit")
+        return module
 
     def make_neutral(self, which: int) -> Method:
         """A new callback that is switched off by the neutral setting number `which`, counted round."""

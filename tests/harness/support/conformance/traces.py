@@ -86,7 +86,8 @@ def leftovers(subject: Subject, condition: Condition, step: str, call: int) -> l
 
     def run(callbacks: list[Callback]) -> tuple[set[str], LightningModule, Remember]:
         torch.manual_seed(1)
-        module, fails, remember = condition.make_module(), FailsAt(step, call), Remember()
+        module = subject.prepared(condition.make_module())
+        fails, remember = FailsAt(step, call), Remember()
         holder = Holder()
         with contextlib.suppress(ZeroDivisionError):
             fit(condition, [*callbacks, remember, fails, holder], module=module, refusable=subject.name)
