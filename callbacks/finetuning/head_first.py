@@ -67,7 +67,8 @@ class HeadFirst(Freezing):
         share one run and its schedule, and the first has a fixed length.
 
     See also:
-        `Unfreeze`, which thaws one group of layers after the other. `lightning.pytorch.callbacks.BackboneFinetuning`, which adds a group to the optimizer when it thaws.
+        `Unfreeze`, which thaws one group of layers after the other. `lightning.pytorch.callbacks.BackboneFinetuning`,
+        which adds a group to the optimizer when it thaws.
     """
 
     neutral = ({"epochs": 0},)
