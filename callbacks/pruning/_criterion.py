@@ -38,6 +38,14 @@ class Criterion(ABC):
     # Whether `Moment.images` is needed; then weights are first pruned when the first batch is there.
     needs_images: ClassVar[bool] = False
 
+    def fits(self, module: LightningModule, begin: int) -> None:  # noqa: B027  (most fit all)
+        """Refuse, by a ValueError before the first step, a network or a beginning that does not suit.
+
+        Args:
+            module: The network as a whole.
+            begin: Optimizer steps after which `keep` is asked first.
+        """
+
     @abstractmethod
     def keep(self, moment: Moment, count: int) -> Mapping[str, Tensor]:
         """Masks, boolean, by the names of `moment.weights`, in which `count` weights in all are True.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import final
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -63,14 +64,8 @@ def synaptic_flow(module: nn.Module, weights: Mapping[str, Tensor], images: Tens
     asked = {name: weight.detach().double().abs().requires_grad_() for name, weight in weights.items()}
     tensors = {name: it.detach().double().abs() for name, it in module.named_parameters() if name not in asked}
     tensors |= {name: it.double().abs() for name, it in module.named_buffers() if it.is_floating_point()}
+    _refuse_centring(module)
     for path, part in module.named_modules():
-        if isinstance(part, CENTRING) or (
-            isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is None
-        ):
-            raise ValueError(
-                f"SynFlow: {path} is a {type(part).__name__} that takes the mean of its input away, so no flow passes "
-                "in proportion to the weights; choose another criterion."
-            )
         if isinstance(part, _BatchNorm) and part.running_mean is not None:
             tensors[f"{path}.running_mean"] = torch.zeros_like(part.running_mean, dtype=torch.float64)
     with at_rest(module):
@@ -128,7 +123,8 @@ class SynFlow(Criterion):
             and may empty layers.
 
     Raises:
-        ValueError: from the constructor, if `rounds` is no such number; from `keep`, as `synaptic_flow`.
+        ValueError: from the constructor, if `rounds` is no such number; from `fits`, if the network holds a norm that
+            takes its input's mean away; from `keep`, as `synaptic_flow`.
 
     Example:
         >>> from lightning_vision.callbacks.pruning.synflow import SynFlow
@@ -162,6 +158,18 @@ class SynFlow(Criterion):
         whole("SynFlow", "rounds", rounds, 1)
         self.rounds = rounds
 
+    def fits(self, module: LightningModule, begin: int) -> None:
+        _refuse_centring(module)
+
     def keep(self, moment: Moment, count: int) -> Mapping[str, Tensor]:
         assert moment.images is not None
         return synflow_masks(moment.module, moment.weights, moment.kept, moment.images, count, self.rounds)
+
+
+def _refuse_centring(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        if isinstance(part, CENTRING) or (isinstance(part, _BatchNorm) and part.running_mean is None):
+            raise ValueError(
+                f"SynFlow: {path} is a {type(part).__name__} that takes the mean of its input away, so no flow passes "
+                "in proportion to the weights; choose another criterion."
+            )
