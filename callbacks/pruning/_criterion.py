@@ -38,13 +38,8 @@ class Criterion(ABC):
     # Whether `Moment.images` is needed; then weights are first pruned when the first batch is there.
     needs_images: ClassVar[bool] = False
 
-    def fits(self, module: LightningModule, begin: int) -> None:  # noqa: B027  (most fit all)
-        """Refuse, by a ValueError before the first step, a network or a beginning that does not suit.
-
-        Args:
-            module: The network as a whole.
-            begin: Optimizer steps after which `keep` is asked first.
-        """
+    def fits(self, module: LightningModule) -> None:  # noqa: B027  (most fit all)
+        """Refuse, by a ValueError before the first step, a network that the criterion cannot judge."""
 
     @abstractmethod
     def keep(self, moment: Moment, count: int) -> Mapping[str, Tensor]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from ._criterion import Criterion, Moment
@@ -53,7 +52,7 @@ class Movement(Criterion):
     masked moves no more, and its score stands still.
 
     Raises:
-        ValueError: from `fits`, if pruning begins at step 0; from `keep`, if nothing was observed before.
+        ValueError: from `keep`, if nothing was observed before.
 
     Example:
         >>> from lightning_vision.callbacks.pruning.movement import Movement
@@ -84,13 +83,6 @@ class Movement(Criterion):
 
     def __init__(self) -> None:
         self._scores: dict[str, Tensor] = {}
-
-    def fits(self, module: LightningModule, begin: int) -> None:
-        if begin < 1:
-            raise ValueError(
-                f"Movement: pruning begins at step {begin}, before any weight has moved; let it begin after some "
-                "optimizer steps."
-            )
 
     def observe(self, weights: Mapping[str, Tensor]) -> None:
         moving = {name: weight for name, weight in weights.items() if weight.grad is not None}

@@ -186,9 +186,9 @@ class Reactivation(Criterion):
             moment = replace(moment, kept=kept, weights=weights)
         return self.base.keep(moment, count)
 
-    def fits(self, module: LightningModule, begin: int) -> None:
+    def fits(self, module: LightningModule) -> None:
         relus(module)
-        self.base.fits(module, begin)
+        self.base.fits(module)
 
     def observe(self, weights: Mapping[str, Tensor]) -> None:
         self.base.observe(weights)

@@ -104,6 +104,8 @@ def synflow_masks(
     """
     masks = dict(kept)
     left = sum(int(mask.sum()) for mask in kept.values())
+    if left == count:
+        return masks
     for fewer in shrinking_counts(left, count, rounds):
         if fewer < left:
             pruned = {name: weight.detach() * masks[name] for name, weight in weights.items()}
@@ -158,7 +160,7 @@ class SynFlow(Criterion):
         whole("SynFlow", "rounds", rounds, 1)
         self.rounds = rounds
 
-    def fits(self, module: LightningModule, begin: int) -> None:
+    def fits(self, module: LightningModule) -> None:
         _refuse_centring(module)
 
     def keep(self, moment: Moment, count: int) -> Mapping[str, Tensor]:
