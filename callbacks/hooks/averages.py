@@ -35,7 +35,8 @@ class Averages(Method):
 
     Files hold the average as `state_dict`; the callback's state holds the training weights, which a resumed fit goes
     on with. Before the first update scores and files are those of the training weights. After a fit the module holds
-    the average; after an exception the training weights.
+    the average; after an exception the training weights. A method may have buffers measured for the average before it
+    is scored, once for each average (`remeasured`).
 
     Args:
         every_n_steps: Steps from one update to the next, at least 1.
@@ -62,6 +63,7 @@ class Averages(Method):
         self._shown = False  # whether the module holds the average
         self._continues = False  # whether this fit goes on with the average and the training weights
         self._widened = False  # whether the average has a wider type than some of the weights
+        self._measured = 0  # updates of the average that buffers were last measured for
         self._averaged: list[Tensor] = []  # the values of `average` during a fit
         self._shapes: list[torch.Size] = []  # of its buffers
         self._live: LiveTensors | None = None  # the module's tensors, during a fit
@@ -71,6 +73,24 @@ class Averages(Method):
     @abstractmethod
     def share(self, updates: int) -> float:
         """The share in (0, 1] of the current weights in the average, after `updates` earlier updates."""
+
+    def begins(self, trainer: Trainer) -> bool:
+        """Whether the average starts with the weights as they are now, at the training's start or after a step."""
+        return trainer.global_step >= self.start_step
+
+    def due(self, trainer: Trainer, steps: int) -> bool:
+        """Whether the average is updated now, so many optimizer steps after it started."""
+        return steps % self.every_n_steps == 0
+
+    def plan(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse, before the first batch of a fit, what cannot work."""
+
+    def updated(self, pl_module: LightningModule) -> None:
+        """Called after an update of the average, while the module trains."""
+
+    def remeasured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
+        """Buffers to take the place of averaged ones, by name; the module holds the average meanwhile."""
+        return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -97,6 +117,7 @@ class Averages(Method):
         if saved is not None:
             self.updates, self._steps, self.average = saved["updates"], saved["steps"], saved["average"]
             self._raw, self._shown = saved["raw"], saved["updates"] > 0
+            self._measured = saved.get("measured", 0)  # older files know no measuring
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -116,7 +137,10 @@ class Averages(Method):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._global_step = trainer.global_step
-        if self._live is not None and not self.average and self._global_step >= self.start_step:
+        if self._live is None:
+            return
+        self.plan(trainer, pl_module)
+        if not self.average and self.begins(trainer):
             self._start_from(self._live, {})
 
     def on_train_batch_end(
@@ -128,19 +152,20 @@ class Averages(Method):
         self._global_step = step
         if self.average:
             self._steps += 1
-            if self._steps % self.every_n_steps == 0:
+            if self.due(trainer, self._steps):
                 self._update(self._live, self.share(self.updates))
+                self.updated(pl_module)
             # An average of what a weight was before it was masked would not be sparse.
             for other in self._masks:
                 for name, kept in other.kept_masks.items():
                     self.average[plain_name(name)].mul_(kept)
-        elif step >= self.start_step:
+        elif self.begins(trainer):
             self._start_from(self._live, {})
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
         if self._live is not None and self.updates:
-            self._agree(self._live, trainer)
+            self._settle(self._live, trainer, pl_module)
             self._show(self._live)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -150,7 +175,7 @@ class Averages(Method):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         if self._live is not None and self.updates:
-            self._agree(self._live, trainer)
+            self._settle(self._live, trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
@@ -179,7 +204,8 @@ class Averages(Method):
         raw = self._raw
         if not raw and self._live is not None:
             raw = {name: it.detach() for name, it in zip(self._live.names, self._live.read(), strict=True)}
-        return {"updates": self.updates, "steps": self._steps, "average": dict(self.average), "raw": raw}
+        counts = {"updates": self.updates, "steps": self._steps, "measured": self._measured}
+        return {**counts, "average": dict(self.average), "raw": raw}
 
     def _refuse_rivals(self, trainer: Trainer) -> None:
         kinds = (Averages, WeightAveraging, StochasticWeightAveraging)
@@ -190,7 +216,7 @@ class Averages(Method):
             )
 
     def _forget(self) -> None:
-        self.updates, self._steps, self._shown = 0, 0, False
+        self.updates, self._steps, self._measured, self._shown = 0, 0, 0, False
         self.average, self._raw = {}, {}
 
     def _leave(self) -> None:
@@ -230,8 +256,17 @@ class Averages(Method):
                     "start, or register it with persistent=False."
                 )
 
-    def _agree(self, live: LiveTensors, trainer: Trainer) -> None:
-        """Give all ranks rank 0's averaged buffers, which its files hold; each rank's own statistics differ."""
+    def _settle(self, live: LiveTensors, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the average what is scored: measured buffers in it, and on all ranks rank 0's, which its files hold."""
+        if self._measured != self.updates and not trainer.sanity_checking:
+            self._show(live)
+            try:
+                found = self.remeasured(trainer, pl_module)
+            finally:
+                self._hide()
+            for name in found.keys() & self.average.keys():
+                self.average[name].copy_(found[name])
+            self._measured = self.updates
         if trainer.world_size > 1:
             for name in live.buffers:
                 dist.broadcast(self.average[name], 0)
