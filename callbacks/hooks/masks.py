@@ -1,19 +1,22 @@
 """Keeping chosen weights at zero: masks by parameter name, held through gradients, optimizers and resumes.
 
 Nothing is reparametrised, so files hold masked weights under the names of a plain run. Public hooks used:
-`on_train_start`, `on_train_batch_end`, `state_dict`, `load_state_dict`, and torch's `Tensor.register_hook` and
-`Optimizer.register_step_post_hook`.
+`on_train_start`, `on_train_batch_start`, `on_before_optimizer_step`, `on_train_batch_end`, `state_dict`,
+`load_state_dict`, and torch's `Optimizer.register_step_pre_hook` and `register_step_post_hook`. While fitting the
+precision plugin's public `backward` is wrapped: nothing later comes before those who read gradients in
+`on_after_backward`, and SAM's second gradient passes there too.
 """
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
+from ._around import last_word
 from .method import Method, Place
 
 __all__ = ["Masks"]
@@ -24,8 +27,8 @@ class Masks(Method):
 
     A masked weight is zeroed at once together with what optimizers have kept of it (momentum), gets a gradient of zero,
     and is zeroed again after each optimizer step, against weight decay and momentum of other parts. `kept_masks` has
-    the masks, boolean, by parameter name; they are saved with the step of the last question. A run that begins at step
-    0 begins without masks.
+    the masks, boolean, by parameter name; they are saved with the step of the last question and of the last answer,
+    `given_at`. A run that begins at step 0 begins without masks.
 
     Args:
         name: Part of the state key.
@@ -35,19 +38,30 @@ class Masks(Method):
     """
 
     place = Place.MASKS
+    # Whether the question at a fit's start waits for its first batch; each later one comes with the batch just done.
+    needs_batch: bool = False
+    # Whether `observe` is called before each optimizer step.
+    observes: bool = False
 
     def __init__(self, **others: Any) -> None:
         super().__init__(**others)
         self.kept_masks: dict[str, Tensor] = {}
+        self.given_at = -1  # optimizer steps done when `masks` last gave some
+        # For `masks`, while it is asked: the module, and the training batch at hand if there is one.
+        self.module: LightningModule | None = None
+        self.batch: Any = None
         self._asked = -1
         self._parameters: dict[str, Tensor] = {}
-        self._hooked = set[str]()
+        self._holds = False
+        # Masked parameters, and their masks in the parameter's type, by which they are multiplied.
+        self._masked: list[Tensor] = []
+        self._factors: list[Tensor] = []
 
     @abstractmethod
     def due(self, step: int) -> bool:
-        """Whether masks are asked for after `step` optimizer steps; a function of nothing else, for all ranks ask it.
+        """Whether masks are asked for after `step` optimizer steps; all ranks ask it and must hear the same.
 
-        Step 0 is before the first.
+        Step 0 is before the first. `kept_masks` and `given_at` are the same on all ranks.
         """
 
     @abstractmethod
@@ -63,34 +77,61 @@ class Masks(Method):
             mask turns True again goes on from zero.
         """
 
+    def forget(self) -> None:
+        """Called when a run begins at step 0: drop what was gathered in another one."""
+
+    def given(self, trainer: Trainer) -> None:
+        """Called on all ranks when new masks are in place."""
+
+    def observe(self, weights: Mapping[str, Tensor]) -> None:
+        """See weights and their gradients before an optimizer's step: unscaled, synchronised, not clipped.
+
+        Args:
+            weights: The optimizer's parameters by name, with their `grad`.
+        """
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.global_step == 0:
-            self.kept_masks, self._asked = {}, -1
+            self.kept_masks, self.given_at, self._asked = {}, -1, -1
+            self.forget()
         self._parameters = dict(pl_module.named_parameters())
-        self._hooked = set()
-        self.undo_later(self._parameters.clear)
+        self._holds = False
+        self.undo_later(self._release)
         self._install(trainer, self.kept_masks)
-        self._ask_if_due(trainer)
+        if not self.needs_batch:
+            self._ask_if_due(trainer, pl_module, None)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._ask_if_due(trainer, pl_module, batch)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+        if self.observes:
+            stepped = {id(it) for group in optimizer.param_groups for it in group["params"]}
+            self.observe({name: it for name, it in self._parameters.items() if id(it) in stepped})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        self._ask_if_due(trainer)
+        self._ask_if_due(trainer, pl_module, batch)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
             "masks": {name: it.cpu() for name, it in self.kept_masks.items()},
             "step": self._asked,
+            "given_at": self.given_at,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.kept_masks, self._asked = dict(state_dict["masks"]), state_dict["step"]
+        self.kept_masks = dict(state_dict["masks"])
+        self._asked, self.given_at = state_dict["step"], state_dict["given_at"]
 
-    def _ask_if_due(self, trainer: Trainer) -> None:
+    def _ask_if_due(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
         step = trainer.global_step
         if step == self._asked:
             return
@@ -99,41 +140,62 @@ class Masks(Method):
             return
         found = None
         if trainer.is_global_zero:
+            self.module, self.batch = pl_module, batch
             weights = {name: parameter.detach() for name, parameter in self._parameters.items()}
-            found = self.masks(step, weights)
+            try:
+                found = self.masks(step, weights)
+            finally:
+                self.module = self.batch = None
             # On the CPU, for that is where a broadcast of objects can be opened on every rank.
             found = found and {name: mask.cpu() for name, mask in found.items()}
         found = trainer.strategy.broadcast(found)
         if found:
             self._install(trainer, found)
+            self.given_at = step
+            self.given(trainer)
 
     @torch.no_grad()
     def _install(self, trainer: Trainer, masks: Mapping[str, Tensor]) -> None:
         for name, mask in masks.items():
             self._check(name, mask)
-        if masks and not self._hooked:
-            for optimizer in trainer.optimizers:
-                self.undo_later(optimizer.register_step_post_hook(self._zero).remove)
+        if masks and not self._holds:
+            self._hold(trainer)
         for name, mask in masks.items():
             parameter = self._parameters[name]
             self.kept_masks[name] = mask.to(parameter.device)
-            parameter[~self.kept_masks[name]] = 0
+            gone = ~self.kept_masks[name]
+            parameter.masked_fill_(gone, 0)
             for optimizer in trainer.optimizers:
                 # `get`, for asking a defaultdict would make a state.
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        value[~self.kept_masks[name]] = 0
-            if name not in self._hooked and parameter.requires_grad:
-                self.undo_later(parameter.register_hook(partial(self._masked, name)).remove)
-            self._hooked.add(name)
+                        value.masked_fill_(gone, 0)
+        self._masked = [self._parameters[name] for name in self.kept_masks]
+        # In the parameter's type and layout, for a product of two types takes several times as long.
+        self._factors = [torch.empty_like(self._parameters[name]).copy_(mask) for name, mask in self.kept_masks.items()]
 
-    def _masked(self, name: str, gradient: Tensor) -> Tensor:
-        return torch.where(self.kept_masks[name], gradient, 0)
+    def _hold(self, trainer: Trainer) -> None:
+        self._holds = True
+        self.undo_later(last_word(trainer.precision_plugin, "backward", self._mask_gradients).undo)
+        for optimizer in trainer.optimizers:
+            self.undo_later(optimizer.register_step_post_hook(self._mask_weights).remove)
+            if not trainer.lightning_module.automatic_optimization:
+                # Gradients of a `loss.backward()` that went past Lightning.
+                self.undo_later(optimizer.register_step_pre_hook(self._mask_gradients).remove)
+
+    def _release(self) -> None:
+        self._parameters, self._masked, self._factors, self._holds = {}, [], [], False
 
     @torch.no_grad()
-    def _zero(self, *_: Any) -> None:
-        for name, mask in self.kept_masks.items():
-            self._parameters[name].mul_(mask)
+    def _mask_gradients(self, *_: Any) -> None:
+        pairs = [(it.grad, factor) for it, factor in zip(self._masked, self._factors, strict=True)]
+        there = [(gradient, factor) for gradient, factor in pairs if gradient is not None]
+        if there:
+            torch._foreach_mul_([gradient for gradient, _ in there], [factor for _, factor in there])
+
+    @torch.no_grad()
+    def _mask_weights(self, *_: Any) -> None:
+        torch._foreach_mul_(self._masked, self._factors)
 
     def _check(self, name: str, mask: Tensor) -> None:
         kind, parameter = type(self).__name__, self._parameters.get(name)
