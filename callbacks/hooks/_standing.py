@@ -24,9 +24,7 @@ def standing(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def put_back(
-    trainer: Trainer, pl_module: LightningModule, then: Mapping[str, Any], kept: Mapping[str, Tensor]
-) -> None:
+def put_back(trainer: Trainer, pl_module: LightningModule, then: Mapping[str, Any], kept: Mapping[str, Tensor]) -> None:
     """Let training stand where it stood, but for masked weights: they are zero, as is what optimizers keep of them.
 
     Args:
