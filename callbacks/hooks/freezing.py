@@ -180,7 +180,7 @@ class Freezing(Method):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if not self.off:
-            pl_module.log_dict({f"train/{name}": value for name, value in self.numbers().items()})
+            pl_module.log_dict({f"train/{name}": value for name, value in self.numbers().items()}, sync_dist=True)
 
     def _plan(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._planned:
