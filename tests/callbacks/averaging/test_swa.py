@@ -165,7 +165,7 @@ def test_schedule_length_and_losses_are_those_of_a_run_without_it_unlike_lightni
 
     assert plain_rates == own_rates != their_rates
     assert plain_losses == own_losses != []
-    assert (40, 4, 4) == (own.global_step, own.current_epoch, own.max_epochs)
+    assert (own.global_step, own.current_epoch, own.max_epochs) == (40, 4, 4)
     assert plain.max_epochs == own.max_epochs
 
 
@@ -181,7 +181,7 @@ def test_two_optimizers_are_averaged_where_lightnings_refuses():
 
 def test_it_counts_steps_where_lightnings_counts_epochs_and_needs_their_number():
     swa = SWA(start_step=5, every_n_steps=5)
-    module, trainer = fitted(swa, max_epochs=-1, max_steps=18)
+    _, trainer = fitted(swa, max_epochs=-1, max_steps=18)
 
     assert trainer.global_step == 18
     assert swa.updates == 2  # 5, then 10 and 15

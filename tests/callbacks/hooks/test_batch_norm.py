@@ -45,7 +45,7 @@ def test_layers_that_rest_keep_their_statistics():
     module.network[1].running_mean.fill_(3.0)
     fitted(module, plain_loader())
 
-    assert [3.0] * 4 == module.network[1].running_mean.tolist()
+    assert module.network[1].running_mean.tolist() == [3.0] * 4
 
 
 def test_what_others_put_around_the_step_is_passed_by_and_may_not_reach_it():
@@ -57,7 +57,7 @@ def test_what_others_put_around_the_step_is_passed_by_and_may_not_reach_it():
 
     fitted(Wrapping(), plain_loader(), max_epochs=2)
 
-    assert 20 == len(calls)
+    assert len(calls) == 20
 
 
 def test_dict_batches_and_steps_without_a_number_are_measured():
@@ -101,9 +101,9 @@ def test_an_exception_while_measuring_leaves_the_trained_weights_and_all_setting
     with pytest.raises(KilledError):
         fitted(module, plain_loader(), val=plain_loader(12), num_sanity_val_steps=0)
 
-    assert 20 == len(weights)
-    assert 0.1 == module.network[1].momentum
-    assert 20 == module.network[1].num_batches_tracked
+    assert len(weights) == 20
+    assert module.network[1].momentum == 0.1
+    assert module.network[1].num_batches_tracked == 20
     assert not torch.equal(weights[-1], module.network[5].weight)
 
 
