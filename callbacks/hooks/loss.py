@@ -51,9 +51,14 @@ class Loss(Method):
         self._outputs: dict[str, list[Any]] | None = None
 
     @property
+    def silent(self) -> bool:
+        """Whether all weights are 0, so that there is nothing to add."""
+        return not any(self.weights.values())
+
+    @property
     def off(self) -> bool:
         """Whether all weights are 0; a method's setting need not be one of them."""
-        return not any(self.weights.values())
+        return self.silent
 
     @abstractmethod
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
@@ -67,7 +72,7 @@ class Loss(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit" or self.off:
+        if stage != "fit" or self.off or self.silent:
             return
         kind = type(self).__name__
         if not pl_module.automatic_optimization:
@@ -76,19 +81,24 @@ class Loss(Method):
                 "term to; use automatic optimization, or leave it out."
             )
         takes_batches(kind, pl_module)
+        # In setup: hooks that come after a compiled module's first call are not seen.
+        self.listen(pl_module, self.outputs_of)
+
+    def listen(self, pl_module: LightningModule, outputs_of: Sequence[str]) -> None:
+        """From the next step on `term` gets the outputs of these submodules; once in a fit."""
         paths = dict(pl_module.named_modules())
-        for path in self.outputs_of:
+        for path in outputs_of:
             if path not in paths:
                 raise ValueError(
-                    f"{kind}: {type(pl_module).__name__} has no submodule {path!r}; name one of its "
+                    f"{type(self).__name__}: {type(pl_module).__name__} has no submodule {path!r}; name one of its "
                     f"`named_modules()`, such as {', '.join(repr(it) for it in list(paths)[1:6])}."
                 )
-            # In setup: hooks that come after a compiled module's first call are not seen.
             self.undo_later(paths[path].register_forward_hook(self._keeper(path)).remove)
+        self.outputs_of = tuple(outputs_of)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
-        if self.off:
+        if self.off or self.silent:
             return
         twice = {key for rival in cast(list[Loss], self.rivals(trainer, Loss)) for key in rival.weights}
         labels = {key: f"train/{key}/{self.state_key}" if key in twice else f"train/{key}" for key in self.weights}
