@@ -33,7 +33,7 @@ def named_parts(owner: str, pl_module: LightningModule, head: tuple[str, ...]) -
     return head
 
 
-def classifier_of(owner: str, pl_module: LightningModule) -> tuple[str, ...]:
+def classifier_of(owner: str, pl_module: LightningModule, argument: str = "head") -> tuple[str, ...]:
     """Names of the parts that make up the one classifier of a module, such as `("network.fc",)`.
 
     It is what a timm network in the module calls its classifier, or the outermost part outside of those that is called
@@ -51,7 +51,7 @@ def classifier_of(owner: str, pl_module: LightningModule) -> tuple[str, ...]:
     seen = " and ".join(" + ".join(parts) for parts in found) or "nothing"
     raise ValueError(
         f"{owner}: which part of {type(pl_module).__name__} is its classifier is not clear ({seen} looks like one); "
-        f"name it with head=, as in head='network.fc'; {_whereabouts(pl_module)}."
+        f"name it with {argument}=, as in {argument}='network.fc'; {_whereabouts(pl_module)}."
     )
 
 

@@ -21,16 +21,17 @@ class Around:
         owner: Whose function it is.
         name: The function's name.
         action: What is called instead.
+        innermost: It lies inside of all others, whoever comes when.
     """
 
-    def __init__(self, owner: Any, name: str, action: Callable[..., Any]) -> None:
+    def __init__(self, owner: Any, name: str, action: Callable[..., Any], innermost: bool = False) -> None:
         self.owner, self.name, self.action = owner, name, action
         wrapper = vars(owner).get(name)
         if not isinstance(wrapper, _Wrapper):
             wrapper = _Wrapper(owner, name)
             setattr(owner, name, wrapper)
         self.stack = wrapper.around
-        self.stack.append(self)
+        self.stack.insert(0 if innermost else len(self.stack), self)
 
     def undo(self) -> None:
         """Take the action off, and with the last of them give the object its own function back; twice does nothing."""

@@ -214,7 +214,7 @@ class Ascent(Method):
         return [names[weight] for weight in weights]
 
     def _training_step(self, trainer: Trainer, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if trainer.lightning_module.automatic_optimization and not self._replaying:
+        if trainer.lightning_module.automatic_optimization and not replaying(trainer.lightning_module):
             self._window.append(MicroBatch(args, kwargs, read_streams(trainer.strategy.root_device)))
         return proceed(*args, **kwargs)
 
@@ -293,8 +293,8 @@ class Ascent(Method):
 
 def replaying(pl_module: LightningModule) -> bool:
     """Whether the running `training_step` is being computed again: counters and lists of your own should not move."""
-    callbacks = callbacks_of(pl_module.trainer)
-    return any(isinstance(callback, Ascent) and callback._replaying for callback in callbacks)
+    # Not a question of class: other seams compute steps again, too.
+    return any(getattr(callback, "_replaying", False) for callback in callbacks_of(pl_module.trainer))
 
 
 def _call_again(closure: Callable[[], Any], streams: Streams) -> None:
