@@ -55,10 +55,10 @@ def chosen_weights(
         }
         if not found:
             layers = [plain.removesuffix(".weight") for plain in names.values()]
-            hint = nearest(pattern, layers) or f"; they begin {', '.join(layers[:3])}"
+            hint = nearest(pattern, layers) or f"; they begin {', '.join(layers[:3])}."
             raise ValueError(
                 f"{owner}: {argument} has {pattern!r}, which matches no Linear or convolutional layer of "
-                f"{type(module).__name__}{hint}."
+                f"{type(module).__name__}{hint}"
             )
         return found
 
