@@ -54,19 +54,20 @@ def gated_weights(layer: nn.Module, raw: Tensor) -> dict[str, Tensor]:
 
 
 def residual_branches(module: nn.Module) -> list[str]:
-    """Names of the layers that end the residual branches of a module's blocks.
+    """Names of the layers that end the residual branches of a module's blocks, or its batch norms if it has no such.
 
-    They are what timm calls them: `attn.proj` and `mlp.fc2` of transformers, and the last of `bn1`, `bn2`, `bn3` of a
-    ResNet's blocks.
+    The branches are known by timm's names: `attn.proj` and `mlp.fc2` of transformers, and the last of `bn1`, `bn2` and
+    `bn3` of a ResNet's blocks.
     """
-    names = [part_name(name) for name, part in module.named_modules() if takes_gates(part)]
+    parts = {part_name(name): part for name, part in module.named_modules()}
+    names = [name for name, part in parts.items() if takes_gates(part)]
     ends = [name for name in names if any(fnmatchcase(f".{name}", end) for end in ("*.attn.proj", "*.mlp.fc2"))]
     blocks: dict[str, str] = {}
     for name in names:
         block, _, last = name.rpartition(".")
         if last in ("bn2", "bn3") and f"{block}.bn1".lstrip(".") in names:
             blocks[block] = max(blocks.get(block, ""), name)
-    return [*ends, *blocks.values()]
+    return [*ends, *blocks.values()] or [name for name in names if isinstance(parts[name], _BatchNorm)]
 
 
 def takes_gates(layer: nn.Module) -> bool:
@@ -108,7 +109,7 @@ class FeatureGates(Routed):
     Args:
         layers: Patterns of the names of the layers to gate, each a linear one, a convolution or a batch norm, as
             `*.mlp.fc2`; where a batch norm follows a convolution, name the batch norm. None finds the last layers of
-            the residual branches of timm's transformers and ResNets.
+            the residual branches of timm's transformers and ResNets, or in other networks all batch norms.
         gate_lr: Learning rate of the gates' Adam, >= 0; 0.01 as the authors' configuration for CIFAR-100. 0 leaves the
             gates as they begin, at no cost. Neutral: 0 with `init` infinite.
         init: Raw gate w at which all begin; infinity is an open gate, for good. None: drawn as the authors do, from
@@ -122,7 +123,7 @@ class FeatureGates(Routed):
 
     Raises:
         ValueError: an argument out of its range; at set-up, if a pattern fits nothing or a layer that cannot absorb a
-            gate, or no residual branch is found; otherwise as `Routed` says.
+            gate, or nothing to gate is found; otherwise as `Routed` says.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -183,8 +184,8 @@ class FeatureGates(Routed):
         names = residual_branches(pl_module) if self._layers is None else self._named(self._layers, parts)
         if not names:
             raise ValueError(
-                f"FeatureGates: {type(pl_module).__name__} has no residual branches with the names of timm's "
-                "transformers and ResNets; name the layers that end its branches with layers=."
+                f"FeatureGates: {type(pl_module).__name__} has neither residual branches with the names of timm's "
+                "transformers and ResNets nor batch norms; name the layers to gate with layers=."
             )
         random = Generator().manual_seed(self.seed)
         return {name: _Gates(parts[name], self._first(parts[name], random)) for name in names}

@@ -12,10 +12,20 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "an EvoNorm layer stands where a norm was, so files hold its weights under the norm's name",
         "",
     ),
+    "FeatureGates": (
+        "gates and their optimizer stand in the callback's state; keys of module and optimizers are plain",
+        "",
+        "",
+    ),
     "HeadFirst": (
         "",
         "",
         "frozen parts are in evaluation mode, so their batch norms see no batch and their dropouts draw nothing",
+    ),
+    "LoRA": (
+        "optimizers hold two factors a layer besides the module's parameters; files have them in the callback's state",
+        "",
+        "",
     ),
 }
 

@@ -69,13 +69,18 @@ class FailsAt(Callback):
 
 
 class Remember(Callback):
-    """Keeps the weights that training last had: after each batch, before any evaluation may swap them."""
+    """Keeps the weights that training last had: after each batch, before any evaluation may swap them.
 
-    def __init__(self) -> None:
+    With `written` as a file has them, for a callback that adds parameters folds these in.
+    """
+
+    def __init__(self, written: bool) -> None:
+        self.written = written
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.weights = {name: value.detach().clone() for name, value in pl_module.named_parameters()}
+        weights = trainer.strategy.lightning_module_state_dict() if self.written else dict(pl_module.named_parameters())
+        self.weights = {name: value.detach().clone() for name, value in weights.items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self.on_train_start(trainer, pl_module)
@@ -87,7 +92,7 @@ def leftovers(subject: Subject, condition: Condition, step: str, call: int) -> l
     def run(callbacks: list[Callback]) -> tuple[set[str], LightningModule, Remember]:
         torch.manual_seed(1)
         module = subject.prepared(condition.make_module())
-        fails, remember = FailsAt(step, call), Remember()
+        fails, remember = FailsAt(step, call), Remember(bool(subject.kind.adds_parameters))
         holder = Holder()
         with contextlib.suppress(ZeroDivisionError):
             fit(condition, [*callbacks, remember, fails, holder], module=module, refusable=subject.name)
