@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from ..hooks._checks import number, whole
+from ..hooks._checks import whole
 from ..hooks.rounds import Rounds
 from .magnitude import magnitude_masks
 
@@ -158,11 +158,9 @@ class LotteryTickets(Rounds):
             exclude=exclude,
             name=name,
         )
-        number("LotteryTickets", "sparsity", sparsity, 0, 1)
-        number("LotteryTickets", "rate", rate, 0, 1)
-        if sparsity == 1:
-            raise ValueError("LotteryTickets: sparsity is 1, which leaves no weight; give a share below 1.")
-        if not 0 < rate < 1:
+        if not (isinstance(sparsity, (int, float)) and 0.0 <= sparsity < 1.0):
+            raise ValueError(f"LotteryTickets: sparsity is {sparsity!r}; give a share from 0 (dense) to below 1.")
+        if not (isinstance(rate, (int, float)) and 0.0 < rate < 1.0):
             raise ValueError(f"LotteryTickets: rate is {rate!r}; give a share above 0 and below 1.")
         if (round_steps is None) == (round_epochs is None):
             raise ValueError(
