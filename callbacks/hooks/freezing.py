@@ -88,8 +88,8 @@ class Freezing(Method):
     def measured(self) -> Any:
         """Plain data of which `trained` is a function from now on; asked of rank 0 alone."""
 
-    def settle(self, measured: Any) -> None:
-        """Take in what rank 0 has measured; asked of all ranks."""
+    def settle(self, step: int, measured: Any) -> None:
+        """Take in what rank 0 has measured after `step` optimizer steps; asked of all ranks."""
 
     def entries(self) -> Mapping[str, Tensor]:
         """Of parameters that train in part, by name: boolean masks, True for the entries that train."""
@@ -174,7 +174,7 @@ class Freezing(Method):
         before, self._step = self._step, trainer.global_step
         if self.off or self._step == before or not self.due(before, self._step):
             return
-        self.settle(trainer.strategy.broadcast(self.measured() if trainer.is_global_zero else None))
+        self.settle(self._step, trainer.strategy.broadcast(self.measured() if trainer.is_global_zero else None))
         self._freeze(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
