@@ -1,8 +1,10 @@
 """How words and configs become a parser's input: named callbacks, short class names, own defaults."""
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from typing import Any
 
 import jsonargparse
@@ -41,8 +43,20 @@ def drop_superseded(model: Namespace) -> None:
 
 
 def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
-    """`args` with `=true` at the switches of a subcommand, `--overwrite`, which the parser wants to have a value."""
+    """`args` as the parser wants them.
+
+    Words before the first flag, as the folder in `soup runs`, are what the subcommand cannot do without, in the order
+    of its parameters; the last takes all that are left. Its switches, as `--overwrite`, get a value.
+    """
     parameters = inspect.signature(options).parameters.values()
+    needed = [it.name for it in parameters if it.default is it.empty][1:]
+    words = list(takewhile(lambda arg: not arg.startswith("-"), args)) if needed else []
+    if words:
+        named = [[f"--{name}", word] for name, word in zip(needed[:-1], words, strict=False)]
+        rest = words[len(needed) - 1 :]
+        if rest:
+            named.append([f"--{needed[-1]}", rest[0] if len(rest) == 1 else json.dumps(rest)])
+        args = [*(it for pair in named for it in pair), *args[len(words) :]]
     switches = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
     following = [*args[1:], "--"]
     return [
