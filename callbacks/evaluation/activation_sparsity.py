@@ -62,8 +62,8 @@ class ActivationSparsity(Outputs):
         Outputs of any shape; two int64 a layer on the device.
 
     Raises:
-        ValueError: from the constructor, for a setting out of range; before the first step, if a pattern matches no layer,
-            or there is no MLP block, ReLU or GELU.
+        ValueError: from the constructor, for a setting out of range; before the first step, if a pattern matches no
+            layer, or there is no MLP block, ReLU or GELU.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -6,9 +6,14 @@ from torch import nn
 
 from ._layer_names import that_match
 
-__all__ = ["activations_of"]
+__all__ = ["ACTIVATIONS", "activations_of"]
 
-RECTIFIERS = {"ReLU", "ReLU6", "GELU", "GELUTanh", "QuickGELU"}  # by name, for timm has its own of some
+# By name, for timm has its own of each, some in several makes. All are zero at zero, as a gate (sigmoid) is not.
+ACTIVATIONS = {
+    *("ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "CELU", "SELU", "GELU", "GELUTanh", "QuickGELU", "SiLU"),
+    *("Swish", "SwishMe", "Mish", "MishMe", "Hardswish", "HardSwish", "HardSwishMe", "HardMish", "HardMishMe"),
+}
+RECTIFIERS = {"ReLU", "ReLU6", "GELU", "GELUTanh", "QuickGELU"}
 
 
 def activations_of(owner: str, model: nn.Module, patterns: Sequence[str]) -> dict[str, bool]:

@@ -65,9 +65,9 @@ class TopKActivations(Forwards):
         Tokens `(..., D)`, of which D are the features; of layers outside of MLP blocks, maps `(B, D, H, W)`.
 
     Raises:
-        ValueError: from the constructor, for a setting out of range, or both `k` and a fraction; before the first step,
-            if a pattern matches no layer or there is no MLP block, ReLU or GELU; in the first batch, if a layer puts out
-            no tensor.
+        ValueError: from the constructor, for a setting out of range, or both `k` and a fraction; before the first
+            step, if a pattern matches no layer or there is no MLP block, ReLU or GELU; in the first batch, if a layer
+            puts out no tensor.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from timm.layers import EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dS0, EvoNorm2dS1
 from torch import Tensor, nn
 
+from ..hooks._activations import ACTIVATIONS
 from ..hooks._checks import number, whole
 from ..hooks._layer_names import patterns_of, that_match
 from ..hooks._successions import successions
@@ -23,11 +24,6 @@ __all__ = ["EvoNorm", "SwappedNorms", "swap_norms"]
 Variant = Literal["B0", "B1", "S0", "S1"]
 LAYERS = {"B0": EvoNorm2dB0, "B1": EvoNorm2dB1, "S0": EvoNorm2dS0, "S1": EvoNorm2dS1}
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.GroupNorm, nn.InstanceNorm2d)
-# By name, for timm has its own of each, some in several makes. A gate (sigmoid, tanh) is no activation of this kind.
-ACTIVATIONS = {
-    *("ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "CELU", "SELU", "GELU", "GELUTanh", "QuickGELU", "SiLU"),
-    *("Swish", "SwishMe", "Mish", "MishMe", "Hardswish", "HardSwish", "HardSwishMe", "HardMish", "HardMishMe"),
-}
 MARK = "evonorm_output"
 
 
