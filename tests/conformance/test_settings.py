@@ -27,6 +27,11 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "",
         "",
     ),
+    "LotteryTickets": (
+        "",
+        "",
+        "going back puts batch norm's statistics and counts to what they were at an early step",
+    ),
 }
 
 
