@@ -13,11 +13,11 @@ from torch import Tensor
 from ._criterion import Criterion, Moment
 from ._scores import keep_largest
 
-__all__ = ["Movement", "add_movement"]
+__all__ = ["Movement", "add_movement_scores"]
 
 
 @torch.no_grad()
-def add_movement(scores: Sequence[Tensor], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+def add_movement_scores(scores: Sequence[Tensor], weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     """Add one step to movement scores, in place: S <- S - W * dL/dW; nothing if any gradient is not finite.
 
     A loss scaler passes over a step with such gradients, so the weights do not move in it.
@@ -29,7 +29,7 @@ def add_movement(scores: Sequence[Tensor], weights: Sequence[Tensor], gradients:
 
     Example:
         >>> score = torch.zeros(2)
-        >>> add_movement([score], [torch.tensor([2.0, -3.0])], [torch.tensor([-0.5, -0.5])])
+        >>> add_movement_scores([score], [torch.tensor([2.0, -3.0])], [torch.tensor([-0.5, -0.5])])
         >>> score  # the first moves away from zero, the second towards it
         tensor([ 1.0000, -1.5000])
     """
@@ -93,7 +93,7 @@ class Movement(Criterion):
                 score = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
             self._scores[name] = score.detach().to(weight.device)
         gradients = [weight.grad for weight in moving.values() if weight.grad is not None]
-        add_movement([self._scores[name] for name in moving], list(moving.values()), gradients)
+        add_movement_scores([self._scores[name] for name in moving], list(moving.values()), gradients)
 
     def keep(self, moment: Moment, count: int) -> Mapping[str, Tensor]:
         if not self._scores:

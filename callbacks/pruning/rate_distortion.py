@@ -19,7 +19,13 @@ from ._asking import answer
 from ._criterion import Criterion, Moment
 from ._scores import keep_largest
 
-__all__ = ["RateDistortion", "distortion_curves", "least_distortion", "pruning_distortion", "uniform_counts"]
+__all__ = [
+    "RateDistortion",
+    "distortion_curves",
+    "least_distortion_counts",
+    "pruning_distortion",
+    "uniform_pruning_counts",
+]
 
 # Above this many weights, the dynamic program counts them in units of several.
 UNITS = 2048
@@ -86,7 +92,7 @@ def distortion_curves(
     return curves
 
 
-def least_distortion(curves: Sequence[NDArray[np.float64]], target: int) -> list[int]:
+def least_distortion_counts(curves: Sequence[NDArray[np.float64]], target: int) -> list[int]:
     """Counts, one for each layer, that sum to `target` at the least sum of distortions.
 
     It is solved exactly by dynamic programming over layers: the best sum for t weights in the first l layers is the
@@ -97,7 +103,7 @@ def least_distortion(curves: Sequence[NDArray[np.float64]], target: int) -> list
         target: At most all that the layers have.
 
     Example:
-        >>> least_distortion([np.array([0.0, 1.0, 5.0]), np.array([0.0, 2.0, 3.0])], 2)
+        >>> least_distortion_counts([np.array([0.0, 1.0, 5.0]), np.array([0.0, 2.0, 3.0])], 2)
         [0, 2]
     """
     best = np.full(target + 1, np.inf)
@@ -117,11 +123,11 @@ def least_distortion(curves: Sequence[NDArray[np.float64]], target: int) -> list
     return counts[::-1]
 
 
-def uniform_counts(sizes: Sequence[int], target: int) -> list[int]:
+def uniform_pruning_counts(sizes: Sequence[int], target: int) -> list[int]:
     """Counts that sum to `target`, in proportion to the sizes but for what rounding takes or gives.
 
     Example:
-        >>> uniform_counts([10, 10, 5], 13)
+        >>> uniform_pruning_counts([10, 10, 5], 13)
         [5, 5, 3]
     """
     ends = np.cumsum([0, *sizes])
@@ -186,7 +192,7 @@ class RateDistortion(Criterion):
             return kept
         curves = distortion_curves(moment.module, moment.images, weights, kept, self.rates)
         rivals = []
-        for counts in (_chosen([curves[name] for name in kept], target), uniform_counts(sizes, target)):
+        for counts in (_chosen([curves[name] for name in kept], target), uniform_pruning_counts(sizes, target)):
             pruned = zip(kept, counts, strict=True)
             rivals.append({k: v for name, n in pruned for k, v in _pruned(name, weights[name], kept[name], n).items()})
         ours, uniform = pruning_distortion(moment.module, moment.images, weights, rivals)
@@ -208,7 +214,7 @@ def _chosen(curves: Sequence[tuple[list[int], list[float]]], target: int) -> lis
 
     tables = [distortion(layer, unit * np.arange(size // unit + 1)) for layer, size in enumerate(sizes)]
     units = min(target // unit, sum(len(table) - 1 for table in tables))
-    chosen = [unit * count for count in least_distortion(tables, units)]
+    chosen = [unit * count for count in least_distortion_counts(tables, units)]
     while (rest := target - sum(chosen)) > 0:
         steps = [min(rest, unit, size - count) for size, count in zip(sizes, chosen, strict=True)]
         costs = [

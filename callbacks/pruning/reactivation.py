@@ -22,7 +22,7 @@ from ._criterion import Criterion, Moment
 from ._scores import keep_largest
 from ._units import call_name, hooked, read_units, relus
 
-__all__ = ["Reactivation", "dead_neuron_rate", "reactivate", "reactivation_scores"]
+__all__ = ["Reactivation", "dead_neuron_rate", "reactivation_masks", "reactivation_scores"]
 
 # A unit that is dead for more than this share of images and places is a mostly dead one.
 MOSTLY = 0.5
@@ -87,7 +87,7 @@ def reactivation_scores(weight: Tensor, dead: Tensor, gain: Tensor, low: Tensor,
     return torch.where(never_positive & (dead > MOSTLY), dead * pull.abs() * size, 0.0)
 
 
-def reactivate(
+def reactivation_masks(
     module: nn.Module, images: Tensor, weights: Mapping[str, Tensor], kept: Mapping[str, Tensor], budget: int
 ) -> dict[str, Tensor]:
     """Masks without up to `budget` weights whose removal activates dead units, the largest scores first.
@@ -181,7 +181,7 @@ class Reactivation(Criterion):
         budget = int(self.share * (left - count))
         if budget > 0:
             assert moment.images is not None
-            kept = reactivate(moment.module, moment.images, moment.weights, moment.kept, budget)
+            kept = reactivation_masks(moment.module, moment.images, moment.weights, moment.kept, budget)
             weights = {name: weight * kept[name] for name, weight in moment.weights.items()}
             moment = replace(moment, kept=kept, weights=weights)
         return self.base.keep(moment, count)

@@ -22,19 +22,19 @@ from ._asking import answer
 from ._criterion import Criterion, Moment
 from ._scores import keep_largest
 
-__all__ = ["SynFlow", "shrinking_counts", "synaptic_flow", "synflow_masks"]
+__all__ = ["SynFlow", "synaptic_flow", "synflow_counts", "synflow_masks"]
 
 # They take the mean of what comes in away, so ones do not flow through them in proportion.
 CENTRING = (nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
 
 
-def shrinking_counts(before: int, after: int, rounds: int) -> list[int]:
+def synflow_counts(before: int, after: int, rounds: int) -> list[int]:
     """How many weights are left after each round, from `before` to `after` in equal proportions.
 
     After round k of n it is before * (after / before) ** (k / n), rounded (Algorithm 1, line 7); the last is `after`.
 
     Example:
-        >>> shrinking_counts(1000, 1, 3)
+        >>> synflow_counts(1000, 1, 3)
         [100, 10, 1]
     """
     return [round(before * (after / before) ** (k / rounds)) for k in range(1, rounds)] + [after]
@@ -106,7 +106,7 @@ def synflow_masks(
     left = sum(int(mask.sum()) for mask in kept.values())
     if left == count:
         return masks
-    for fewer in shrinking_counts(left, count, rounds):
+    for fewer in synflow_counts(left, count, rounds):
         if fewer < left:
             pruned = {name: weight.detach() * masks[name] for name, weight in weights.items()}
             masks, left = keep_largest(synaptic_flow(module, pruned, images), masks, fewer), fewer
