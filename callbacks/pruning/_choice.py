@@ -26,13 +26,15 @@ def channel_importance(group: ChannelGroup, weights: Mapping[str, Tensor], gradi
     Args:
         group: The channels.
         weights: By parameter name, at least those of the readers.
-        gradients: Likewise, of the loss.
+        gradients: Likewise, of the loss; a reader without one has no say.
     """
     found = torch.zeros(group.size, dtype=torch.float64)
     for member in group.members:
         if member.role != "reads":
             continue
         for name, dim in member.tensors.items():
+            if name not in gradients:
+                continue
             product = weights[name].detach().double() * gradients[name].detach().double()
             along = product.movedim(dim, 0).flatten(1).sum(dim=1).cpu()
             found.index_add_(0, member.channel, along[member.position])
