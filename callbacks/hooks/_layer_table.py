@@ -64,12 +64,15 @@ class FlopCount:
         self._stack.close()
 
     def _count(self, layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        name = self._names.get(id(layer.weight))
+        if name is None:
+            # Somebody asks the network with other weights in its place.
+            return
         # Each weight is used once at each position: of the outputs, or of the inputs where these are spread out.
         if isinstance(layer, TRANSPOSED):
             positions = inputs[0].numel() // layer.in_channels
         else:
             positions = output.numel() // (layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
-        name = self._names[id(layer.weight)]
         self.flops[name] = self.flops.get(name, 0) + 2 * layer.weight.numel() * positions
 
 
