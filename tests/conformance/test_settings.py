@@ -32,6 +32,11 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "",
         "going back puts batch norm's statistics and counts to what they were at an early step",
     ),
+    "StructuredPruning": (
+        "",
+        "files hold the masked network at its full width; when a fit has ended the module is cut to narrower layers",
+        "",
+    ),
 }
 
 
