@@ -37,6 +37,11 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "files hold the masked network at its full width; when a fit has ended the module is cut to narrower layers",
         "",
     ),
+    "Unfreeze": (
+        "",
+        "",
+        "frozen parts are in evaluation mode, so their batch norms see no batch and their dropouts draw nothing",
+    ),
 }
 
 
