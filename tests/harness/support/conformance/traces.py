@@ -69,7 +69,7 @@ class FailsAt(Callback):
 
 
 class Remember(Callback):
-    """Keeps the weights that training last had: after each batch, before any evaluation may swap them.
+    """Keeps the weights that training last had: after each step and batch, before any evaluation may swap them.
 
     With `written` as a file has them, for a callback that adds parameters folds these in.
     """
@@ -79,11 +79,16 @@ class Remember(Callback):
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note(trainer, pl_module)
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(lambda *_: self._note(trainer, pl_module))
+
+    def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = trainer.strategy.lightning_module_state_dict() if self.written else dict(pl_module.named_parameters())
         self.weights = {name: value.detach().clone() for name, value in weights.items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self.on_train_start(trainer, pl_module)
+        self._note(trainer, pl_module)
 
 
 def leftovers(subject: Subject, condition: Condition, step: str, call: int) -> list[str]:
