@@ -78,10 +78,17 @@ class Structure(Sparsity, Loss):
             self._widen()
             self._widen, self._narrowed = None, None
             self._cut_again = stage != "fit"
+        if stage == "fit":
+            # Those of an earlier fit: there is no parent yet.
+            self._looked, self.outputs_of = False, ()
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.off:
             return
-        self._looked = False
+        for other in self.rivals(trainer, Structure):
+            raise ValueError(
+                f"{type(self).__name__}: the Trainer also has {other.state_key}, and what one cuts out the other would "
+                "look for; keep one of them."
+            )
         if any("_orig_mod" in name for name, _ in pl_module.named_modules()):
             raise ValueError(
                 f"{type(self).__name__}: parts of {type(pl_module).__name__} are compiled, and their channels cannot "

@@ -219,7 +219,7 @@ class StructuredPruning(Structure):
 
     def forget(self) -> None:
         super().forget()
-        self.importance = {}
+        self.importance, self.latencies = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"importance": dict(self.importance), "latencies": dict(self.latencies)}
