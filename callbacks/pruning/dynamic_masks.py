@@ -110,10 +110,12 @@ def with_predictors(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
     paths = {id(part): name for name, part in copy.named_modules()}
     for name, values in predictors.items():
         near = next((it for it in units if it == name or name.endswith(f".{it}")), None)
-        if near is None:
+        sizes = None if near is None else (units[near].conv.out_channels, units[near].conv.in_channels)
+        if near is None or sizes != tuple(values["weight"].shape):
             raise ValueError(
-                f"with_predictors: the state has predictors of {name!r}, and {type(model).__name__} has no such "
-                f"convolution before an activation, only {', '.join(units)}; give the network that was trained."
+                f"with_predictors: the state has a predictor of {name!r}, and {type(model).__name__} has no such "
+                f"convolution before an activation, of its size, only {', '.join(units)}; give the network that was "
+                "trained."
             )
         unit = units.pop(near)
         if unit.norm is not None:
