@@ -39,7 +39,7 @@ def run(
         w: Merge weight; several, as `[0.5,1,1.5]`, are compared on the validation split.
         monitor: Metric of the validation split that decides; what the checkpoints were chosen by if not given.
         mode: Whether a large or a small metric is good; as the checkpoints have it if not given, else `min` for a loss.
-        kept: Shell patterns of names that stay the base's, as `*running_*`.
+        kept: Shell patterns of names that stay the base's, as `'["*running_*"]'`.
         output: Folder for `neon.ckpt`, the base's own if not given.
         overwrite: Replace the file of an earlier merge.
 
