@@ -9,6 +9,7 @@ from torch import nn
 
 from lightning_vision.callbacks import Pruning
 from lightning_vision.callbacks.pruning._criteria import CRITERIA, criterion_named
+from lightning_vision.callbacks.pruning._criterion import Criterion
 from lightning_vision.callbacks.pruning._units import read_units
 from lightning_vision.callbacks.pruning.magnitude import Magnitude
 from lightning_vision.callbacks.pruning.movement import Movement
@@ -267,3 +268,30 @@ def test_a_network_without_relus_and_a_share_out_of_range_are_refused():
         Reactivation(Magnitude(), 0.5).keep(moment_of(perceptron(), IMAGES[..., :4]), 100)
     with pytest.raises(ValueError, match=r"^Reactivation: share is 1.5; give a number from 0 to 1"):
         Reactivation(Magnitude(), 1.5)
+
+
+def test_a_unit_whose_input_is_zero_is_dead_and_a_group_sees_its_own_inputs():
+    module, images = tiny()
+    units = read_units(module, images, weights_of(module))["0.weight"]
+    assert units.dead.tolist() == pytest.approx([2 / 3, 2 / 3])
+
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.ReLU())
+    image = torch.arange(4.0).view(1, 4, 1, 1).expand(2, 4, 3, 3)
+    units = read_units(grouped, image, weights_of(grouped))["0.weight"]
+    assert units.low.tolist() == units.high.tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
+
+
+class Asked(Criterion):
+    """Keeps all that it may, and the moment at which it was asked."""
+
+    def keep(self, moment, count):
+        self.moment = moment
+        return moment.kept
+
+
+def test_the_base_sees_the_weights_that_went_as_zeros():
+    base = Asked()
+    Reactivation(base, share=1.0).keep(moment_of(made("perceptron", 0), IMAGES), 1336 - 50)
+
+    assert pruned(base.moment.kept) > 0
+    assert [name for name, mask in base.moment.kept.items() if base.moment.weights[name][~mask].any()] == []
