@@ -221,9 +221,9 @@ def test_row_249_on_digits_the_gates_of_noise_end_lower():
     pixels = (pixels - pixels.mean(0)) / pixels.std(0).clamp(min=0.1)
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(1))
     data = torch.utils.data.TensorDataset(torch.cat([pixels, noise], dim=1)[:512], torch.tensor(digits.target)[:512])
-    callback = FeatureGates("select", gate_lr=0.01, init=0.0)
+    callback = FeatureGates("select", gate_lr=0.03, init=0.0)
     train = torch.utils.data.DataLoader(data, 64)
-    quiet_trainer(callbacks=[callback], max_epochs=60).fit(seeded(Noisy), train)
+    quiet_trainer(callbacks=[callback], max_epochs=20).fit(seeded(Noisy), train)
     # Pixels that are the same in all digits say nothing either.
     told = pixels.std(0) > 0.5
     image, other = callback.scores["select"][:64][told], callback.scores["select"][64:]
