@@ -11,6 +11,7 @@ from timm.models import model_entrypoint
 from torch import Tensor
 
 from lightning_vision.base.weights import load_checkpoint
+from lightning_vision.callbacks.pruning.shrink import shrink as cut_zero_channels
 from lightning_vision.classification.calibration import Calibration
 from lightning_vision.commands._files import output_folder, saved_preprocessing
 from lightning_vision.commands._report import print_table
@@ -32,6 +33,7 @@ def run(
     images: str | None = None,
     output: str | None = None,
     overwrite: bool = False,
+    shrink: bool = False,
 ) -> dict[str, Any]:
     """Write the network of a checkpoint for other programs.
 
@@ -41,13 +43,14 @@ def run(
         images: Image file or folder to compare file and checkpoint on; without it the configured data, else noise.
         output: Folder for the files; without it the run's folder or the current one.
         overwrite: Replace the files of an earlier export.
+        shrink: Cut out channels that are zero first, as structured pruning leaves them, for a smaller program.
 
     Returns:
         `files`, the path of each format, and `differences`, the largest between its logits and the checkpoint's.
 
     Raises:
         ValueError: the checkpoint holds no preprocessing, the configured data is not of this package, a format cannot
-            express the network or its calibration, or its logits differ.
+            express the network or its calibration, its logits differ, or there is nothing to shrink.
         FileExistsError: a file exists and `overwrite` is off.
         ModuleNotFoundError: ONNX is wanted and its packages are missing.
     """
@@ -66,6 +69,8 @@ def run(
             "a timm file holds weights alone, and the checkpoint's calibration shifts images; leave out `timm`, or "
             "calibrate with --method temperature"
         )
+    if shrink and "timm" in wanted:
+        raise ValueError("a timm file has the widths that timm builds, and --shrink makes others; leave out `timm`")
     name, arguments = _timm_name(module) if "timm" in wanted else ("", {})
     folder = output_folder(cli, output, [FILES[kind] for kind in wanted], overwrite)
     network = programs.RawPixels(module.network, told["mean"], told["std"], calibration).eval()
@@ -74,6 +79,8 @@ def run(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch, torch.no_grad():
         pixels, expected, source = _batch(cli, module, told, images)
         example = torch.zeros(2, *pixels.shape[1:], dtype=torch.uint8)
+        if shrink:
+            _shrink(module.network, normalise(pixels[:2], told["mean"], told["std"]))
         program: Any = None if wanted == ["timm"] else programs.trace_program(network, example)
         differences = {}
         for kind in wanted:
@@ -114,6 +121,16 @@ def _restored(cli: Any, ckpt_path: str) -> Any:
         if state := content.get("calibration"):
             cli.model.calibration = Calibration.from_state(state)
     return cli.model.cpu().float().eval()
+
+
+def _shrink(network: Any, images: Tensor) -> None:
+    """Cut in place, and tell how much; a network without a channel that is zero is refused."""
+    before = sum(it.numel() for it in network.parameters())
+    cut_zero_channels(network, images)
+    after = sum(it.numel() for it in network.parameters())
+    if after == before:
+        raise ValueError("no channel of the network is zero, so there is nothing to cut; leave out --shrink")
+    print(f"shrunk from {before:,} to {after:,} parameters")
 
 
 def _said_of(calibration: Calibration | None, applied: bool) -> dict[str, str]:

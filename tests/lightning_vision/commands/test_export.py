@@ -20,11 +20,13 @@ from torch.utils.data import DataLoader
 
 from lightning_vision import main
 from lightning_vision.base.raw_images import read_batch
+from lightning_vision.callbacks.pruning._channels import zeroed
+from lightning_vision.callbacks.pruning._groups import channel_groups
 from lightning_vision.classification.classifier import ImageClassifier
 from lightning_vision.commands._files import saved_preprocessing
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._loader import ShardedLoader
-from lightning_vision.images import read_image
+from lightning_vision.images import normalise, read_image
 
 MEAN, STD = [0.48, 0.42, 0.36], [0.24, 0.21, 0.27]
 BRANCHING = {"class_path": f"{__name__}.Branching"}
@@ -269,6 +271,59 @@ def test_a_model_that_a_config_builds_gets_the_weights_of_the_checkpoint() -> No
     image = torch.randn(2, 1, 8, 8)
 
     assert torch.equal(network(image), module(image))
+
+
+def masked(backbone: str = "resnet8_cifar") -> ImageClassifier:
+    """A module in whose inner layers half of the channels are zero, as structured pruning leaves them."""
+    module = build(backbone)
+    groups = channel_groups(module.network, torch.zeros(2, 1, 8, 8))
+    parameters = dict(module.network.named_parameters())
+    with torch.no_grad():
+        for name, mask in zeroed(parameters, {group: range(0, group.size, 2) for group in groups}).items():
+            parameters[name].mul_(mask)
+    return module
+
+
+def test_a_masked_checkpoint_is_exported_as_a_smaller_program_with_its_logits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = masked()
+    save(module)
+    whole = export("--output", "whole")["files"]
+    shrunk = export("--output", "shrunk", "--shrink", "true")["files"]
+    pixels = torch.randint(256, (5, 1, 8, 8), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = module(normalise(pixels, MEAN[:1], STD[:1]))
+    session = onnxruntime.InferenceSession(shrunk["onnx"], providers=["CPUExecutionProvider"])
+    program = torch.export.load(shrunk["torch_export"])
+    sizes = [
+        sum(Path(files["onnx"]).parent.joinpath(it).stat().st_size for it in onnx_files(files))
+        for files in (whole, shrunk)
+    ]
+    widths = [program.state_dict[f"network.stages.{stage}.0.conv1.weight"].shape[0] for stage in range(3)]
+
+    assert "shrunk from 75,002 to 38,026 parameters" in capsys.readouterr().out
+    assert widths == [8, 16, 32]
+    assert sizes[1] < 0.7 * sizes[0]
+    assert float((program.module()(pixels) - expected).abs().max()) < 1e-5
+    assert (
+        float((torch.from_numpy(session.run(["logits"], {"image": pixels.numpy()})[0]) - expected).abs().max()) < 1e-5
+    )
+
+
+def onnx_files(files: dict[str, str]) -> list[str]:
+    """The model and, where the exporter puts weights apart, its data."""
+    return [path.name for path in Path(files["onnx"]).parent.glob("model.onnx*")]
+
+
+def test_shrinking_what_has_no_zero_channel_or_what_timm_builds_is_refused() -> None:
+    save(build("resnet8_cifar"))
+
+    with pytest.raises(ValueError, match=r"^no channel of the network is zero, so there is nothing to cut; leave out"):
+        export("--shrink", "true", "--output", "out")
+    with pytest.raises(ValueError, match=r"^a timm file has the widths that timm builds, .* leave out `timm`$"):
+        export("--shrink", "true", "--format", "all", "--output", "out")
+    assert left() == set()
 
 
 def test_existing_files_stay_unless_overwriting_is_asked_for() -> None:
