@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ._around import last_word
+from ._around import Around, last_word
 from ._fields import Fields
 from .loss import Loss
 from .sparsity import Sparsity
@@ -73,11 +73,13 @@ class Structure(Sparsity, Loss):
         """Cut out of the module what is zero in it; what is returned gives it its full width back, with its values."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        ours = self._narrowed is not None and self._narrowed() is pl_module
-        if ours and self._widen is not None and (stage == "fit" or trainer.ckpt_path is not None):
-            self._widen()
-            self._widen, self._narrowed = None, None
-            self._cut_again = stage != "fit"
+        if self._narrowed is not None and self._narrowed() is pl_module:
+            if stage == "fit":
+                self._give_width()
+            else:
+                # A file that this evaluation loads first.
+                loads = Around(pl_module, "on_load_checkpoint", self._widen_and_load)
+                self.undo_later(loads.undo)
         if stage == "fit":
             # Those of an earlier fit: there is no parent yet.
             self._looked, self.outputs_of = False, ()
@@ -143,6 +145,16 @@ class Structure(Sparsity, Loss):
     def __getstate__(self) -> dict[str, Any]:
         # A copy has cut no module.
         return vars(self) | {"_widen": None, "_narrowed": None}
+
+    def _give_width(self) -> None:
+        if self._widen is not None:
+            self._widen()
+        self._widen, self._narrowed = None, None
+
+    def _widen_and_load(self, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._give_width()
+        self._cut_again = True
+        return proceed(*args, **kwargs)
 
     def _listen(self, pl_module: LightningModule) -> None:
         if self.silent:

@@ -72,9 +72,7 @@ def _traced(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
     from torch_pruning import DependencyGraph
 
     try:
-        graph = DependencyGraph().build_dependency(
-            model, images, forward_fn=lambda network, given: network(given), verbose=False
-        )
+        graph = DependencyGraph().build_dependency(model, images, forward_fn=_answer, verbose=False)
         found = list(graph.get_all_groups())
     except Exception as error:  # whatever a stranger's forward, or tracing it, raises
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
@@ -98,6 +96,13 @@ def _traced(model: nn.Module, images: Tensor) -> list[ChannelGroup]:
             if makers and readers:
                 groups.append(ChannelGroup(min(makers, key=order.__getitem__), len(it[0].idxs), joined))
     return sorted(groups, key=lambda group: order[group.name])
+
+
+def _answer(model: nn.Module, images: Tensor) -> Any:
+    answer = model(images)
+    if isinstance(answer, Tensor) and not answer.requires_grad:
+        raise ValueError("its answer has no gradient")
+    return answer
 
 
 def _member(graph: Any, item: Any, names: Mapping[Any, str], owners: Mapping[int, int]) -> Member | bool | None:

@@ -9,7 +9,7 @@ from lightning_vision.callbacks.pruning.knapsack import knapsack
 
 
 def instances(count=200):
-    """Values, costs and a budget of up to eleven items: every second instance of small integers, with ties and zeros."""
+    """Values, costs and a budget of up to eleven items; every second time small integers, with ties and zeros."""
     random = torch.Generator().manual_seed(0)
     for number in range(count):
         size = int(torch.randint(1, 12, (1,), generator=random))
@@ -76,7 +76,10 @@ def test_what_costs_nothing_is_kept_and_nothing_fits_into_no_budget():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1.0], [1.0, 2.0], 1.0), r"^knapsack: values of shape \(1,\), costs of \(2,\); give each item one of both\.$"),
+        (
+            ([1.0], [1.0, 2.0], 1.0),
+            r"^knapsack: values of shape \(1,\), costs of \(2,\); give each item one of both\.$",
+        ),
         (([1.0], [-1.0], 1.0), r"^knapsack: a value, a cost or the budget is negative or not finite; give numbers"),
         (([float("nan")], [1.0], 1.0), r"is negative or not finite"),
         (([1.0], [1.0], -1.0), r"is negative or not finite"),
