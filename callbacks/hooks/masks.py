@@ -53,6 +53,7 @@ class Masks(Method):
         self._asked = -1
         self._parameters: dict[str, Tensor] = {}
         self._holds = False
+        self._scaled = False  # whether gradients may overflow, as those of a loss scaler do
         # Masked parameters, and their masks in the parameter's type, by which they are multiplied.
         self._masked: list[Tensor] = []
         self._factors: list[Tensor] = []
@@ -118,6 +119,23 @@ class Masks(Method):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._ask_if_due(trainer, pl_module, batch)
 
+    @torch.no_grad()
+    def mask_gradients(self, *_: Any) -> None:
+        """Zero the masked weights' gradients, after each backward pass."""
+        pairs = [(it.grad, factor) for it, factor in zip(self._masked, self._factors, strict=True)]
+        there = [(gradient, factor) for gradient, factor in pairs if gradient is not None]
+        if self._scaled:
+            # An overflow that nobody will use is none, and zero times infinity is not zero.
+            for gradient, factor in there:
+                gradient.masked_fill_(factor == 0, 0)
+        elif there:
+            torch._foreach_mul_([gradient for gradient, _ in there], [factor for _, factor in there])
+
+    @torch.no_grad()
+    def mask_weights(self, *_: Any) -> None:
+        """Zero the masked weights, after each optimizer step."""
+        torch._foreach_mul_(self._masked, self._factors)
+
     def state_dict(self) -> dict[str, Any]:
         return {
             **super().state_dict(),
@@ -176,26 +194,16 @@ class Masks(Method):
 
     def _hold(self, trainer: Trainer) -> None:
         self._holds = True
-        self.undo_later(last_word(trainer.precision_plugin, "backward", self._mask_gradients).undo)
+        self._scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self.undo_later(last_word(trainer.precision_plugin, "backward", self.mask_gradients).undo)
         for optimizer in trainer.optimizers:
-            self.undo_later(optimizer.register_step_post_hook(self._mask_weights).remove)
+            self.undo_later(optimizer.register_step_post_hook(self.mask_weights).remove)
             if not trainer.lightning_module.automatic_optimization:
                 # Gradients of a `loss.backward()` that went past Lightning.
-                self.undo_later(optimizer.register_step_pre_hook(self._mask_gradients).remove)
+                self.undo_later(optimizer.register_step_pre_hook(self.mask_gradients).remove)
 
     def _release(self) -> None:
         self._parameters, self._masked, self._factors, self._holds = {}, [], [], False
-
-    @torch.no_grad()
-    def _mask_gradients(self, *_: Any) -> None:
-        pairs = [(it.grad, factor) for it, factor in zip(self._masked, self._factors, strict=True)]
-        there = [(gradient, factor) for gradient, factor in pairs if gradient is not None]
-        if there:
-            torch._foreach_mul_([gradient for gradient, _ in there], [factor for _, factor in there])
-
-    @torch.no_grad()
-    def _mask_weights(self, *_: Any) -> None:
-        torch._foreach_mul_(self._masked, self._factors)
 
     def _check(self, name: str, mask: Tensor) -> None:
         kind, parameter = type(self).__name__, self._parameters.get(name)
