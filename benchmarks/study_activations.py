@@ -1,4 +1,4 @@
-"""How many activations do small networks use that learned digits? Counted by `ActivationSparsity` on the test digits."""
+"""How many activations do small networks use that learned digits? `ActivationSparsity` counts on the test digits."""
 
 import contextlib
 import tempfile
@@ -38,8 +38,8 @@ def blocks(quick: bool) -> dict[str, str]:
         cells += [f"{mean(share for share, _ in each):.1f}", f"{mean(right for _, right in each):.1f}"]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     protocol = (
-        "Activations that are not zero, percent, over all ReLUs of `resnet8_cifar` and 359 test digits; AdamW, rate 0.01, "
-        f"{steps} steps of 32 images."
+        "Activations that are not zero, percent, over all ReLUs of `resnet8_cifar` and 359 test digits; AdamW, rate "
+        f"0.01, {steps} steps of 32 images."
     )
     table = "\n".join(lines)
     return {"study_activations": f"{table}\n\n{protocol}"}
