@@ -126,7 +126,7 @@ class _Step(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         # Not as an attribute: it would become a part, and all its batch norms were reset.
-        self.step = [type(pl_module).training_step, pl_module]
+        self.step: tuple[Any, LightningModule] = (type(pl_module).training_step, pl_module)
         self.numbered = is_param_in_hook_signature(pl_module.training_step, "batch_idx", min_args=2)
 
     def forward(self, numbered: tuple[Any, int]) -> None:

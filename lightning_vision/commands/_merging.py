@@ -47,7 +47,7 @@ def refuse_other_images(paths: Sequence[str], contents: Sequence[Mapping[str, An
     for path, content in zip(paths[1:], contents[1:], strict=True):
         other = content.get("preprocessing") or {}
         for name in first.keys() & other.keys():
-            if str(first[name]) != str(other[name]):
+            if _plain(first[name]) != _plain(other[name]):
                 raise ValueError(
                     f"{paths[0]} was trained with {name} {first[name]} and {path} with {other[name]}; merge "
                     "checkpoints of the same classes and images"
@@ -101,6 +101,11 @@ def write_merged(content: Mapping[str, Any], state: Mapping[str, Tensor], origin
     part = path.with_name(f".{path.name}.part")
     torch.save({**kept, "state_dict": dict(state), "merged": origin}, part)
     part.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    # Files hold lists where datamodules have tuples.
+    return list(value) if isinstance(value, tuple) else value
 
 
 class Judge:
@@ -166,7 +171,7 @@ class Judge:
         return {**state, **{name: measured[name].detach().cpu().clone() for name in names}}
 
     def _trainer(self, *more: Callback, **settings: Any) -> Trainer:
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+        quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False}
         return trial_trainer(self.cli, *more, **quiet, **{key: it for key, it in settings.items() if it is not None})
 
     def _offers(self, stage: str) -> bool:

@@ -61,13 +61,15 @@ def run(
     contents = [load_checkpoint(path) for path in paths]
     states = [content["state_dict"] for content in contents]
     patterns = [kept] if isinstance(kept, str) else list(kept or [])
-    neon_merge(*states, w=0, kept=patterns, labels=paths)
+    neon_merge(states[0], states[1], w=0, kept=patterns, labels=paths)
     refuse_other_images(paths, contents)
     moving = moving_statistics(states) if cli.datamodule is not None else []
     folder = output_folder(cli, output or str(Path(base).parent), (CKPT,), overwrite)
     extrapolated = {it for it in tried if it not in (0, -1)}
     merged = {
-        it: neon_merge(*states, w=it, kept=[*patterns, *(moving if it in extrapolated else [])], labels=paths)
+        it: neon_merge(
+            states[0], states[1], w=it, kept=[*patterns, *(moving if it in extrapolated else [])], labels=paths
+        )
         for it in tried
     }
     scores: dict[float, dict[str, float]] = {}

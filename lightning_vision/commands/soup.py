@@ -110,8 +110,12 @@ def _ingredients(given: list[str], pattern: str) -> dict[str, dict[str, Any]]:
 
 
 def _ensemble(module: ImageClassifier, paths: list[str]) -> ImageClassifier:
-    sizes = {"num_classes": module.num_classes, "in_channels": module.in_channels}
-    ensemble = ImageClassifier(LogitEnsemble(paths), loss="bce" if module.multilabel else "cross_entropy", **sizes)
+    ensemble = ImageClassifier(
+        LogitEnsemble(paths),
+        num_classes=module.num_classes,
+        in_channels=module.in_channels,
+        loss="bce" if module.multilabel else "cross_entropy",
+    )
     # Its loss in the table is the same function as the others'.
     ensemble.criterion = module.criterion
     ensemble.preprocessing = module.preprocessing
