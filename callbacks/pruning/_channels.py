@@ -132,13 +132,17 @@ class Cut:
                 parameter.requires_grad_(parameters[name].requires_grad)
 
     @torch.no_grad()
-    def undo(self) -> None:
-        """Give the layers their own tensors back, the same objects, with the values that the narrow ones have now.
+    def undo(self, carry: bool = True) -> None:
+        """Give the layers their own tensors back, the same objects; what had been cut out is as it was.
 
-        What had been cut out is as it was.
+        Args:
+            carry: Whether the values that the narrow ones have now go into them.
         """
         for layer_name, (parameters, buffers, _) in self._whole.items():
             layer = self.model.get_submodule(layer_name)
+            if not carry:
+                _restore(layer, self._whole[layer_name])
+                continue
             for name, narrow in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
                 whole = parameters.get(name, buffers.get(name))
                 if narrow is whole:

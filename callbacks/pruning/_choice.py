@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ._channels import ChannelGroup
-from ._costs import Costs
+from ._costs import Costs, Flags, Floats
 from .knapsack import knapsack
 
 __all__ = ["channel_importance", "channels_to_cut"]
 
-ROUNDS, HALVINGS = 6, 24
+ROUNDS, HALVINGS = 6, 20
+SHARES = (1.0, 0.9999, 0.999, 0.99)
 
 
 def channel_importance(group: ChannelGroup, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
@@ -53,7 +54,7 @@ def channels_to_cut(
 
     Costs are products of widths. They are replaced by their slopes at the present widths, the knapsack's capacity is
     the largest at which what it keeps really costs no more than the budget, and the slopes are taken anew at the widths
-    that were found; the best of all rounds is returned.
+    that were found. The best of all rounds is returned, filled exactly if `solver` says so.
 
     Args:
         groups: The groups.
@@ -79,48 +80,34 @@ def channels_to_cut(
     of_group = np.array([number for number, _ in free], dtype=np.int64)
     values = np.array([float(importance[number][channel]) for number, channel in free])
     widths, best, best_value = costs.sizes, np.zeros(len(free), dtype=bool), -1.0
+
+    def tried(slopes: Floats, capacity: float, how: Literal["dp", "greedy"]) -> tuple[Flags, Floats, bool]:
+        kept = knapsack(values, slopes, capacity, how).numpy()
+        now = least + np.bincount(of_group[kept], minlength=len(least))
+        return kept, now, costs.total(now) <= limit
+
     for _ in range(ROUNDS):
         slopes = costs.marginal(widths)[of_group]
-        kept, now = _fill(values, slopes, of_group, least, costs, limit, solver)
-        value = float(values[kept].sum())
-        if value > best_value:
-            best, best_value = kept, value
+        low, high = 0.0, float(slopes.sum())
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if tried(slopes, middle, "greedy")[2] else (low, middle)
+        kept, now, _ = tried(slopes, low, "greedy")
+        if (value := float(values[kept].sum())) > best_value:
+            best, best_value, at = kept, value, (slopes, low)
         if np.array_equal(now, widths):
             break
         widths = now
+    if solver == "dp":
+        slopes, low = at
+        # An exact filling has other widths than a greedy one, and may need a little less room.
+        for share in SHARES:
+            kept, _, fits = tried(slopes, low * share, "dp")
+            if fits and values[kept].sum() > best_value:
+                best = kept
+                break
     stays = {free[item] for item in np.flatnonzero(best)}
     return {
         group: sorted(channel for channel in order[int(least[number]) :] if (number, channel) not in stays)
         for number, (group, order) in enumerate(zip(groups, orders, strict=True))
     }
-
-
-def _fill(
-    values: np.ndarray,
-    slopes: np.ndarray,
-    of_group: np.ndarray,
-    least: np.ndarray,
-    costs: Costs,
-    limit: float,
-    solver: Literal["dp", "greedy"],
-) -> tuple[np.ndarray, np.ndarray]:
-    """What a knapsack of the largest capacity that meets the limit keeps, and the widths that this leaves."""
-
-    def kept_within(capacity: float, how: Literal["dp", "greedy"]) -> tuple[np.ndarray, np.ndarray, bool]:
-        kept = knapsack(values, slopes, capacity, how).numpy()
-        now = least + np.bincount(of_group[kept], minlength=len(least))
-        return kept, now, costs.total(now) <= limit
-
-    low, high = 0.0, float(slopes.sum())
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if kept_within(middle, "greedy")[2] else (low, middle)
-    found = kept_within(low, "greedy")
-    if solver == "dp":
-        # An exact filling has other widths than a greedy one, and may need a little less room.
-        for share in (1.0, 0.9999, 0.999, 0.99):
-            exact = kept_within(low * share, "dp")
-            if exact[2] and values[exact[0]].sum() > values[found[0]].sum():
-                found = exact
-                break
-    return found[0], found[1]

@@ -21,9 +21,10 @@ from lightning_vision.inspection.at_rest import at_rest
 from ..hooks._layer_table import FlopCount
 from ._channels import CONVOLUTIONS, ChannelGroup
 
-__all__ = ["Costs", "Table", "flop_costs", "latency_costs", "latency_table"]
+__all__ = ["Costs", "Flags", "Floats", "Table", "flop_costs", "latency_costs", "latency_table"]
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 # Seconds of a layer: the fractions of its width out and in that were measured, and a row for each of the first.
 Table = dict[str, list[list[float]]]
 WIDTHS = (0.125, 0.25, 0.5, 0.75, 1.0)

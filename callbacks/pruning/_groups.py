@@ -172,7 +172,7 @@ def _cut_is_zeroing(model: nn.Module, images: Tensor, groups: Sequence[ChannelGr
             expected = functional_call(
                 model, {name: parameters[name] * mask.to(images.device) for name, mask in masks.items()}, (images,)
             )
-            stack.callback(Cut(model, gone).undo)
+            stack.callback(Cut(model, gone).undo, carry=False)
             found = model(images)
         except Exception:  # a width that is fixed in a stranger's forward shows itself in many ways
             return False

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+import torch_pruning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -117,8 +118,43 @@ def test_row_167_the_network_that_is_really_cut_meets_the_budget(name, side, bud
     assert budget - 0.01 < flops(network, images) / whole <= budget
 
 
+def test_at_equal_flops_it_keeps_more_importance_than_torch_prunings_own_pruner():
+    """Theirs ranks channels of all layers by importance and does not look at what they cost."""
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    network = with_gradients("resnet20_cifar", images)
+    groups = channel_groups(network, images)
+    importance = {group.name: it for group, it in zip(groups, importance_in(network, groups), strict=True)}
+    gone = channels_to_cut(groups, list(importance.values()), flop_costs(network, groups, images), 0.5)
+    ours = sum(float(importance[it.name].sum() - importance[it.name][gone[it]].sum()) for it in groups)
+    names, whole = {part: name for name, part in network.named_modules()}, flops(network, images)
+    pruner = torch_pruning.pruner.BasePruner(
+        network,
+        images,
+        lambda group: importance[names[group[0].dep.target.module]][group[0].idxs].float(),
+        global_pruning=True,
+        pruning_ratio=0.9,
+        iterative_steps=60,
+        ignored_layers=[
+            it for it, name in names.items() if isinstance(it, (nn.Conv2d, nn.Linear)) and name not in importance
+        ],
+    )
+    left = {name: it.clone() for name, it in importance.items()}
+    for _ in range(60):
+        if flops(network, images) <= 0.5 * whole:
+            break
+        for group in pruner.step(interactive=True):
+            name, channels = names[group[0].dep.target.module], group[0].idxs
+            stays = [channel for channel in range(len(importance[name])) if channel not in channels]
+            importance[name] = left[name] = importance[name][stays]
+            group.prune()
+    theirs = sum(float(it.sum()) for it in left.values())
+
+    assert 0.4 < flops(network, images) / whole <= 0.5
+    assert ours > theirs > 0
+
+
 def test_the_choice_equals_the_best_of_all_on_a_chain_of_products():
-    """3 and 4 channels between three layers: costs are products, so all 12 widths are tried with their best channels."""
+    """3 and 4 channels between three layers: all 12 widths are tried, each with its most important channels."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     images = torch.randn(2, 1, 12, 12)
