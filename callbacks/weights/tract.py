@@ -96,8 +96,8 @@ class TrAct(FirstLayer):
     optimizer works on top. Each micro-batch is divided by its own moment, on each process.
 
     Args:
-        lam: Lambda in the paper: above 0; 0.1 as the authors. None is neutral. Large values divide the gradient by
-            lambda.
+        lam: Lambda in the paper: above 0; 0.1 as the authors. There is no neutral value: a large one leaves the
+            gradient's direction and divides it by lambda.
         layer: Name of the layer, as `network.conv1` or `network.patch_embed.proj`; None takes the Linear or Conv2d that
             is called first in training.
         name: Part of the state key.
@@ -134,12 +134,12 @@ class TrAct(FirstLayer):
         `SAM`, whose second gradient is changed alike.
     """
 
-    neutral = ({"lam": None},)
+    neutral = "any lambda divides the gradient: where it is large, by lambda itself, so leave the callback out"
 
-    def __init__(self, lam: float | None = 0.1, layer: str | None = None, name: str | None = None) -> None:
+    def __init__(self, lam: float = 0.1, layer: str | None = None, name: str | None = None) -> None:
         super().__init__(layer=layer, name=name)
-        if lam is not None and not (isinstance(lam, (int, float)) and 0.0 < lam < float("inf")):
-            raise ValueError(f"TrAct: lam is {lam!r}; give a finite number above 0, such as 0.1, or None.")
+        if not (isinstance(lam, (int, float)) and 0.0 < lam < float("inf")):
+            raise ValueError(f"TrAct: lam is {lam!r}; give a finite number above 0, such as 0.1.")
         self.lam = lam
 
     def admit(self, layer: nn.Module) -> str | None:
@@ -150,7 +150,6 @@ class TrAct(FirstLayer):
         return None
 
     def change(self, layer: nn.Module, gradient: Tensor, given: list[Tensor]) -> Tensor:
-        assert self.lam is not None
         with torch.autocast(gradient.device.type, enabled=False):
             columns = (layer_columns(layer, part) for images in given for part in _parts(layer, images))
             return tract_gradient(gradient, second_moment(columns), self.lam)

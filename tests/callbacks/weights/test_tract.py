@@ -174,7 +174,7 @@ def test_the_first_layer_is_the_one_that_is_called_first():
     found, named = TrAct(0.1), TrAct(0.1, layer="network.0")
 
     assert apart(trained(found, Named), trained(named, Named)) == 0.0
-    assert apart(trained(found, Named), trained(TrAct(None), Named)) > 1e-3
+    assert apart(trained(found, Named), trained(TrAct(50.0), Named)) > 1e-3
 
 
 class Twice(Plain):
