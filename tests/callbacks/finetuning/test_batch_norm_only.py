@@ -1,4 +1,4 @@
-"""BatchNormOnly trains two numbers a channel and nothing else, equals a loop by hand, and beats random weights on digits.
+"""BatchNormOnly trains two numbers a channel and nothing else, equals a loop by hand, and beats random weights.
 
 Resume, two processes and optimizers are proved in `hooks/test_freezing.py` too, the rest in `conformance/`.
 """

@@ -1,7 +1,10 @@
-"""Freezing is a function of the epoch: resumed anywhere, on two processes, undone; HeadFirst stands for the seam.
+"""Freezing by the epoch, for good and by measurement: resumed anywhere, on two processes, undone.
 
-Equality with a loop by hand is proved in `finetuning/test_head_first.py`, conditions and pairs in `conformance/`.
+HeadFirst stands for the seam where nothing else is said. Equality with loops by hand on one process is proved in
+`finetuning/`, conditions and pairs in `conformance/`.
 """
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,8 +16,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_vision.callbacks import SAM, ExactResume, HeadFirst
-from lightning_vision.callbacks.hooks._frozen import Frozen, lies_in
+from lightning_vision.callbacks import SAM, BatchNormOnly, ExactResume, HeadFirst, SlimFit, Unfreeze
+from lightning_vision.callbacks.hooks._frozen import Frozen, StandingEntries, lies_in
 from support.compare import distance, seeded
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain, TwoOptimizers
@@ -124,23 +127,38 @@ def test_an_exception_gives_everything_back(hook, modes):
     assert "optimizer_step" not in vars(trainer.precision_plugin)
 
 
-@pytest.mark.parametrize("in_the_act", [False, True])
-@pytest.mark.parametrize("step", [4, 10, 14, 20, 24])
-def test_a_run_resumed_anywhere_equals_the_straight_one(step, in_the_act, tmp_path):
-    """Two epochs of ten steps with the head alone, one with everything; step 10 and 20 are ends of epochs."""
-
+def resumed_differences(make, step, in_the_act, folder):
     def run(**options):
-        saves = ModelCheckpoint(tmp_path / str(len(options)), "{step}", every_n_train_steps=2, save_top_k=-1)
-        callbacks = [HeadFirst(epochs=2), ExactResume(), saves]
-        return record(seeded(Plain), train_loader, callbacks, max_epochs=3, **options)
+        saves = ModelCheckpoint(folder / str(len(options)), "{step}", every_n_train_steps=2, save_top_k=-1)
+        return record(seeded(Plain), train_loader, [make(), ExactResume(), saves], max_epochs=3, **options)
 
     torch.manual_seed(5)
     straight = run()
     torch.manual_seed(5)
     killed = run(kill_at=step, in_the_act=in_the_act)
-    resumed = run(ckpt_path=tmp_path / "2" / f"step={step}.ckpt")
+    resumed = run(ckpt_path=folder / "2" / f"step={step}.ckpt")
+    return differences(straight, killed, resumed, lost_rows=1)
 
-    assert differences(straight, killed, resumed, lost_rows=1) == []
+
+@pytest.mark.parametrize("in_the_act", [False, True])
+@pytest.mark.parametrize("step", [4, 10, 14, 20, 24])
+def test_a_run_resumed_anywhere_equals_the_straight_one(step, in_the_act, tmp_path):
+    """Two epochs of ten steps with the head alone, one with everything; step 10 and 20 are ends of epochs."""
+    assert resumed_differences(lambda: HeadFirst(epochs=2), step, in_the_act, tmp_path) == []
+
+
+OTHERS = {
+    "group by group": Unfreeze,
+    "for good": lambda: BatchNormOnly(gamma="uniform", control=True),
+    # Steps 4 and 14 lie inside an interval of three, so what layers have moved so far has to be saved.
+    "by measurement": lambda: SlimFit(0.5, interval=3, warmup_steps=4, exclude=[]),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(("step", "in_the_act"), [(4, False), (10, True), (14, True)])
+def test_so_do_the_others(kind, step, in_the_act, tmp_path):
+    assert resumed_differences(OTHERS[kind], step, in_the_act, tmp_path) == []
 
 
 def test_a_second_fit_freezes_again_and_a_prolonged_one_does_not():
@@ -215,6 +233,55 @@ def test_names_are_compared_part_by_part_and_a_shared_weight_trains_if_one_of_it
     assert len(wants(module)) == 7
 
 
+def test_parts_that_shall_not_rest_keep_their_mode():
+    module = Plain()
+    Frozen(module, ("network.1",), rests=False)
+
+    assert wants(module) == {"network.1.weight", "network.1.bias"}
+    assert resting(module) == set()
+
+
+def test_entries_that_stand_still_outlast_momentum_and_weight_decay():
+    """One step by hand, f = sum w^2: the entries that train go from 1 to 1 - 0.1 (2 + 0.5), the others nowhere."""
+    module = Plain()
+    weight = module.network[0].weight
+    torch.nn.init.ones_(weight)
+    mask = torch.zeros_like(weight, dtype=torch.bool)
+    mask[:, :, 0] = True
+    standing = StandingEntries(module, {"network.0.weight": mask})
+    optimizer = torch.optim.SGD([weight], lr=0.1, weight_decay=0.5, momentum=0.9)
+    optimizer.register_step_post_hook(standing.restore)
+    weight.square().sum().backward()
+    optimizer.step()
+
+    assert torch.equal(weight.grad, torch.where(mask, 2.0, torch.zeros(())))
+    assert torch.equal(weight, torch.where(mask, 1 - 0.1 * 2.5, torch.ones(())))
+    standing.undo()
+    weight.grad = None
+    weight.square().sum().backward()
+    assert weight.grad.count_nonzero() == weight.numel()
+
+
+class Filters(Plain):
+    """Gives its optimizer what wants a gradient when it is asked."""
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW([it for it in self.parameters() if it.requires_grad], lr=0.01, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("kind", [Plain, Filters])
+def test_an_optimizer_holds_or_passes_over_what_is_frozen_for_good(kind):
+    module = seeded(kind)
+    trainer = quiet_trainer(callbacks=[BatchNormOnly()], max_epochs=1)
+    trainer.fit(module, train_loader())
+    (optimizer,) = trainer.optimizers
+    held = [it for group in optimizer.param_groups for it in group["params"]]
+
+    assert len(held) == {Plain: 6, Filters: 2}[kind]
+    assert {id(it) for it in optimizer.state} == {id(it) for it in module.network[1].parameters()}
+    assert len(wants(module)) == 6
+
+
 # Two processes. Batch norm's statistics are each rank's own, so weights are compared.
 
 
@@ -223,7 +290,7 @@ def loader_of(rank):
 
 
 class NotWrappedAnew(Callback):
-    """Keeps the wrapper of the first epoch, as if nothing were wrapped anew when the trunk thaws."""
+    """Keeps the wrapper of the first epoch, as if nothing were wrapped anew when the set changes."""
 
     def on_train_start(self, trainer, pl_module):
         self.first = trainer.strategy.model
@@ -232,7 +299,7 @@ class NotWrappedAnew(Callback):
         trainer.strategy.model = self.first
 
 
-def weights_and_wrappers(kind, strategy, *callbacks):
+def weights_and_wrappers(kind, strategy, *callbacks, freezing=None):
     module = seeded(kind)
     torch.manual_seed(5 + dist.get_rank())
     wrappers = []
@@ -243,7 +310,7 @@ def weights_and_wrappers(kind, strategy, *callbacks):
             wrappers.append((type(model).__name__, id(model), model.module is pl_module))
 
     trainer = quiet_trainer(
-        callbacks=[HeadFirst(epochs=1), *callbacks, Watch()],
+        callbacks=[freezing or HeadFirst(epochs=1), *callbacks, Watch()],
         max_epochs=2,
         devices=2,
         strategy=strategy,
@@ -253,24 +320,28 @@ def weights_and_wrappers(kind, strategy, *callbacks):
     return {name: it.detach().clone() for name, it in module.named_parameters()}, wrappers
 
 
-def by_hand():
-    """The loop of two phases on two processes whose gradients are averaged, batch norm's buffers those of rank 0."""
+def by_hand(starts):
+    """The loop on two processes whose gradients are averaged, batch norm's buffers those of rank 0.
+
+    Plain's convolution, batch norm and head train from the epochs `starts` on; what lies between them when all do.
+    """
     rank = dist.get_rank()
     module = seeded(Plain)
     torch.manual_seed(5 + rank)
-    trunk, head = module.network[:-1], module.network[-1]
+    network = module.network
     made = module.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     loader = loader_of(rank)
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
-        trunk.train(epoch > 0)
-        trunk.requires_grad_(epoch > 0)
+        network[2:5].train(epoch >= max(starts))
+        for part, start in zip((network[0], network[1], network[5]), starts, strict=True):
+            part.train(epoch >= start).requires_grad_(epoch >= start)
         for image, target in loader:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
             optimizer.zero_grad()
-            F.cross_entropy(head(trunk(image)), target).backward()
+            F.cross_entropy(network(image), target).backward()
             for parameter in module.parameters():
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad.div_(2))
@@ -279,13 +350,39 @@ def by_hand():
     return {name: it.detach().clone() for name, it in module.named_parameters()}
 
 
+def three_groups():
+    return Unfreeze(epochs_per_group=[0, 1])
+
+
+class Sets(Callback):
+    """Notes which parameters want a gradient in each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(tuple(sorted(wants(pl_module))))
+
+
 def on_both_ranks():
     ours, wrappers = weights_and_wrappers(Plain, DDPStrategy())
     manual, _ = weights_and_wrappers(TwoOptimizers, DDPStrategy())
     options = DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True)
     unused, _ = weights_and_wrappers(Plain, options)
     stale, _ = weights_and_wrappers(Plain, DDPStrategy(), NotWrappedAnew())
-    return ours, by_hand(), manual, unused, stale, wrappers
+    return ours, by_hand((1, 1, 0)), manual, unused, stale, wrappers
+
+
+def the_others_on_both_ranks():
+    groups, _ = weights_and_wrappers(Plain, DDPStrategy(), freezing=three_groups())
+    norms, _ = weights_and_wrappers(Plain, DDPStrategy(), freezing=BatchNormOnly())
+    sets = Sets()
+    movers, wrappers = weights_and_wrappers(Plain, DDPStrategy(), sets, freezing=SlimFit(0.5, interval=2, exclude=[]))
+    try:
+        stale = weights_and_wrappers(Plain, DDPStrategy(), NotWrappedAnew(), freezing=SlimFit(0.5, 2, exclude=[]))
+    except RuntimeError as error:
+        stale = str(error)
+    return groups, by_hand((1, 0, 0)), norms, movers, sets.seen, wrappers, stale
 
 
 def test_two_processes_equal_the_loop_and_would_part_without_a_new_wrapper(two_ranks):
@@ -298,6 +395,20 @@ def test_two_processes_equal_the_loop_and_would_part_without_a_new_wrapper(two_r
     assert distance(stale, right[4]) > 1e-3
     assert {(name, whole) for name, _, whole in wrappers} == {(DistributedDataParallel.__name__, True)}
     assert len({number for _, number, _ in wrappers[:10]}) == len({number for _, number, _ in wrappers[10:]}) == 1
+
+
+def test_the_others_agree_on_two_processes_and_wrap_anew_when_the_set_changes(two_ranks):
+    left, right = two_ranks(the_others_on_both_ranks)
+    groups, hand, norms, movers, sets, wrappers, stale = left
+
+    assert distance(groups, hand) == distance(groups, right[0]) == 0.0
+    assert distance(norms, right[2]) == 0.0
+    assert distance(movers, right[3]) == 0.0
+    assert sets == right[4]
+    assert len(set(sets)) > 1
+    changes = [earlier != later for earlier, later in pairwise(sets)]
+    assert [a[1] != b[1] for a, b in pairwise(wrappers)] == changes
+    assert "not used in producing the loss" in stale
 
 
 def test_lightning_still_wraps_by_configure_ddp():
