@@ -16,12 +16,12 @@ KEPT = 400
 
 
 def draw() -> Figure:
-    """The first layer of a perceptron that reads digits, after 200 steps of SGD."""
+    """The first layer of a perceptron that reads digits, which began with large weights, after 200 steps of SGD."""
     images, labels = digits()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-        weight = network[1].weight
+        weight = nn.init.normal_(network[1].weight, std=0.25)
         before, score = weight.detach().clone(), torch.zeros_like(weight)
         sgd = torch.optim.SGD(network.parameters(), lr=0.3)
         for _ in range(200):
@@ -39,7 +39,9 @@ def draw() -> Figure:
         for part, colour, label in ((~mask, "0.8", "pruned"), (mask, "C3", "kept")):
             axes.scatter(before[part], after[part], 5, colour, linewidths=0, label=label)
         axes.axline((0, 0), slope=1, color="k", linewidth=0.6, linestyle=":")
-        axes.set(title=name, xlabel="weight before training", xlim=(-0.14, 0.14), ylim=(-0.75, 0.75))
+        axes.set(
+            title=name, xlabel="weight before training", xlim=(-1, 1), ylim=(-1.2, 1.2), xticks=(-1, -0.5, 0, 0.5, 1)
+        )
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("weight after 200 steps")
     figure.axes[1].legend(frameon=False, loc="upper left", markerscale=2)

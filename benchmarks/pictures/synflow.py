@@ -11,7 +11,7 @@ from lightning_vision.callbacks.pruning.synflow import synflow_masks
 
 __all__ = ["draw"]
 
-WIDTHS = (64, 256, 256, 128, 10)
+WIDTHS = (64, 160, 160, 80, 10)
 IMAGE = torch.ones(1, WIDTHS[0])
 
 
@@ -24,7 +24,7 @@ def draw() -> Figure:
     weights = {name: it.detach() for name, it in network.named_parameters()}
     kept = {name: torch.ones_like(it, dtype=torch.bool) for name, it in weights.items()}
     total = sum(it.numel() for it in weights.values())
-    counts = [round(total * (len(weights) / total) ** (k / 8)) for k in range(8)] + [len(weights)]
+    counts = [round(total * (len(weights) / total) ** (k / 6)) for k in range(6)] + [len(weights)]
     ways = {
         "magnitude": (lambda count: magnitude_masks(weights, kept, count), "0.6"),
         "SynFlow, 1 round": (lambda count: synflow_masks(network, weights, kept, IMAGE, count, 1), "C0"),
@@ -36,13 +36,13 @@ def draw() -> Figure:
         masks = [way(count) for count in counts]
         emptiest = [min(int(mask.sum()) for mask in each.values()) for each in masks]
         least.plot([total / count for count in counts], emptiest, colour, marker="o", markersize=4, label=label)
-        left = [float(mask.float().mean()) for mask in masks[4].values()]
+        left = [float(mask.float().mean()) for mask in masks[3].values()]
         shares.bar([layer + 0.27 * (at - 1) for layer in range(len(left))], left, 0.25, color=colour)
     least.set_yscale("symlog", linthresh=1)
     least.set(xlabel="compression", ylabel="weights in the emptiest layer", xscale="log", ylim=(-0.2, 4e3))
     least.legend(frameon=False, loc="upper right")
     shares.set(
-        xlabel="layer", ylabel="share left", yscale="log", title=f"compression {total / counts[4]:.0f}", xticks=range(4)
+        xlabel="layer", ylabel="share left", yscale="log", title=f"compression {total / counts[3]:.0f}", xticks=range(4)
     )
     for axes in (least, shares):
         axes.spines[["top", "right"]].set_visible(False)

@@ -198,9 +198,21 @@ def test_one_rate_for_all_takes_what_rounding_leaves():
     assert uniform_pruning_counts([0, 0], 0) == [0, 0]
 
 
+class Counts(Plain):
+    """Counts its calls in a buffer, and draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, image):
+        self.calls += torch.rand(())
+        return super().forward(image)
+
+
 def test_the_network_and_the_streams_are_as_before():
     torch.manual_seed(0)
-    module = Plain()
+    module = Counts()
     module.network[0].eval()
     before, flags = copy.deepcopy(module.state_dict()), [part.training for part in module.modules()]
     stream = torch.get_rng_state()
