@@ -233,7 +233,6 @@ class _Gathering(nn.Module):
         self.conv, self.norm, self.limit = unit.conv, unit.norm, _logit(threshold)
         self.predictor = FilterPredictor(unit.conv.in_channels, unit.conv.out_channels).to(unit.conv.weight.device)
         self.predictor.load_state_dict(dict(values))
-        self.whole = isinstance(getattr(unit.norm, "act", None), nn.Module)
 
     def forward(self, image: Tensor) -> Tensor:
         kept = self.predictor(image.float()) > self.limit
@@ -267,7 +266,8 @@ class _Gathering(nn.Module):
             None if it is None else it[index] for it in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
         )
         maps = F.batch_norm(maps, mean, variance, weight, bias, eps=norm.eps)
-        return norm.act(maps) if self.whole else maps
+        own = getattr(norm, "act", None)
+        return maps if own is None else own(maps)
 
 
 _GEOMETRY = ("padding", "dilation", "kernel_size", "stride")
