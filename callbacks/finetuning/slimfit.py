@@ -147,6 +147,11 @@ class SlimFit(Freezing):
         self._frozen_layers: list[str] = []
         self._before: dict[str, Tensor] = {}
 
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes in which the activations that the latest `training_step` packed are held."""
+        return 0 if self._held is None else self._held.held_bytes
+
     def plan(self, pl_module: LightningModule, epochs: int | None) -> str | None:
         if self.activation_bits is not None or self.softmax_keep < 1.0:
             self._held = HeldActivations("SlimFit", pl_module, self.activation_bits, self.softmax_keep)
