@@ -80,7 +80,8 @@ def relus(module: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: there is none.
     """
-    found = {name: part for name, part in module.named_modules() if isinstance(part, (nn.ReLU, nn.ReLU6))}
+    parts = module.named_modules()
+    found: dict[str, nn.Module] = {name: part for name, part in parts if isinstance(part, (nn.ReLU, nn.ReLU6))}
     if not found:
         raise ValueError(
             f"Reactivation: {type(module).__name__} has no `nn.ReLU` among its modules, so no unit can be dead; leave "

@@ -209,17 +209,14 @@ def _chosen(curves: Sequence[tuple[list[int], list[float]]], target: int) -> lis
     sizes = [counts[-1] for counts, _ in curves]
     unit = -(-sum(sizes) // UNITS)
 
-    def distortion(layer: int, counts: int | NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.interp(counts, *curves[layer])
-
-    tables = [distortion(layer, unit * np.arange(size // unit + 1)) for layer, size in enumerate(sizes)]
+    tables = [np.interp(unit * np.arange(size // unit + 1), *curve) for size, curve in zip(sizes, curves, strict=True)]
     units = min(target // unit, sum(len(table) - 1 for table in tables))
     chosen = [unit * count for count in least_distortion_counts(tables, units)]
     while (rest := target - sum(chosen)) > 0:
         steps = [min(rest, unit, size - count) for size, count in zip(sizes, chosen, strict=True)]
         costs = [
-            (distortion(layer, count + step) - distortion(layer, count)) / step if step else np.inf
-            for layer, (count, step) in enumerate(zip(chosen, steps, strict=True))
+            float(np.diff(np.interp([count, count + step], *curve))[0]) / step if step else float("inf")
+            for count, step, curve in zip(chosen, steps, curves, strict=True)
         ]
         best = int(np.argmin(costs))
         chosen[best] += steps[best]
