@@ -69,7 +69,7 @@ class FailsAt(Callback):
 
 
 class Remember(Callback):
-    """Keeps the weights that training last had: after each step and batch, before any evaluation may swap them.
+    """Keeps the weights that training last had: as a batch begins and after each step, before evaluation may swap them.
 
     With `written` as a file has them, for a callback that adds parameters folds these in.
     """
@@ -86,6 +86,10 @@ class Remember(Callback):
     def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = trainer.strategy.lightning_module_state_dict() if self.written else dict(pl_module.named_parameters())
         self.weights = {name: value.detach().clone() for name, value in weights.items()}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        # Then a callback may have put early weights back.
+        self._note(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._note(trainer, pl_module)
