@@ -12,7 +12,7 @@ import timm
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils.prune import L1Unstructured, global_unstructured
 
 from lightning_vision.backbones import create
 from lightning_vision.callbacks import Pruning
@@ -79,7 +79,7 @@ def _module(network: Callable[[], nn.Module], pruned: bool) -> Plain:
     torch.manual_seed(0)
     made = Plain(network())
     if pruned:
-        prune.global_unstructured(_weights(made), pruning_method=prune.L1Unstructured, amount=SPARSITY)
+        global_unstructured(_weights(made), pruning_method=L1Unstructured, amount=SPARSITY)
     return made
 
 
@@ -104,7 +104,7 @@ def _rows(what: str, network: Callable[[], nn.Module], batches: Batches, repetit
     dense, peer, own = seconds.values()
     return [
         Row.slowdown(f"a step with `Pruning`, {what}", "a dense step", own, dense, "cpu", "<= 1.03"),
-        Row.slowdown(f"a step with `Pruning`, {what}", "with `torch.nn.utils.prune`", own, peer, "cpu"),
+        Row.slowdown(f"a step with `Pruning`, {what}", "with `global_unstructured`", own, peer, "cpu"),
     ]
 
 
@@ -133,7 +133,7 @@ def _masking(what: str, network: Callable[[], nn.Module], repetitions: int, warm
 
     fitting(partial(_module, network, False), batches_of(2, 1), 1, lambda: pruning, partial(Probe, look))()()
     torchs, own = ([seconds / REPEATED for seconds in times[side]["cpu"]] for side in ("torch", "ours"))
-    return Row.slowdown(f"masking in a step, {what}", "`torch.nn.utils.prune`'s", own, torchs, "cpu", "<= 0.90")
+    return Row.slowdown(f"masking in a step, {what}", "masking of `global_unstructured`", own, torchs, "cpu", "<= 0.90")
 
 
 def _often(run: Callable[[], None]) -> Callable[[], None]:
@@ -155,7 +155,7 @@ def _choice(network: Callable[[], nn.Module], repetitions: int, warmup: int) -> 
     def torchs() -> Callable[[], None]:
         torch.manual_seed(0)
         parameters = _weights(network())
-        return lambda: prune.global_unstructured(parameters, pruning_method=prune.L1Unstructured, amount=SPARSITY)
+        return lambda: global_unstructured(parameters, pruning_method=L1Unstructured, amount=SPARSITY)
 
     ours = unprepared(lambda: magnitude_masks(weights, kept, count))
     times = take_turns({"torch": torchs, "ours": ours}, repetitions, warmup)
