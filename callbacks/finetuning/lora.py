@@ -89,9 +89,6 @@ class _LowRank(Addition):
     def folded(self, layer: nn.Module) -> dict[str, Tensor]:
         return {"weight": low_rank_weight(layer.get_parameter("weight"), self.down, self.up, self.scale)}
 
-    def become_nothing(self) -> None:
-        self.up.zero_()
-
 
 @final
 class LoRA(Folded):

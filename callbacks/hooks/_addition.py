@@ -29,10 +29,6 @@ class Addition(nn.Module, ABC):
     def folded(self, layer: nn.Module) -> dict[str, Tensor]:
         """The layer's own parameters that change, by name, such that the layer alone computes what `forward` does."""
 
-    @abstractmethod
-    def become_nothing(self) -> None:
-        """From now on leave outputs as they are, for compiled code may go on to call this when its hook is gone."""
-
     def begin(self, *moment: int) -> None:
         """A training batch begins, known by these numbers."""
 
@@ -87,6 +83,5 @@ class Hung:
         """Fold the addition into the layer's weights and take it off."""
         for parameter, value in self.folded():
             parameter.copy_(value)
-        self.addition.become_nothing()
         self._hook.remove()
         self.added.take_from(self.layer, self.owner)

@@ -92,9 +92,6 @@ class _Gates(Addition):
     def folded(self, layer: nn.Module) -> dict[str, Tensor]:
         return gated_weights(layer, self.raw)
 
-    def become_nothing(self) -> None:
-        self.raw.fill_(math.inf)
-
 
 @final
 class FeatureGates(Routed):

@@ -304,9 +304,6 @@ class Doubled(Addition):
     def folded(self, layer):
         return {"weight": layer.weight * self.factor, "bias": layer.bias * self.factor}
 
-    def become_nothing(self):
-        self.factor.fill_(1.0)
-
 
 class Sparse(Masks):
     neutral = "a toy"
