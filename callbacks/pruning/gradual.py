@@ -14,8 +14,8 @@ def cubic_sparsity(step: int, sparsity: float, begin_step: int, end_step: int) -
         begin_step: t0.
         end_step: t1, above t0.
 
-    >>> cubic_sparsity(50, sparsity=0.8, begin_step=0, end_step=100)
-    0.7
+    >>> cubic_sparsity(50, sparsity=0.5, begin_step=0, end_step=100)
+    0.4375
     """
     done = min(max((step - begin_step) / (end_step - begin_step), 0.0), 1.0)
     return sparsity * (1.0 - (1.0 - done) ** 3)
