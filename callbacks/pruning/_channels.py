@@ -67,11 +67,12 @@ def scratch(model: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for part in model.modules():
             stack.callback(_restore, part, _kept(part))
-            for store in (part._parameters, part._buffers):
+            stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
+            for store in stores:
                 for name, own in store.items():
                     if own is None or not own.is_floating_point():
                         continue
-                    if store is part._buffers and not name.startswith("running_"):
+                    if store is stores[1] and not name.startswith("running_"):
                         continue
                     if id(own) not in drawn:
                         shape, fan_in = own.shape, own[0].numel() if own.ndim > 1 else 1
@@ -79,7 +80,7 @@ def scratch(model: nn.Module) -> Iterator[None]:
                         if own.ndim > 1:
                             value = torch.randn(shape, generator=random) / fan_in**0.5
                         value = value.to(own)
-                        drawn[id(own)] = nn.Parameter(value) if store is part._parameters else value
+                        drawn[id(own)] = nn.Parameter(value) if store is stores[0] else value
                     store[name] = drawn[id(own)]
         yield
 

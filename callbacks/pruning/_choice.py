@@ -82,8 +82,8 @@ def channels_to_cut(
     widths, best, best_value = costs.sizes, np.zeros(len(free), dtype=bool), -1.0
 
     def tried(slopes: Floats, capacity: float, how: Literal["dp", "greedy"]) -> tuple[Flags, Floats, bool]:
-        kept = knapsack(values, slopes, capacity, how).numpy()
-        now = least + np.bincount(of_group[kept], minlength=len(least))
+        kept: Flags = knapsack(torch.from_numpy(values), torch.from_numpy(slopes), capacity, how).numpy()
+        now: Floats = least + np.bincount(of_group[kept], minlength=len(least)).astype(np.float64)
         return kept, now, costs.total(now) <= limit
 
     for _ in range(ROUNDS):

@@ -27,8 +27,8 @@ def logit_distillation_loss(child: Tensor, parent: Tensor, temperature: float = 
 
     Reference: Hinton et al. 2015, arXiv:1503.02531
     """
-    softened = (F.log_softmax(it / temperature, dim=-1) for it in (child, parent))
-    return F.kl_div(*softened, reduction="batchmean", log_target=True) * temperature**2
+    own, theirs = (F.log_softmax(it / temperature, dim=-1) for it in (child, parent))
+    return F.kl_div(own, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
 def inner_distillation_loss(
