@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..hooks._checks import number, whole
 from ..hooks._layer_names import patterns_of, that_match
+from ..hooks._parent import answering_layer, parents_outputs
 from ..hooks.structure import Structure
 from ._channels import ChannelGroup, Cut, zeroed
 from ._choice import channel_importance, channels_to_cut
 from ._costs import Costs, Table, flop_costs, latency_costs, latency_table
 from ._groups import channel_groups, require_torch_pruning
-from ._parent import answering_layer, parents_outputs
 from .inner_distillation import inner_distillation_loss, logit_distillation_loss
 from .shrink import idle_channels
 

@@ -32,6 +32,11 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "",
         "going back puts batch norm's statistics and counts to what they were at an early step",
     ),
+    "LowRank": (
+        "",
+        "two thin Linear layers stand where one was, so files hold their weights as NAME.0 and NAME.1",
+        "",
+    ),
     "StructuredPruning": (
         "",
         "files hold the masked network at its full width; when a fit has ended the module is cut to narrower layers",

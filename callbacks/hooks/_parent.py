@@ -1,4 +1,4 @@
-"""The dense parent of a masked network: the same layers, with the tensors that it had before."""
+"""The parent of a changed network: the same layers, with the tensors that it had before."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
