@@ -114,7 +114,7 @@ def _classifier(
     return ImageClassifier(
         "resnet8_cifar" if network is None else network(),
         num_classes=classes,
-        **({"in_channels": 1} if network is None else {}),
+        in_channels=1,
         optimizer=partial(torch.optim.AdamW, lr=lr, weight_decay=0.05),
         lr_scheduler=partial(CosineAnnealingLR, T_max=steps),
         lr_interval="step",
