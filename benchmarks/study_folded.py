@@ -75,7 +75,7 @@ def blocks(quick: bool) -> dict[str, str]:
         gates.append(f"| {what} | {' | '.join(f'{it:.{1 if place == 2 else 3}f}' for it in (*found, mean(found)))} |")
     return {
         "study_merging": "\n".join(merging)
-        + "\n\nLargest difference of a logit before and after merging over the largest logit, 359 test digits, float32.",
+        + "\n\nLargest difference of a logit before and after merging over the largest logit, 359 digits, float32.",
         "study_gates": "\n".join(gates)
         + "\n\nScores after 160 steps from one half; 512 digits, 64 pixels beside 64 normal numbers.",
     }
