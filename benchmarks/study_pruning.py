@@ -81,19 +81,19 @@ def train(arm: str, seed: int, steps: int) -> Outcome:
     if settings is not None and "end_step" in settings:
         settings = settings | {"end_step": max(steps // 2, 1)}
     pruning = [] if settings is None else [Pruning(sparsity=SPARSITY, seed=seed, **settings)]
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        max_steps=steps,
-        callbacks=list(pruning),
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     # A report ends each fit, in the working folder and on the screen.
     with TemporaryDirectory() as folder, chdir(folder), redirect_stdout(StringIO()):
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=-1,
+            max_steps=steps,
+            callbacks=list(pruning),
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
         start = time.process_time()
         trainer.fit(module, datamodule=Digits(batch_size=BATCH, seed=seed))
         seconds = time.process_time() - start
