@@ -106,21 +106,20 @@ class LayerRow:
 
 
 def layer_rows(
-    module: nn.Module, masks: Mapping[str, Tensor], flops: Mapping[str, int] | None = None, images: int = 1
+    module: nn.Module, masks: Mapping[str, Tensor], flops: Mapping[str, int] | None = None
 ) -> list[LayerRow]:
     """A row for each Linear and convolutional layer, in the module's order.
 
     Args:
         module: Whose layers they are.
         masks: Boolean, by parameter name, True where a weight is kept; a layer without one is dense.
-        flops: What `FlopCount` found; None if nothing was counted.
-        images: For how many images.
+        flops: What `FlopCount` found, for an image; None if nothing was counted.
     """
     rows = []
     for name, (_, weight) in layers_with_weights(module).items():
         kept = int(masks[name].sum()) if name in masks else weight.numel()
         layer = plain_name(name).removesuffix(".weight")
-        dense = None if flops is None else flops.get(name, 0) // images
+        dense = None if flops is None else flops.get(name, 0)
         rows.append(LayerRow(layer, tuple(weight.shape), weight.numel(), kept, dense))
     return rows
 
