@@ -49,7 +49,7 @@ def _module() -> Plain:
 
 def _by_hand(batches: Batches) -> nn.Module:
     network = _module().network
-    groups = [network.head, network.stages[2], network.stages[1], network.stages[0]]  # type: ignore[index,union-attr]
+    groups = [network.get_submodule(it) for it in ("head", "stages.2", "stages.1", "stages.0")]
     optimizer = SGD(network.parameters(), lr=0.01, momentum=0.9)
     for epoch in range(4):
         network.eval().requires_grad_(False)

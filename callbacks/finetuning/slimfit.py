@@ -1,6 +1,6 @@
 """Freezing the layers that move least, anew while training goes on, and keeping activations in fewer bytes.
 
-Ardakani et al. 2023, arXiv:2305.18513. How far a layer has moved is d = ||W_t - W_(t-1)||_1 / ||W_(t-1)||_1. Before each
+Ardakani et al. 2023, arXiv:2305.18513. A layer has moved by d = ||W_t - W_(t-1)||_1 / ||W_(t-1)||_1. Before each
 interval the layers with the smallest d are frozen; a frozen layer keeps the d that it had, so it comes back once those
 that train have slowed down more. What a frozen linear layer would keep for its gradient is not kept; what other
 functions keep however much is frozen is kept in few bits, or in part.

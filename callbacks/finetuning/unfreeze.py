@@ -83,8 +83,11 @@ class Unfreeze(Freezing):
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        each = epochs_per_group if isinstance(epochs_per_group, list) else [epochs_per_group]
-        for epochs in each or [None]:
+        if epochs_per_group == []:
+            raise ValueError(
+                "Unfreeze: epochs_per_group is []; give a whole number, or one for each group but the last."
+            )
+        for epochs in epochs_per_group if isinstance(epochs_per_group, list) else [epochs_per_group]:
             whole("Unfreeze", "epochs_per_group", epochs, 0)
         whole("Unfreeze", "start_epoch", start_epoch, 0)
         if groups is not None and (not isinstance(groups, list) or not groups):

@@ -260,7 +260,7 @@ def test_row_2_a_vit_learns_digits_with_half_of_its_layers_frozen_and_activation
 @pytest.mark.slow
 def test_row_2_a_vit_keeps_its_accuracy_on_digits_with_half_of_its_layers_frozen():
     """Within three points of plain training on average over five seeds."""
-    losses = [vit_accuracy(seed, 20, 0.0) - vit_accuracy(seed, 20, 0.5) for seed in range(5)]
+    losses = [vit_accuracy(seed, 12, 0.0) - vit_accuracy(seed, 12, 0.5) for seed in range(5)]
 
     assert sum(losses) / 5 < 0.03
 

@@ -202,6 +202,10 @@ def test_a_training_that_ends_too_early_is_warned_of():
     [
         ({"epochs_per_group": -1}, "Unfreeze: epochs_per_group is -1; give a whole number of at least 0."),
         ({"epochs_per_group": [1, 0.5]}, "Unfreeze: epochs_per_group is 0.5; give a whole number of at least 0."),
+        (
+            {"epochs_per_group": []},
+            r"Unfreeze: epochs_per_group is \[\]; give a whole number, or one for each group but the last.",
+        ),
         ({"start_epoch": -1}, "Unfreeze: start_epoch is -1; give a whole number of at least 0."),
         ({"groups": []}, r"Unfreeze: groups is \[\]; give a list of patterns, or None to have them found."),
         ({"groups": "fc"}, "Unfreeze: groups is 'fc'; give a list of patterns, or None to have them found."),
