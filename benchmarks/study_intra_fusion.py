@@ -64,16 +64,15 @@ def outcomes(seed: int, steps: int) -> dict[tuple[str, float], float]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
     done = 0
     while done < steps:
-        for batch in data.train_dataloader():
+        for image, label in data.train_dataloader():
             optimizer.zero_grad()
-            F.cross_entropy(network(batch["image"]), batch["label"]).backward()
+            F.cross_entropy(network(image), label).backward()
             optimizer.step()
             done += 1
             if done == steps:
                 break
     network.eval()
-    test = list(data.test_dataloader())
-    images, labels = (torch.cat([batch[key] for batch in test]) for key in ("image", "label"))
+    images, labels = (torch.cat(each) for each in zip(*data.test_dataloader(), strict=True))
 
     def accuracy(model: nn.Module) -> float:
         with torch.no_grad():
