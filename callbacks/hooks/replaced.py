@@ -12,9 +12,11 @@ from typing import Any
 from weakref import ref
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ._parent import parents_outputs
+from .distilling import Distilling
 from .loss import Loss
 from .network import Network
 
@@ -25,7 +27,8 @@ class Replaced(Network, Loss):
     """Replaces layers at set-up, and adds terms that compare the network with its parent if one of them has a weight.
 
     `parent` holds the tensors that the module had before its layers were replaced; it is saved, and equal on all ranks.
-    A module that was replaced by this callback keeps its parent for further fits.
+    A module keeps its parent for further fits with this callback; one whose layers were replaced before, by somebody
+    else, is its own parent, as it is when the fit begins, which a warning tells.
 
     Args:
         others: Go to the next base classes: `weights` of the terms, `name`.
@@ -45,11 +48,6 @@ class Replaced(Network, Loss):
         # Terms of the loss may weigh nothing while layers are replaced.
         return super(Loss, self).off
 
-    @property
-    def replaced(self) -> list[str]:
-        """Paths of what stands in the place of the parent's layers, while training."""
-        return list(self._originals)
-
     @abstractmethod
     def originals(self, pl_module: LightningModule) -> Mapping[str, nn.Module]:
         """Layers as they were, without values, by the path of what stands in their place; `parent` has the values."""
@@ -62,17 +60,27 @@ class Replaced(Network, Loss):
         # Those of an earlier fit; layers are listened to when they have been replaced.
         self.outputs_of = ()
         before = _tensors(pl_module)
+        kinds = (Distilling,) if self.silent else (Distilling, Network)
+        for other in [it for kind in kinds for it in self.rivals(trainer, kind)] if stage == "fit" else ():
+            raise ValueError(
+                f"{type(self).__name__}: the Trainer also has {other.state_key}, and what the network was before "
+                "either depends on who comes first; let them fit one after the other."
+            )
         super().setup(trainer, pl_module, stage)
         if self.off or self.silent:
             return
-        if not before.keys() <= _tensors(pl_module).keys():
-            self.parent = {name: it.detach().clone() for name, it in before.items()}
-            self._replaced_in = ref(pl_module)
-            if stage != "fit" and trainer.ckpt_path:
-                # What the file holds comes from another parent.
-                self.parent = {}
-        elif self._replaced_in is None or self._replaced_in() is not pl_module:
-            self.parent = {}
+        replaced = not before.keys() <= _tensors(pl_module).keys()
+        if replaced or self._replaced_in is None or self._replaced_in() is not pl_module:
+            self.parent, self._replaced_in = {}, None
+            # What a file holds comes from another parent than the weights that it is loaded over.
+            if not trainer.ckpt_path and (replaced or stage == "fit"):
+                self.parent = {name: it.detach().clone() for name, it in before.items()}
+                self._replaced_in = ref(pl_module)
+                if not replaced:
+                    rank_zero_warn(
+                        f"{type(self).__name__}: layers of {type(pl_module).__name__} were replaced before, and what "
+                        "it was then is not known; it learns from what it is now."
+                    )
         if stage == "fit":
             if trainer.ckpt_path:
                 self.parent = {}
@@ -96,6 +104,7 @@ class Replaced(Network, Loss):
                 "callback changed its layers, or this run goes on from a checkpoint that holds no such network; begin "
                 "with the network as it was, or give the terms of the loss the weight 0."
             )
+        self._replaced_in = ref(pl_module)
 
     def parents_outputs(self, pl_module: LightningModule, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
         """What submodules of the parent put out for images `(B, C, H, W)`, in evaluation mode, without gradients."""
