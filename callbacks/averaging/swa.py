@@ -7,6 +7,7 @@ cycle, and batch norm's statistics measured for w_swa in the end.
 from typing import final
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..hooks._batch_norm import measured_statistics, measuring_parts, refuse_unmeasurable
@@ -38,7 +39,8 @@ class SWA(Averages):
     Every checkpoint's `state_dict` holds the average; a resumed fit goes on with the trained weights.
 
     It sets no learning rate. The mean of weights is better than the last one while they move about, so let the rate
-    end high: constant in the last quarter, or in cycles by `WarmRestarts` with `every_n_steps` its `t_0`.
+    end high: constant in the last quarter, or in cycles by `WarmRestarts` with `every_n_steps` its `t_0`. A rate that
+    falls below a tenth of what it was when the average started is warned about.
 
     Args:
         start_fraction: The average starts when this fraction of the training is done, 0 to 1; of `max_epochs` or
@@ -114,6 +116,7 @@ class SWA(Averages):
         self.start_fraction, self.bn_batches = start_fraction, bn_batches
         self.each_epoch = every_n_steps is None
         self._parts: list[nn.Module] = []
+        self._rate = 0.0  # learning rate with which the average started in this fit
 
     def share(self, updates: int) -> float:
         return swa_share(updates)
@@ -125,7 +128,9 @@ class SWA(Averages):
             # Fractions of whole numbers are rounded.
             reached = _done(trainer) >= self.start_fraction - 1e-9
         untrained = trainer.global_step == 0
-        return reached and (untrained or not self.each_epoch or trainer.is_last_batch)
+        begun = reached and (untrained or not self.each_epoch or trainer.is_last_batch)
+        self._rate = _rate(trainer) if begun else 0.0
+        return begun
 
     def due(self, trainer: Trainer, steps: int) -> bool:
         return trainer.is_last_batch if self.each_epoch else super().due(trainer, steps)
@@ -142,6 +147,13 @@ class SWA(Averages):
 
     def updated(self, pl_module: LightningModule) -> None:
         self._parts[:] = measuring_parts(pl_module)
+        now = _rate(pl_module.trainer)
+        if now < self._rate / 10:
+            rank_zero_warn(
+                f"SWA: the learning rate fell from {self._rate:.3g}, where the average started, to {now:.3g}, so the "
+                "averaged weights hardly differ; let the schedule end high, or leave the callback out."
+            )
+            self._rate = 0.0
 
     def remeasured(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
         if self.bn_batches == 0:
@@ -158,3 +170,8 @@ def _done(trainer: Trainer) -> float:
         batches = trainer.fit_loop.total_batch_idx + 1 if trainer.global_step else 0
         limits.append(batches / trainer.num_training_batches / trainer.max_epochs)
     return max(limits)
+
+
+def _rate(trainer: Trainer) -> float:
+    """The largest learning rate of all optimizers."""
+    return max(float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups)

@@ -4,8 +4,9 @@ torch's `update_bn` averages the statistics of batches in equal shares; what it 
 `training_step`, so that every module can be measured. It runs on a copy of the training loader, whose place, order and
 workers are its own, and sees batches as training does: moved, and changed by the data's hooks in training.
 
-Two things of others are reached for. A loader of torch keeps running workers in `_iterator`, which cannot be copied
-and must not be shared; a module's step is taken from its class, past what other callbacks have put around it.
+Three things of others are reached for. A loader of torch keeps running workers in `_iterator`, which cannot be copied
+and must not be shared; a module's step is taken from its class, past what other callbacks have put around it; a batch
+goes through the data's hook before its transfer by the private method that Lightning's loops call.
 `tests/callbacks/hooks/test_batch_norm.py` fails when either changes.
 """
 
@@ -137,7 +138,9 @@ class _Step(nn.Module):
 def _numbered(loader: Any, trainer: Trainer, most: int) -> Iterator[tuple[tuple[Any, int]]]:
     """Batches on the device with their numbers; in a tuple of one, for `update_bn` takes a tuple's first."""
     for number, batch in enumerate(islice(loader, most)):
-        yield ((trainer.strategy.batch_to_device(batch), number),)
+        given = trainer.precision_plugin.convert_input(batch)
+        given = trainer.lightning_module._on_before_batch_transfer(given)
+        yield ((trainer.strategy.batch_to_device(given), number),)
 
 
 def _batch_norms(parts: list[nn.Module]) -> list[_BatchNorm]:

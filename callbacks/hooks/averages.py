@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ._around import Around, last_word
@@ -34,9 +35,9 @@ class Averages(Method):
     scaler skipped counts, as it does for `trainer.global_step`.
 
     Files hold the average as `state_dict`; the callback's state holds the training weights, which a resumed fit goes
-    on with. Before the first update scores and files are those of the training weights. After a fit the module holds
-    the average; after an exception the training weights. A method may have buffers measured for the average before it
-    is scored, once for each average (`remeasured`).
+    on with. Before the first update scores and files are those of the training weights, and a fit that ends without one
+    warns. After a fit the module holds the average; after an exception the training weights. A method may have buffers
+    measured for the average before it is scored, once for each average (`remeasured`).
 
     Args:
         every_n_steps: Steps from one update to the next, at least 1.
@@ -176,6 +177,11 @@ class Averages(Method):
         super().on_train_end(trainer, pl_module)
         if self._live is not None and self.updates:
             self._settle(self._live, trainer, pl_module)
+        elif self._live is not None:
+            rank_zero_warn(
+                f"{type(self).__name__}: the training ended before the average took in any weights, so scores and "
+                "files are those of the training weights; let the average start earlier, or train longer."
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)

@@ -1,6 +1,7 @@
 """SWA equals torch's `AveragedModel` and `update_bn` in a loop by hand, and leaves the training what it is."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -281,3 +282,23 @@ def test_a_training_without_an_end_is_refused_before_it_begins():
         ValueError, match=r"^SWA: the training has no end of which start_fraction could be a part; give"
     ):
         fitted(SWA(start_fraction=0.5), max_epochs=-1)
+
+
+def test_a_training_that_ends_before_the_average_begins_says_so():
+    with pytest.warns(UserWarning, match="^SWA: the training ended before the average took in any weights, so scores"):
+        fitted(SWA(start_step=100), max_epochs=1)
+
+
+@pytest.mark.parametrize(("gamma", "spoken"), [(1.0, False), (0.2, True)])
+def test_a_learning_rate_that_falls_while_weights_are_averaged_is_told_of(gamma, spoken):
+    class Falling(Still):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)]
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted(SWA(start_fraction=0.25), module=Falling)
+
+    told = [str(it.message) for it in caught if "SWA: the learning rate fell from" in str(it.message)]
+    assert spoken == (len(told) == 1)

@@ -179,3 +179,21 @@ def test_two_processes_have_the_statistics_of_both_halves(two_ranks):
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert torch.allclose(sum(means) / 2, first["network.1.running_mean"], atol=1e-6)
     assert not torch.equal(means[0], means[1])
+
+
+def test_measured_batches_pass_the_hook_before_transfer_and_take_the_precision_as_in_training():
+    seen = []
+
+    class Prepared(Still):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return batch[0] + 5, batch[1]
+
+        def training_step(self, batch, batch_idx):
+            seen.append((batch[0].dtype, float(batch[0].mean()) > 3))
+            return super().training_step(batch, batch_idx)
+
+    module = Prepared()
+    fitted(module, plain_loader(), precision="bf16-true")
+
+    assert {(torch.bfloat16, True)} == set(seen)
+    assert len(seen) == 30  # two epochs of ten steps, and ten batches that were measured
