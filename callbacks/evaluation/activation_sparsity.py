@@ -9,6 +9,7 @@ from typing import final
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..hooks._activations import activations_of
@@ -118,8 +119,16 @@ class ActivationSparsity(Outputs):
         counted = torch.stack(list(self._counts.values()))
         summed = trainer.strategy.reduce(counted, reduce_op="sum")
         rows = [(name, *it) for name, it in zip(self._counts, summed.tolist(), strict=True) if it[1]]
+        uncalled = self._counts.keys() - {name for name, *_ in rows}
         self._counts = {}
-        if trainer.sanity_checking or not rows:
+        if trainer.sanity_checking:
+            return
+        if uncalled:
+            rank_zero_warn(
+                f"ActivationSparsity: {', '.join(sorted(uncalled))} put out nothing, so nothing was counted there; "
+                "name layers that the forward calls with layers=."
+            )
+        if not rows:
             return
         label = self.name or "nonzero"
         for name, nonzero, entries in rows:

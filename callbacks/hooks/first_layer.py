@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_vision.inspection.layers import find_layer
@@ -41,6 +42,7 @@ class FirstLayer(Method):
         self.layer = layer
         self._found: nn.Module | None = None
         self._given: list[Tensor] = []  # to the layer since the last gradient
+        self._unseen = False  # whether nothing was given to it in training yet
         self._searching: list[Any] = []  # hooks on the layers that may be the first
 
     @abstractmethod
@@ -89,6 +91,12 @@ class FirstLayer(Method):
                 f"{type(self).__name__}: no Linear or Conv2d layer of {type(pl_module).__name__} was called in "
                 "training_step; name the one that is given the images with layer=."
             )
+        if self._unseen:
+            self._unseen = False
+            rank_zero_warn(
+                f"{type(self).__name__}: {self.layer} was not called in the first training step, so nothing was "
+                "changed in it; name the layer that is given the images, or None to find it."
+            )
 
     def _named(self, pl_module: LightningModule, name: str) -> nn.Module:
         try:
@@ -109,13 +117,14 @@ class FirstLayer(Method):
             problem = "has a frozen weight; thaw it, or leave the callback out"
         if problem is not None:
             raise ValueError(f"{type(self).__name__}: {name} of {type(pl_module).__name__} {problem}.")
-        self._found = layer
+        self._found, self._unseen = layer, True
         self.undo_later(layer.register_forward_pre_hook(self._keep).remove)
         weight: Any = layer.weight
         self.undo_later(weight.register_hook(partial(self._changed, layer)).remove)
 
     def _keep(self, layer: nn.Module, given: tuple[Tensor, ...]) -> None:
         if torch.is_grad_enabled():
+            self._unseen = False
             self._given.append(given[0].detach())
 
     def _changed(self, layer: nn.Module, gradient: Tensor) -> Tensor:
@@ -137,4 +146,4 @@ class FirstLayer(Method):
     def _release(self) -> None:
         self._stop_searching()
         self._given.clear()
-        self._found = None
+        self._found, self._unseen = None, False

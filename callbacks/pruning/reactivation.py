@@ -104,10 +104,15 @@ def reactivation_masks(
         budget: Weights that may go.
 
     Raises:
-        ValueError: as `dead_neuron_rate`.
+        ValueError: as `dead_neuron_rate`, or no layer among `weights` leads to a ReLU.
     """
     before = dead_neuron_rate(module, images, weights)
     units = read_units(module, images, weights)
+    if not units:
+        raise ValueError(
+            f"Reactivation: no layer of {type(module).__name__} that may be pruned leads to an `nn.ReLU`, so no unit "
+            "can be brought back; call such modules in its `forward`, or leave the share for reactivation 0."
+        )
     scores = {
         name: reactivation_scores(weights[name], it.dead, it.gain, it.low, it.high, it.size)
         for name, it in units.items()

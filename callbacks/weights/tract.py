@@ -138,7 +138,7 @@ class TrAct(FirstLayer):
 
     def __init__(self, lam: float = 0.1, layer: str | None = None, name: str | None = None) -> None:
         super().__init__(layer=layer, name=name)
-        if not (isinstance(lam, (int, float)) and 0.0 < lam < float("inf")):
+        if isinstance(lam, bool) or not (isinstance(lam, (int, float)) and 0.0 < lam < float("inf")):
             raise ValueError(f"TrAct: lam is {lam!r}; give a finite number above 0, such as 0.1.")
         self.lam = lam
 

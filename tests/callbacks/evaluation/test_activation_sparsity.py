@@ -131,3 +131,16 @@ def test_a_module_without_activations_is_refused_before_it_trains():
         "ActivationSparsity: MLP has no MLP block with an activation and neither ReLU nor GELU layers; name layers "
         "with layers=, or make its activations layers instead of functions."
     )
+
+
+def test_layers_that_no_forward_calls_are_told_of(tmp_path):
+    class Unused(Plain):
+        def __init__(self):
+            super().__init__()
+            self.spare = torch.nn.ReLU()
+
+    trainer = quiet_trainer(callbacks=[ActivationSparsity(layers="spare")], default_root_dir=tmp_path)
+    with pytest.warns(UserWarning, match="^ActivationSparsity: spare put out nothing, so nothing was counted there"):
+        trainer.validate(Unused(), plain_loader(6), verbose=False)
+
+    assert not any("nonzero" in name for name in trainer.callback_metrics)

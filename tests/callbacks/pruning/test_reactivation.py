@@ -295,3 +295,21 @@ def test_the_base_sees_the_weights_that_went_as_zeros():
 
     assert pruned(base.moment.kept) > 0
     assert [name for name, mask in base.moment.kept.items() if base.moment.weights[name][~mask].any()] == []
+
+
+def test_a_network_whose_relus_no_layer_leads_to_is_refused():
+    class Functional(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.spare, self.layer = torch.nn.ReLU(), torch.nn.Linear(4, 3)
+
+        def forward(self, image):
+            return self.layer(image).relu()
+
+    module = Functional()
+    weights = {"layer.weight": module.layer.weight.detach()}
+    kept = {"layer.weight": torch.ones(3, 4, dtype=torch.bool)}
+    with pytest.raises(
+        ValueError, match=r"^Reactivation: no layer of Functional that may be pruned leads to an `nn.ReLU`"
+    ):
+        reactivation_masks(module, torch.randn(5, 4), weights, kept, 2)

@@ -244,3 +244,14 @@ class Convless(Plain):
 def test_a_module_without_such_a_layer_is_refused():
     with pytest.raises(ValueError, match="TrAct: Convless has no Linear or Conv2d layer when training starts"):
         trained(TrAct(), Convless)
+
+
+def test_a_named_layer_that_training_does_not_call_is_told_of():
+    class Unused(Plain):
+        def __init__(self):
+            super().__init__()
+            self.spare = nn.Linear(2, 2)
+
+    trainer = quiet_trainer(callbacks=[TrAct(layer="spare")], max_epochs=1, limit_train_batches=1)
+    with pytest.warns(UserWarning, match="^TrAct: spare was not called in the first training step, so nothing was"):
+        trainer.fit(Unused(), plain_loader(6))
