@@ -64,15 +64,16 @@ def outcomes(seed: int, steps: int) -> dict[tuple[str, float], float]:
     optimizer = torch.optim.AdamW(network.parameters(), lr=LR)
     done = 0
     while done < steps:
-        for image, label in data.train_dataloader():
+        for batch in data.train_dataloader():
             optimizer.zero_grad()
-            F.cross_entropy(network(image), label).backward()
+            F.cross_entropy(network(batch[0]), batch[1]).backward()
             optimizer.step()
             done += 1
             if done == steps:
                 break
     network.eval()
-    images, labels = (torch.cat(each) for each in zip(*data.test_dataloader(), strict=True))
+    test = list(data.test_dataloader())
+    images, labels = (torch.cat([batch[part] for batch in test]) for part in (0, 1))
 
     def accuracy(model: nn.Module) -> float:
         with torch.no_grad():
