@@ -66,14 +66,15 @@ def outcomes(seed: int, steps: int) -> dict[tuple[str, float], float]:
     while done < steps:
         for batch in data.train_dataloader():
             optimizer.zero_grad()
-            F.cross_entropy(network(batch[0]), batch[1]).backward()
+            F.cross_entropy(network(batch[0] / 255), batch[1]).backward()
             optimizer.step()
             done += 1
             if done == steps:
                 break
     network.eval()
     test = list(data.test_dataloader())
-    images, labels = (torch.cat([batch[part] for batch in test]) for part in (0, 1))
+    images = torch.cat([batch[0] for batch in test]) / 255
+    labels = torch.cat([batch[1] for batch in test])
 
     def accuracy(model: nn.Module) -> float:
         with torch.no_grad():
