@@ -22,8 +22,8 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition, with narrow networks.
     """
-    images = torch.randn(2 if quick else 16, 3, 32, 32)
-    width, repetitions = (96, (1, 0)) if quick else (384, (9, 1))
+    images = torch.randn(2 if quick else 8, 3, 32, 32)
+    width, repetitions = (96, (1, 0)) if quick else (384, (5, 1))
     make = partial(_vit, width)
     ratios = (1.5, 2.0, 3.0)
     sides = {}
@@ -35,7 +35,7 @@ def rows(quick: bool) -> list[Row]:
         sides[f"step {ratio}"] = unprepared(_stepping(network, images))
     sides["made"] = unprepared(make)
     sides["factorised"] = lambda: partial(factorise, make(), 2.0)
-    batches = batches_of(4 if quick else 32, 2 if quick else 4)
+    batches = batches_of(4 if quick else 16, 2 if quick else 3)
     fit = partial(fitting, lambda: _Answers(_vit(96)), batches, 1)
     sides["plain fit"] = fit()
     sides["silent fit"] = fit(partial(LowRank, distil_weight=0.0, perturbation_weight=0.0))
