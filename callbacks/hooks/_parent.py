@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from ._lent import call_with
 
 __all__ = ["answering_layer", "parents_outputs"]
 
@@ -26,7 +27,7 @@ def parents_outputs(
         for path in paths:
             keep = partial(_keep, outputs, path)
             stack.callback(model.get_submodule(path).register_forward_hook(keep).remove)
-        functional_call(model, dict(tensors), (images,))
+        call_with(model, tensors, (images,))
     return outputs
 
 

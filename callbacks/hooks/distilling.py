@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ._frozen import part_name
+from ._lent import call_with
 from .loss import Loss
 
 __all__ = ["Distilling"]
@@ -111,7 +111,7 @@ class Distilling(Loss):
         try:
             for part in self._parts:
                 part.training = False
-            return functional_call(self._trained, self.teacher, (images,))
+            return call_with(self._trained, self.teacher, (images,))
         finally:
             for part, training in zip(self._parts, flags, strict=True):
                 part.training = training

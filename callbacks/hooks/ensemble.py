@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.func import functional_call
 
 from ._around import Around
 from ._checks import whole
+from ._lent import call_with
 from ._stand_in import StandIn
 from .method import Method, Place
 
@@ -173,8 +173,8 @@ class Ensemble(Method):
         self._stand_in, self._placed = None, []
 
     def _forward(self, pl_module: LightningModule, proceed: Any, *args: Any, **kwargs: Any) -> Any:
-        # functional_call runs the module, and so comes back to its own forward, with a member's weights in place.
-        logits = [functional_call(pl_module, one, args, kwargs) for one in self._placed]
+        # It runs the module, and so comes back to its own forward, with a member's weights in place.
+        logits = [call_with(pl_module, one, args, kwargs) for one in self._placed]
         assert self._stand_in is not None
         return log_mean_probability(torch.stack([self._stand_in.logits("the ensemble", it) for it in logits]))
 

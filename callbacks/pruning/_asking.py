@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from ..hooks._lent import call_with
 
 __all__ = ["answer"]
 
@@ -25,7 +26,7 @@ def answer(owner: str, module: nn.Module, images: Tensor, tensors: Mapping[str, 
     """
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers() if name not in tensors}
     try:
-        found = functional_call(module, {**buffers, **tensors}, (images,))
+        found = call_with(module, {**buffers, **tensors}, (images,))
     except Exception as error:
         raise ValueError(
             f"{owner}: {type(module).__name__} could not be called as `module(images)` on images of shape "

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_vision.catalogue import nearest
 from lightning_vision.inspection.at_rest import at_rest
 
+from ..hooks._lent import call_with
 from ._channels import ChannelGroup, Cut, Member, layer_kind, scratch, zeroed
 
 __all__ = ["channel_groups", "require_torch_pruning"]
@@ -169,7 +169,7 @@ def _cut_is_zeroing(model: nn.Module, images: Tensor, groups: Sequence[ChannelGr
     with ExitStack() as stack:
         try:
             masks = zeroed(parameters, gone)
-            expected = functional_call(
+            expected = call_with(
                 model, {name: parameters[name] * mask.to(images.device) for name, mask in masks.items()}, (images,)
             )
             stack.callback(Cut(model, gone).undo, carry=False)
