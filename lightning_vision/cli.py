@@ -12,8 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_vision.base.module import VisionModule
-from lightning_vision.base.weights import load_checkpoint, module_from_checkpoint
+from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.callbacks.hooks.method import Method
+from lightning_vision.commands._changed_networks import changing, load_changed, module_to_change
 from lightning_vision.commands._parsing import callback_names, drop_superseded, import_named, own_defaults, spell_out
 from lightning_vision.commands._report import without_advice
 from lightning_vision.commands._run_dir import newest_checkpoint, open_run, place_run, unused_dropped
@@ -92,16 +93,18 @@ class VisionCLI(LightningCLI):
             raise unwrapped(error) from None
         self.datamodule = self.config_init.get("data")
         self.model = self.config_init.get("model")
+        changes = changing(vars(self.config_init.get("callbacks") or Namespace()).values())
         if self.model is None and (path := self.config.get("ckpt_path")):
-            self.model = module_from_checkpoint(path)
+            self.model = module_to_change(path, self.checkpoint or {}, changes)
         for name, value in typed.items():
             found = getattr(self.datamodule, name, value)
             if found != value:
                 source = type(self.datamodule).__name__
                 raise ValueError(f"--model.{name} is {value} but {source} has {found}; drop one of the two")
-        if isinstance(self.model, VisionModule) and self.checkpoint is not None:
+        # A fit's own set-up changes the network, which knows what it was before.
+        if isinstance(self.model, VisionModule) and self.checkpoint is not None and not (changes and self.continues):
             # Here, so that weights of another architecture are refused while nothing is written.
-            self.model.load_state_dict(self.checkpoint["state_dict"])
+            load_changed(self.model, self.checkpoint, changes)
         self.trainer = self.instantiate_trainer()
         if self.run_dir is not None:
             open_run(self.run_dir)

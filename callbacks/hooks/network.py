@@ -4,6 +4,7 @@ Public hook used: `setup`, in which Lightning asks callbacks before the module's
 """
 
 from abc import abstractmethod
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -38,3 +39,7 @@ class Network(Method):
         told = self.change(pl_module)
         if told is not None:
             rank_zero_info(told)
+
+    def state_dict(self) -> dict[str, Any]:
+        # So that a file tells of it.
+        return super().state_dict() | ({} if self.off else {"changed": True})

@@ -55,8 +55,8 @@ class TopKActivations(Forwards):
     behind the activations; without it the network computes with all its activations, which is another function.
 
     Args:
-        fraction: Of the features of a token that are kept, above 0 to 1, rounded up. Neutral: 1, without `k`.
-        k: Instead: how many are kept, >= 1; None takes the fraction.
+        fraction: Of the features of a token that are kept, above 0 to 1, rounded up. Neutral: 1.
+        k: Instead: how many are kept, >= 1. One of the two is given.
         layers: Names of the layers whose outputs are cut, a shell pattern or a list; None takes the activation of each
             MLP block (`fc1`, `act`, `fc2`), and where there is none, each ReLU and GELU.
         name: Part of the state key.
@@ -65,9 +65,9 @@ class TopKActivations(Forwards):
         Tokens `(..., D)`, of which D are the features; of layers outside of MLP blocks, maps `(B, D, H, W)`.
 
     Raises:
-        ValueError: from the constructor, for a setting out of range, or both `k` and a fraction; before the first
-            step, if a pattern matches no layer or there is no MLP block, ReLU or GELU; in the first batch, if a layer
-            puts out no tensor.
+        ValueError: from the constructor, for a setting out of range, both `k` and a fraction, or neither; before the
+            first step, if a pattern matches no layer or there is no MLP block, ReLU or GELU; in the first batch, if a
+            layer puts out no tensor.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -99,21 +99,21 @@ class TopKActivations(Forwards):
 
     def __init__(
         self,
-        fraction: float = 1.0,
+        fraction: float | None = None,
         k: int | None = None,
         layers: str | list[str] | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        number("TopKActivations", "fraction", fraction, 0.0, 1.0)
-        if fraction == 0.0:
-            raise ValueError("TopKActivations: fraction is 0.0, which lets nothing through; give a share above 0.")
+        if (fraction is None) == (k is None):
+            given = "neither k nor fraction was" if k is None else f"both k={k} and fraction={fraction} were"
+            raise ValueError(f"TopKActivations: {given} given; give one of them.")
         if k is not None:
             whole("TopKActivations", "k", k, 1)
-            if fraction != 1.0:
-                raise ValueError(
-                    f"TopKActivations: both k={k} and fraction={fraction} were given; leave one of them out."
-                )
+        else:
+            number("TopKActivations", "fraction", fraction, 0.0, 1.0)
+        if fraction == 0.0:
+            raise ValueError("TopKActivations: fraction is 0.0, which lets nothing through; give a share above 0.")
         self._patterns = () if layers is None else patterns_of("TopKActivations", "layers", layers)
         self.fraction, self.k, self.layers = fraction, k, layers
         self._last: dict[str, bool] = {}
@@ -124,5 +124,6 @@ class TopKActivations(Forwards):
 
     def changed(self, layer: str, output: Tensor) -> Tensor:
         dim = 1 if output.ndim == 4 and not self._last[layer] else -1
-        k = ceil(self.fraction * output.shape[dim]) if self.k is None else self.k
+        k = self.k if self.fraction is None else ceil(self.fraction * output.shape[dim])
+        assert k is not None
         return keep_top_k(output, k, dim)

@@ -114,10 +114,10 @@ class EvoNorm(Network):
     """Trains a network whose pairs of norm and activation are EvoNorm layers, swapped before optimizers are made.
 
     At set-up, of a fit and also of `validate`, `test` and `predict`, each pair that `swap_norms` finds in the module is
-    swapped; a module that has EvoNorm layers already is left alone. The layers stay after the fit, and files hold them.
-    So a file needs a module whose norms were swapped: give the Trainer this callback with the file, or call
-    `swap_norms(module, ...)` before `load_state_dict`. `load_from_checkpoint` makes a module without them and refuses.
-    How many were swapped, and which norms stayed and why, is told once.
+    swapped; a module that has EvoNorm layers of the variant already is left alone. The layers stay after the fit, and
+    files hold them. So a file needs a module whose norms were swapped: give the Trainer, or the command, this callback
+    with the file, or call `swap_norms(module, ...)` before `load_state_dict`. `load_from_checkpoint` makes a module
+    without them and refuses. How many were swapped, and which norms stayed and why, is told once.
 
     Args:
         variant: B0 or B1, which see the batch while training and keep a running variance, or S0 or S1, which see one
@@ -134,8 +134,9 @@ class EvoNorm(Network):
         Maps `(B, C, H, W)` in and out, as the norm had.
 
     Raises:
-        ValueError: from the constructor, for a setting out of range; at set-up, if a pattern matches no norm, or the
-            module has no pair, because it has none or makes its network later (in `configure_model` or `setup`).
+        ValueError: from the constructor, for a setting out of range; at set-up, if a pattern matches no norm, the
+            module has EvoNorm layers of another variant, or it has no pair, because it has none or makes its network
+            later (in `configure_model` or `setup`).
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -180,10 +181,21 @@ class EvoNorm(Network):
         self.variant, self.groups, self.momentum, self.eps, self.skip = variant, groups, momentum, eps, skip
 
     def change(self, pl_module: LightningModule) -> str | None:
-        if any(isinstance(it, tuple(LAYERS.values())) for it in pl_module.modules()):
+        kinds = {variant for variant, kind in LAYERS.items() for it in pl_module.modules() if type(it) is kind}
+        if kinds - {self.variant}:
+            raise ValueError(
+                f"EvoNorm: variant is {self.variant!r} and {type(pl_module).__name__} has EvoNorm-{min(kinds)} layers "
+                f"already; give variant={min(kinds)!r}, or a new module."
+            )
+        if kinds:
             return None
         done = swap_norms(pl_module, self.variant, self.groups, self.momentum, self.eps, self.skip or ())
-        stayed = "; ".join(f"{name} stays, for {reason}" for name, reason in done.left.items())
+        reasons: dict[str, list[str]] = {}
+        for norm, reason in done.left.items():
+            reasons.setdefault(reason, []).append(norm)
+        stayed = "; ".join(
+            f"{', '.join(norms)} stay{'s' * (len(norms) == 1)}, for {reason}" for reason, norms in reasons.items()
+        )
         if not done.swapped:
             raise ValueError(
                 f"EvoNorm: {type(pl_module).__name__} has no norm over maps whose output goes to an activation alone "

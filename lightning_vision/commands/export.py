@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.callbacks.pruning.shrink import shrink as cut_zero_channels
 from lightning_vision.classification.calibration import Calibration
+from lightning_vision.commands._changed_networks import tell_of_other_functions
 from lightning_vision.commands._files import output_folder, saved_preprocessing
 from lightning_vision.commands._report import print_table
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
@@ -115,8 +116,9 @@ def run(
 
 def _restored(cli: Any, ckpt_path: str) -> Any:
     """The module with the checkpoint's weights, whether a config or the checkpoint built it."""
+    content = load_checkpoint(ckpt_path)
+    tell_of_other_functions(content)
     if cli.config_init.get("model") is not None:
-        content = load_checkpoint(ckpt_path)
         cli.model.load_state_dict(content["state_dict"])
         if state := content.get("calibration"):
             cli.model.calibration = Calibration.from_state(state)

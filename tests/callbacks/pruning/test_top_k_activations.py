@@ -1,5 +1,7 @@
 """Top-k activations: the k largest of each token, bitwise nothing at full width, a training that is a loop by hand."""
 
+import warnings
+
 import pytest
 import timm
 import torch
@@ -122,8 +124,9 @@ def test_every_mlp_of_a_transformer_is_cut_in_evaluation_and_none_when_the_run_i
         ({"k": 0}, "TopKActivations: k is 0; give a whole number of at least 1."),
         (
             {"k": 3, "fraction": 0.5},
-            "TopKActivations: both k=3 and fraction=0.5 were given; leave one of them out.",
+            "TopKActivations: both k=3 and fraction=0.5 were given; give one of them.",
         ),
+        ({}, "TopKActivations: neither k nor fraction was given; give one of them."),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -156,3 +159,16 @@ def test_layers_that_are_not_there_or_put_out_no_tensor_are_refused():
     assert refusal(two, layers=["network.4.1"]) == (
         "TopKActivations: layer 'network.4.1' puts out a tuple and no tensor; name another one with layers=."
     )
+
+
+@pytest.mark.parametrize(("k", "spoken"), [(2, False), (1000, True)])
+def test_a_run_in_which_nothing_was_cut_says_so(k, spoken):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = quiet_trainer(callbacks=[TopKActivations(k=k)], max_epochs=1, limit_train_batches=1)
+        trainer.fit(Plain(), plain_loader(6))
+
+    told = [
+        str(it.message) for it in caught if "TopKActivations: it changed nothing, for its layers" in str(it.message)
+    ]
+    assert spoken == bool(told)

@@ -228,10 +228,13 @@ def test_a_file_is_tested_with_the_callback_or_loaded_after_the_swap(tmp_path):
 
 def test_a_module_that_is_swapped_already_is_left_alone():
     module, loader = Plain(), plain_loader(12)
-    for variant in ("S0", "B1"):
-        quiet_trainer(callbacks=[EvoNorm(variant)], max_epochs=1).fit(module, loader)
+    quiet_trainer(callbacks=[EvoNorm("S0")], max_epochs=1).fit(module, loader)
+    layer = module.network[1]
+    quiet_trainer(callbacks=[EvoNorm("S0")], max_epochs=1).fit(module, loader)
 
-    assert isinstance(module.network[1], EvoNorm2dS0)
+    assert layer is module.network[1] and isinstance(layer, EvoNorm2dS0)
+    with pytest.raises(ValueError, match=r"^EvoNorm: variant is 'B1' and Plain has EvoNorm-S0 layers already; give var"):
+        quiet_trainer(callbacks=[EvoNorm("B1")], max_epochs=1).fit(module, loader)
 
 
 @pytest.mark.parametrize(
