@@ -46,14 +46,24 @@ def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
     """`args` as the parser wants them.
 
     Words before the first flag, as the folder in `soup runs`, are what the subcommand cannot do without, in the order
-    of its parameters; the last takes all that are left. Its switches, as `--overwrite`, get a value.
+    of its parameters; the last takes all that are left if it may be several. Its switches, as `--overwrite`, get a
+    value.
+
+    Raises:
+        ValueError: there are more words than those parameters take.
     """
     parameters = inspect.signature(options).parameters.values()
-    needed = [it.name for it in parameters if it.default is it.empty][1:]
+    missing = [it for it in parameters if it.default is it.empty][1:]
+    needed = [it.name for it in missing]
     words = list(takewhile(lambda arg: not arg.startswith("-"), args)) if needed else []
     if words:
         named = [[f"--{name}", word] for name, word in zip(needed[:-1], words, strict=False)]
         rest = words[len(needed) - 1 :]
+        if len(rest) > 1 and "list" not in str(missing[-1].annotation):
+            raise ValueError(
+                f"{' '.join(rest[1:])}: there are more words than {' '.join(needed)}; leave out what is too much, or "
+                "put a name such as --config in front of it"
+            )
         if rest:
             named.append([f"--{needed[-1]}", rest[0] if len(rest) == 1 else json.dumps(rest)])
         args = [*(it for pair in named for it in pair), *args[len(words) :]]

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.classification.classifier import ImageClassifier
 from lightning_vision.classification.ensemble import LogitEnsemble
@@ -37,7 +40,8 @@ def run(
     """Write the soup of a folder's checkpoints, and a table of what each of them and both soups score.
 
     Args:
-        checkpoints: Folder that is searched with all its sub-folders, or several files.
+        checkpoints: Folder that is searched with all its sub-folders, or several files. Of a folder's files that hold
+            the same weights, as a run's best and last often do, the first counts.
         recipe: Which soup is written: `greedy` keeps what does not make the validation score worse, `uniform` all.
         monitor: Metric of the validation split that decides, as `val/acc`; what the checkpoints were chosen by if not
             given.
@@ -88,7 +92,7 @@ def run(
 
 
 def _ingredients(given: list[str], pattern: str) -> dict[str, dict[str, Any]]:
-    """Contents by path, sorted; what a folder holds of earlier merges is left out.
+    """Contents by path, sorted; what a folder holds of earlier merges, and twice, is left out.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -99,14 +103,25 @@ def _ingredients(given: list[str], pattern: str) -> dict[str, dict[str, Any]]:
         searched = Path(name).is_dir()
         for path in sorted(Path(name).rglob(pattern)) if searched else [Path(name)]:
             content = load_checkpoint(path)
-            if not (searched and "merged" in content):
+            if searched and "merged" in content:
+                continue
+            twin = next(
+                (it for it in found if searched and _same(found[it]["state_dict"], content["state_dict"])), None
+            )
+            if twin is None:
                 found[str(path)] = content
+            else:
+                print(f"  {path} holds the weights of {twin} and is left out")
     if len(found) < 2:
         raise ValueError(
-            f"a soup needs two checkpoints and {' and '.join(given)} has {len(found)} called {pattern}; name a folder "
-            "or files"
+            f"a soup needs two checkpoints of different weights, and there {'is' if len(found) == 1 else 'are'} "
+            f"{len(found)} in {' and '.join(given)} (in folders, files called {pattern}); name a folder or files"
         )
     return dict(sorted(found.items()))
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def _ensemble(module: ImageClassifier, paths: list[str]) -> ImageClassifier:

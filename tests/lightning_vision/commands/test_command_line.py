@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_vision import main
 from lightning_vision.cli import VisionCLI
-from lightning_vision.commands._parsing import own_defaults
+from lightning_vision.commands._parsing import own_defaults, spell_out
 from lightning_vision.configs import read_config, shipped
 
 TOYS = "support.command_toys"
@@ -351,3 +351,14 @@ def test_a_wrong_choice_names_the_right_ones() -> None:
         jsonargparse.ArgumentError, match=r"^on_bad_image: expected error or skip, got skp; did you mean"
     ):
         VisionCLI(command, ["--config", write("base.yaml", BASE), "--on_bad_image", "skp"])
+
+
+def test_more_words_than_a_command_takes_are_refused() -> None:
+    def one(cli: Any, ckpt_path: str, bins: int = 15) -> None: ...
+
+    def several(cli: Any, base: str, files: list[str] | str) -> None: ...
+
+    assert spell_out(["a.ckpt", "--bins", "3"], one) == ["--ckpt_path", "a.ckpt", "--bins", "3"]
+    assert spell_out(["a", "b", "c"], several) == ["--base", "a", "--files", '["b", "c"]']
+    with pytest.raises(ValueError, match=r"^b c: there are more words than ckpt_path; leave out what is too much, or"):
+        spell_out(["a", "b", "c"], one)

@@ -216,12 +216,12 @@ def test_without_a_test_split_validation_alone_is_told(runs: str) -> None:
         (("runs",), r"^no data given; add --config NAME"),
         (
             ("runs/1.ckpt", *DATA),
-            r"^a soup needs two checkpoints and runs/1.ckpt has 1 called \*.ckpt; name a folder or",
+            r"^a soup needs two checkpoints of different weights, and there is 1 in runs/1.ckpt \(in folders,",
         ),
         (("gone", *DATA), r"^no checkpoint at gone"),
         (
             ("runs", "--pattern", "x*.ckpt", *DATA),
-            r"^a soup needs two checkpoints and runs has 0 called x\*.ckpt; name",
+            r"^a soup needs two checkpoints of different weights, and there are 0 in runs \(in folders, files called",
         ),
         (("runs", "--data", f"{__name__}.NoValidation"), r"^NoValidation has no validation split, on which merged"),
         (("runs", *DATA, "--monitor", "val/iou"), r"^--monitor val/iou: the model does not log it; it logs .*val/acc"),
@@ -252,3 +252,11 @@ def test_checkpoints_of_other_networks_or_classes_are_refused_by_both_names(runs
     torch.save(other, "other.ckpt")
     with pytest.raises(ValueError, match=r"^other.ckpt and runs/1.ckpt are of different architectures: network.extra"):
         soup("runs/1.ckpt", "other.ckpt", *DATA)
+
+
+def test_copies_in_a_folder_count_once(runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy("runs/1.ckpt", "runs/last.ckpt")
+    output = soup(runs, "--recipe", "uniform", *DATA, *LITTLE)
+
+    assert [f"runs/{seed}.ckpt" for seed in (1, 2, 3)] == output["kept"]
+    assert "runs/last.ckpt holds the weights of runs/1.ckpt and is left out" in capsys.readouterr().out
