@@ -245,15 +245,16 @@ class _Gathering(nn.Module):
         for row, filters in enumerate(kept):
             index = filters.nonzero().squeeze(1)
             if len(index):
-                result[row, index] = self._some(image[row : row + 1], index)[0]
+                result[row].index_copy_(0, index, self._some(image[row : row + 1], index)[0])
         return result
 
     def _some(self, image: Tensor, index: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
         depthwise = conv.groups > 1
+        weight = conv.weight if len(index) == conv.out_channels else conv.weight.index_select(0, index)
         maps = F.conv2d(
-            image[:, index] if depthwise else image,
-            conv.weight[index],
+            image.index_select(1, index) if depthwise else image,
+            weight,
             None if conv.bias is None else conv.bias[index],
             conv.stride,
             conv.padding,
