@@ -101,7 +101,6 @@ class VisionCLI(LightningCLI):
             if found != value:
                 source = type(self.datamodule).__name__
                 raise ValueError(f"--model.{name} is {value} but {source} has {found}; drop one of the two")
-        # A fit's own set-up changes the network, which knows what it was before.
         if isinstance(self.model, VisionModule) and self.checkpoint is not None and not (changes and self.continues):
             # Here, so that weights of another architecture are refused while nothing is written.
             load_changed(self.model, self.checkpoint, changes)

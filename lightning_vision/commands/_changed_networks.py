@@ -39,6 +39,8 @@ def module_to_change(path: str | Path, checkpoint: Mapping[str, Any], callbacks:
 def load_changed(module: LightningModule, checkpoint: Mapping[str, Any], callbacks: Sequence[Network]) -> None:
     """Let callbacks change the module's layers, then load the checkpoint's weights into them.
 
+    It is for evaluations: in a fit, a callback's own set-up changes the network and keeps what was there before.
+
     Raises:
         ValueError: the weights are of another architecture; where a callback is missing that made it, it is named.
     """
