@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from ._around import Around
 from ._checks import takes_batches, whole
 from ._counted_steps import refuse_uncounted_steps
 from ._fields import Fields
-from ._lengths import lengths
 from ._standing import put_back, standing
 from .masks import Masks
 from .method import Method
@@ -70,14 +68,7 @@ class Rounds(Sparsity):
 
     @abstractmethod
     def plan(self, pl_module: LightningModule, epoch: int | None, training: int | None) -> str | None:
-        """Set `phase_steps`, refuse what does not fit before the first batch, or return a warning.
-
-        Args:
-            pl_module: What is trained.
-            epoch: Optimizer steps of an epoch; None if they are not known or not always the same.
-            training: Optimizer steps of the whole training, from its first epoch on; None if it has no end, or is a
-                rehearsal (`fast_dev_run`) whose end says nothing of the training's.
-        """
+        """Set `phase_steps`, and refuse or warn as `Sparsity.plan`."""
 
     @abstractmethod
     def phase_ends(self) -> None:
@@ -122,13 +113,9 @@ class Rounds(Sparsity):
             vars(pl_module.training_step)["__wrapped__"] = getattr(own, "__wrapped__", own)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.off:
-            warning = self.plan(pl_module, *lengths(trainer, pl_module))
-            if warning is not None:
-                rank_zero_warn(warning)
-        ends = self.due(trainer.global_step) and not self._goes_back
         super().on_train_start(trainer, pl_module)
-        self._end_phase(ends)
+        # `plan` has just said how long a phase is.
+        self._end_phase(self.due(trainer.global_step) and not self._goes_back)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lightning_vision.catalogue import nearest
 
 from ._layer_table import FlopCount, layer_rows, layer_table, layers_with_weights, write_layer_table
+from ._lengths import lengths
 from ._live_tensors import plain_name
 from ._run_folder import run_folder
 from .masks import Masks
@@ -90,7 +91,8 @@ class Sparsity(Masks):
     def __init__(self, *, include: Sequence[str] | None, exclude: Sequence[str] | None, **others: Any) -> None:
         super().__init__(**others)
         for argument, patterns in (("include", include), ("exclude", exclude)):
-            if isinstance(patterns, str) or not all(isinstance(it, str) for it in patterns or ()):
+            listed = patterns is None or (isinstance(patterns, Sequence) and not isinstance(patterns, str))
+            if not listed or not all(isinstance(it, str) for it in patterns or ()):
                 raise ValueError(
                     f"{type(self).__name__}: {argument} is {patterns!r}; give a list of shell patterns, as "
                     "['layer4.*']."
@@ -115,6 +117,22 @@ class Sparsity(Masks):
         """
         return weights
 
+    def plan(self, pl_module: LightningModule, epoch: int | None, training: int | None) -> str | None:
+        """Refuse what does not fit before the first batch, or return a warning.
+
+        Args:
+            pl_module: What is trained.
+            epoch: Optimizer steps of an epoch; None if they are not known or not always the same.
+            training: Optimizer steps of the whole training, from its first epoch on; None if it has no end, or is a
+                rehearsal (`fast_dev_run`) whose end says nothing of the training's.
+        """
+        if training is None or training >= self.last_step():
+            return None
+        return (
+            f"{type(self).__name__}: training ends after {training} optimizer steps, and masks change until step "
+            f"{self.last_step()}; train for longer, or let them change earlier."
+        )
+
     @property
     def sparsity_now(self) -> float:
         """Share of the chosen weights that is masked, in [0, 1]; during a fit or after it."""
@@ -134,6 +152,8 @@ class Sparsity(Masks):
         if self.off:
             # What a checkpoint of a run with another setting held is let go.
             self.kept_masks = {}
+        elif (warning := self.plan(pl_module, *lengths(trainer, pl_module))) is not None:
+            rank_zero_warn(warning)
         super().on_train_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

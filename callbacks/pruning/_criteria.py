@@ -24,10 +24,9 @@ def criterion_named(owner: str, name: str) -> Criterion:
     Raises:
         ValueError: none has this name.
     """
-    if name not in CRITERIA:
-        raise ValueError(
-            f"{owner}: there is no criterion {name!r}{nearest(str(name), CRITERIA)}; there are {', '.join(CRITERIA)}."
-        )
+    if not isinstance(name, str) or name not in CRITERIA:
+        hint = nearest(str(name), CRITERIA) or f"; there are {', '.join(CRITERIA)}."
+        raise ValueError(f"{owner}: there is no criterion {name!r}{hint}")
     file, kind = CRITERIA[name]
     criterion: Criterion = getattr(import_module(f".{file}", __package__), kind)()
     return criterion

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -139,11 +139,13 @@ class Pruning(Sparsity):
         self.forget()
         if self.observes and self.last_step() == 0:
             raise ValueError(
-                f"Pruning: criterion={criterion!r} looks at the gradients of earlier steps, and before step 0 there are "
-                "none; give begin_step=, or end_step= for a schedule."
+                f"Pruning: criterion={criterion!r} looks at the gradients of earlier steps, and before step 0 there "
+                "are none; give begin_step=, or end_step= for a schedule."
             )
 
     def forget(self) -> None:
+        self._reached = 0.0  # the share that masks were last given for
+        self._given_pattern: str | None = None
         self._criterion = criterion_named("Pruning", self.criterion)
         self.observes = type(self._criterion).observe is not Criterion.observe and not self.off
         if self.reactivation:
@@ -158,15 +160,16 @@ class Pruning(Sparsity):
 
     def due(self, step: int) -> bool:
         point = pruning_step(step, self.begin_step, self.end_step, self.every_n_steps)
-        return not self.off and point is not None and point > self.given_at
+        if self.off or point is None:
+            return False
+        return point > self.given_at or self._lags(point)
 
     def masks(self, step: int, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
         chosen = {name: weights[name] for name in self.chosen}
         if self._group is not None:
-            return {name: keep_n_of_m(weight, *self._group) for name, weight in chosen.items()}
-        share = self.sparsity
-        if self.end_step is not None:
-            share = cubic_sparsity(step, self.sparsity, self.begin_step, self.end_step)
+            found = {name: keep_n_of_m(weight, *self._group) for name, weight in chosen.items()}
+            return {name: mask & self.kept_masks.get(name, mask) for name, mask in found.items()}
+        share = self._share(step)
         moment = self._moment(step, chosen)
         sizes = {name: weight.numel() for name, weight in chosen.items()}
         left = {name: int(mask.sum()) for name, mask in moment.kept.items()}
@@ -183,6 +186,10 @@ class Pruning(Sparsity):
                 "that some weights stay in each layer."
             )
         return found
+
+    def given(self, trainer: Trainer) -> None:
+        super().given(trainer)
+        self._reached, self._given_pattern = self._share(self.given_at), self.pattern
 
     def observe(self, weights: Mapping[str, Tensor]) -> None:
         self._criterion.observe({name: weights[name] for name in self.chosen if name in weights})
@@ -201,12 +208,33 @@ class Pruning(Sparsity):
         return weights
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"criterion": self.criterion, "gathered": self._criterion.state_dict()}
+        return super().state_dict() | {
+            "criterion": self.criterion,
+            "gathered": self._criterion.state_dict(),
+            "reached": self._reached,
+            "pattern": self._given_pattern,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if state_dict["criterion"] == self.criterion:
             self._criterion.load_state_dict(state_dict["gathered"])
+        self._reached, self._given_pattern = state_dict["reached"], state_dict["pattern"]
+        if self._reached > self.sparsity and not self.off:
+            rank_zero_warn(
+                f"Pruning: the checkpoint was pruned to a sparsity of {self._reached:g}, above sparsity="
+                f"{self.sparsity:g}, and what went stays zero; give sparsity=0 to let it go."
+            )
+
+    def _share(self, step: int) -> float:
+        if self.end_step is None:
+            return self.sparsity
+        return cubic_sparsity(step, self.sparsity, self.begin_step, self.end_step)
+
+    def _lags(self, point: int) -> bool:
+        """Whether masks of a checkpoint say less than they would by now, for they are of other settings."""
+        another = self.pattern not in (None, self._given_pattern)
+        return another or self._share(point) > self._reached or not self.kept_masks.keys() >= set(self.chosen)
 
     def _moment(self, step: int, weights: Mapping[str, Tensor]) -> Moment:
         assert self.module is not None
@@ -233,12 +261,14 @@ class Pruning(Sparsity):
         return fit
 
     def _refuse_beside_pattern(self, **given: Any) -> None:
-        for argument, (value, plain) in given.items():
-            if value != plain:
-                raise ValueError(
-                    f"Pruning: pattern={self.pattern!r} says how much goes and when, and {argument}={value!r} says "
-                    f"something else; leave {argument} out."
-                )
+        against = {argument: pair for argument, pair in given.items() if pair[0] not in (pair[1], None)}
+        if against:
+            raise ValueError(
+                f"Pruning: pattern={self.pattern!r} says how much goes and when, which "
+                f"{', '.join(f'{argument}={value!r}' for argument, (value, _) in against.items())} would change; give "
+                f"{', '.join(f'{argument}={plain!r}' for argument, (_, plain) in against.items())}"
+                f"{' (null in YAML)' if 'end_step' in against else ''}."
+            )
 
 
 def _stay(total: int, sparsity: float) -> int:

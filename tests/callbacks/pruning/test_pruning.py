@@ -292,6 +292,51 @@ def test_a_file_of_a_run_without_it_is_pruned_when_training_goes_on(tmp_path):
     assert watch.trained == [356] * 6
 
 
+def resumed(tmp_path, before, after):
+    """Zeros and masks at the end of a run of six steps that goes on with other settings for four."""
+    writer = ModelCheckpoint(tmp_path, filename="before", every_n_train_steps=6, save_top_k=1)
+    run(Pruning(**before), writer, ExactResume(), max_steps=6)
+    pruning = Pruning(**after)
+    end = run(pruning, ExactResume(), ckpt_path=tmp_path / "before.ckpt", max_steps=10)
+    return zeros(end.state["weights"]), pruning
+
+
+def test_a_run_that_goes_on_with_a_higher_sparsity_has_it(tmp_path):
+    masked, pruning = resumed(tmp_path, {"sparsity": 0.5}, {"sparsity": 0.9})
+
+    assert 356 == masked[-1] == round(396 * pruning.sparsity_now)
+
+
+def test_a_run_that_goes_on_with_a_schedule_that_is_past_has_its_end(tmp_path):
+    before, after = {"sparsity": 0.5, "end_step": 4, "every_n_steps": 1}, {"sparsity": 0.9, "end_step": 5}
+
+    assert resumed(tmp_path, before, after)[0][-1] == 356
+
+
+def test_a_run_that_goes_on_with_other_layers_prunes_those_and_keeps_what_went(tmp_path):
+    (first, head, _), _ = resumed(
+        tmp_path, {"sparsity": 0.5, "include": ["*.0"]}, {"sparsity": 0.5, "include": ["*.5"]}
+    )
+
+    assert (first, head) == (18, 180)
+
+
+def test_a_run_that_goes_on_with_a_pattern_revives_nothing(tmp_path):
+    before = {"sparsity": 0.5, "include": ["*.5"]}
+    (_, head, _), pruning = resumed(tmp_path, before, {"pattern": "2:4", "include": ["*.5"]})
+    mask = pruning.kept_masks["network.5.weight"]
+
+    assert head > 180
+    assert int(mask.unflatten(1, (-1, 4)).sum(dim=2).max()) <= 2
+
+
+def test_a_run_that_goes_on_with_a_lower_sparsity_is_told_that_nothing_comes_back(tmp_path):
+    with pytest.warns(UserWarning, match="the checkpoint was pruned to a sparsity of 0.9, above sparsity=0.5"):
+        masked, _ = resumed(tmp_path, {"sparsity": 0.9}, {"sparsity": 0.5})
+
+    assert masked[-1] == 356
+
+
 def test_nothing_revives_beside_averages_and_sharpness():
     """The average, which is scored and saved, and each of SAM's perturbed networks are as sparse as the weights."""
     perturbed = []
@@ -451,13 +496,25 @@ def test_a_fit_that_ends_before_the_schedule_is_warned_of():
         fitted(Pruning(begin_step=50))
 
 
+def test_a_fit_that_will_end_before_the_schedule_is_warned_of_before_it_trains():
+    class Idle(Plain):
+        def on_train_batch_start(self, *_):
+            return -1
+
+    with pytest.warns(UserWarning, match="training ends after 10 optimizer steps, and masks change until step 50"):
+        fitted(Pruning(begin_step=50), kind=Idle)
+
+
 REFUSED = {
     "sparsity": ({"sparsity": 1.0}, "Pruning: sparsity is 1.0; give a share from 0 (dense) to below 1."),
     "negative": ({"sparsity": -0.1}, "Pruning: sparsity is -0.1; give a share from 0 (dense) to below 1."),
     "criterion": (
         {"criterion": "magnitud"},
-        "Pruning: there is no criterion 'magnitud'; did you mean magnitude?; there are magnitude, random, synflow, "
-        "movement, rate_distortion.",
+        "Pruning: there is no criterion 'magnitud'; did you mean magnitude?",
+    ),
+    "no criterion": (
+        {"criterion": ["x"]},
+        "Pruning: there is no criterion ['x']; there are magnitude, random, synflow, movement, rate_distortion.",
     ),
     "scope": ({"scope": "block"}, "Pruning: scope is 'block'; give 'global' or 'layer'."),
     "begin": ({"begin_step": -1}, "Pruning: begin_step is -1; give a whole number of at least 0."),
@@ -477,16 +534,22 @@ REFUSED = {
         "Pruning: pattern is 124; give N:M with 0 < N < M, as '2:4', in quotation marks.",
     ),
     "pattern and sparsity": (
-        {"pattern": "2:4", "sparsity": 0.9},
-        "Pruning: pattern='2:4' says how much goes and when, and sparsity=0.9 says something else; leave sparsity out.",
+        {"pattern": "2:4", "sparsity": 0.9, "min_weights": 4},
+        "Pruning: pattern='2:4' says how much goes and when, which sparsity=0.9, min_weights=4 would change; give "
+        "sparsity=0.5, min_weights=0.",
     ),
     "pattern and schedule": (
         {"pattern": "2:4", "end_step": 9},
-        "Pruning: pattern='2:4' says how much goes and when, and end_step=9 says something else; leave end_step out.",
+        "Pruning: pattern='2:4' says how much goes and when, which end_step=9 would change; give end_step=None "
+        "(null in YAML).",
     ),
     "list": (
         {"include": "layer4"},
         "Pruning: include is 'layer4'; give a list of shell patterns, as ['layer4.*'].",
+    ),
+    "a number": (
+        {"include": 5},
+        "Pruning: include is 5; give a list of shell patterns, as ['layer4.*'].",
     ),
     "observing": (
         {"criterion": "movement"},
@@ -567,3 +630,23 @@ def test_a_tenth_of_the_weights_still_learn_digits():
 
     assert sum(int((it == 0).sum()) for it in chosen.values()) == round(0.9 * sum(it.numel() for it in chosen.values()))
     assert scores["test/acc"] > 0.9
+
+
+class Twice(Adam):
+    """A layer under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.network.insert(5, middle := nn.Linear(36, 36))
+        self.network.insert(6, middle)
+
+
+@pytest.mark.parametrize("criterion", ["synflow", "rate_distortion"])
+def test_criteria_that_ask_the_network_leave_a_layer_with_two_names_to_its_optimizer(criterion):
+    module = Twice()
+    before = {name: id(it) for name, it in module.named_parameters(remove_duplicate=False)}
+    trainer = quiet_trainer(callbacks=[Pruning(sparsity=0.5, criterion=criterion)], max_steps=2)
+
+    trainer.fit(module, loader())
+
+    assert before == {name: id(it) for name, it in module.named_parameters(remove_duplicate=False)}
