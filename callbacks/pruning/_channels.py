@@ -138,7 +138,12 @@ class Cut:
 
         Args:
             carry: Whether the values that the narrow ones have now go into them.
+
+        Raises:
+            ValueError: `carry`, and a layer has been cut again since.
         """
+        if carry:
+            self._refuse_other_widths()
         for layer_name, (parameters, buffers, _) in self._whole.items():
             layer = self.model.get_submodule(layer_name)
             if not carry:
@@ -152,6 +157,16 @@ class Cut:
                 places = [left.get(dim, torch.arange(size)).to(whole.device) for dim, size in enumerate(whole.shape)]
                 whole[torch.meshgrid(*places, indexing="ij") if places else ()] = narrow
             _restore(layer, self._whole[layer_name])
+
+    def _refuse_other_widths(self) -> None:
+        for name, left in self._left.items():
+            layer_name, _, tensor = name.rpartition(".")
+            shape = getattr(self.model.get_submodule(layer_name), tensor).shape
+            if any(shape[dim] != len(stays) for dim, stays in left.items()):
+                raise ValueError(
+                    f"{name} is of shape {tuple(shape)}, so {layer_name} was cut again since it was first cut and its "
+                    "first width cannot be given back; train it with a new callback."
+                )
 
 
 def _places(

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ..hooks._checks import number, whole
@@ -222,11 +222,20 @@ class StructuredPruning(Structure):
         self.importance, self.latencies = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"importance": dict(self.importance), "latencies": dict(self.latencies)}
+        return super().state_dict() | {
+            "importance": dict(self.importance),
+            "latencies": dict(self.latencies),
+            "budget": self.budget,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.importance, self.latencies = dict(state_dict["importance"]), dict(state_dict["latencies"])
+        if self.kept_masks and self.budget != state_dict["budget"] and not self.off:
+            rank_zero_warn(
+                f"StructuredPruning: the checkpoint's channels were cut for budget={state_dict['budget']:g} and stay "
+                f"so, whatever budget={self.budget:g} asks for; begin a new fit with these weights to cut again."
+            )
 
     def _may_lose(self, group: ChannelGroup) -> bool:
         makers = [name for it in group.members if it.role == "makes" for name in it.tensors if name.endswith(".weight")]

@@ -277,6 +277,26 @@ def test_a_second_fit_goes_on_at_full_width_and_is_cut_again():
     assert not torch.equal(module.network[0].weight, before)
 
 
+def test_a_network_that_another_callback_cut_again_is_refused_in_a_sentence():
+    first = StructuredPruning(importance_batches=3)
+    module, _ = trained(first)
+    quiet_trainer(callbacks=[StructuredPruning(importance_batches=3)], max_epochs=1).fit(module, loader())
+
+    with pytest.raises(ValueError, match="was cut again since it was first cut"):
+        quiet_trainer(callbacks=[first], max_epochs=1).fit(module, loader())
+
+
+def test_a_run_that_goes_on_with_another_budget_is_told_that_the_cut_stays(tmp_path):
+    writer = ModelCheckpoint(tmp_path, filename="cut", every_n_train_steps=5, save_top_k=1)
+    trained(StructuredPruning(importance_batches=3), writer, enable_checkpointing=True, max_steps=5)
+    trainer = quiet_trainer(callbacks=[StructuredPruning(0.3, importance_batches=3)], max_epochs=1)
+
+    with pytest.warns(UserWarning, match="channels were cut for budget=0.5 and stay so, whatever budget=0.3 asks for"):
+        trainer.fit(module := Plain(), loader(), ckpt_path=tmp_path / "cut.ckpt")
+
+    assert module.network[0].out_channels == 2
+
+
 def test_the_average_of_a_cut_network_is_cut_too():
     ema = EMA(half_life=3)
     module, _ = trained(StructuredPruning(importance_batches=3), ema)
