@@ -5,7 +5,7 @@ group, m that stay; cost C `(n, m)`; plan T `(n, m)` with marginals mu of the ch
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -141,7 +141,11 @@ def intra_fusion(
         raise ValueError(f"intra_fusion: sparsity is {sparsity}; give a fraction from 0 to less than 1.")
     if not p >= 1:
         raise ValueError(f"intra_fusion: p is {p}; give 1 or more.")
-    choices = {"importance": (importance, Importance), "target": (target, Target), "fusing": (fusing, Fusing)}
+    choices: dict[str, tuple[str, Any]] = {
+        "importance": (importance, Importance),
+        "target": (target, Target),
+        "fusing": (fusing, Fusing),
+    }
     choices |= {
         "source_marginal": (source_marginal, SourceMarginal),
         "target_marginal": (target_marginal, TargetMarginal),
