@@ -1,6 +1,7 @@
 """The picture of LowRank: what is lost of a layer by its rank, and the terms while a network is taught."""
 
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -55,14 +56,20 @@ def draw() -> Figure:
     return figure
 
 
-def _vit() -> nn.Module:
+def _vit() -> Any:
     torch.manual_seed(0)
-    settings = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 48, "depth": 2, "num_heads": 3}
-    model: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, **settings)
-    return model
+    settings: dict[str, Any] = {
+        "img_size": 8,
+        "patch_size": 2,
+        "in_chans": 1,
+        "embed_dim": 48,
+        "depth": 2,
+        "num_heads": 3,
+    }
+    return timm.create_model("vit_tiny_patch16_224", num_classes=10, **settings)
 
 
-def _features(network: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+def _features(network: Any, images: torch.Tensor) -> list[torch.Tensor]:
     found: list[torch.Tensor] = network.forward_intermediates(images, intermediates_only=True)
     return found
 
