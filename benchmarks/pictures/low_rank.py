@@ -23,7 +23,7 @@ def draw() -> Figure:
     images = data.train_set.images[:512].float() / 255
     labels = data.train_set.targets[:512].long()
     network = _vit()
-    _train(network, lambda batch: nn.functional.cross_entropy(network(images[batch]), labels[batch]), 60, 2e-3)
+    _train(network, lambda batch: nn.functional.cross_entropy(network(images[batch]), labels[batch]), 40, 2e-3)
     weight = network.blocks[1].mlp.fc1.weight.detach()
     values = torch.linalg.svdvals(weight)
     ranks = range(1, min(weight.shape) + 1)
@@ -47,7 +47,7 @@ def draw() -> Figure:
                 theirs = _features(network, images[batch])
             return feature_distillation_loss(_features(student, images[batch]), theirs)
 
-        taught.plot(_train(student, distance, 60, 3e-4), color=colour, label=f"ratio {ratio:g}")
+        taught.plot(_train(student, distance, 40, 3e-4), color=colour, label=f"ratio {ratio:g}")
     taught.set(yscale="log", xlabel="optimizer steps", ylabel="distance of the blocks' features")
     for axes in (layer, taught):
         axes.legend(frameon=False)
@@ -78,7 +78,7 @@ def _train(network: nn.Module, loss_of: Callable[[torch.Tensor], torch.Tensor], 
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
     losses = []
     for step in range(steps):
-        batch = torch.arange(64) + 64 * (step % 8)
+        batch = torch.arange(32) + 32 * (step % 16)
         loss = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()
