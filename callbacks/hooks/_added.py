@@ -9,10 +9,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["ADDED", "Added"]
+__all__ = ["ADDED", "Added", "is_added"]
 
 # The name on the module below which a callback's parameters hang: `added_LoRA.network-fc.down`.
 ADDED = "added_"
+
+
+def is_added(name: str) -> bool:
+    """Whether a tensor of this name in a module was added to it by a callback.
+
+    >>> is_added("network.fc.added_LoRA.network-fc.up"), is_added("network.fc.weight")
+    (True, False)
+    """
+    return any(part.startswith(ADDED) for part in name.split("."))
 
 
 class Added(nn.Module):
@@ -48,4 +57,4 @@ class Added(nn.Module):
 def _expect_nothing(added: nn.Module, incompatible_keys: Any) -> None:
     """Nothing is missing in a state dict that lacks them."""
     missing = incompatible_keys.missing_keys
-    missing[:] = [name for name in missing if not any(part.startswith(ADDED) for part in name.split("."))]
+    missing[:] = [name for name in missing if not is_added(name)]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._added import ADDED
+from ._added import is_added
 from ._live_tensors import plain_name
 
 __all__ = ["FlopCount", "LayerRow", "layer_rows", "layer_table", "layers_with_weights", "write_layer_table"]
@@ -32,9 +32,8 @@ def layers_with_weights(module: nn.Module) -> dict[str, tuple[nn.Module, nn.Para
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, *CONVOLUTIONS)):
             weight = dict(layer.named_parameters(recurse=False)).get("weight")
-            name = names[id(weight)] if weight is not None else ADDED
-            if weight is not None and not any(part.startswith(ADDED) for part in name.split(".")):
-                found.setdefault(name, (layer, weight))
+            if weight is not None and not is_added(names[id(weight)]):
+                found.setdefault(names[id(weight)], (layer, weight))
     return found
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from ._added import is_added
 from ._around import Around, last_word
 from ._checks import whole
 from ._counted_steps import refuse_uncounted_steps
@@ -124,7 +125,9 @@ class Averages(Method):
         super().on_fit_start(trainer, pl_module)
         if self._continues:
             # Also when switched off since: a file's `state_dict` is not what was trained.
-            LiveTensors(pl_module).write(self._raw)
+            live = LiveTensors(pl_module)
+            self._refuse_lost_parts(live)
+            live.write(self._raw)
             self._raw, self._shown = {}, False
         if self.off or not self._continues:
             self._forget()
@@ -219,6 +222,14 @@ class Averages(Method):
             raise ValueError(
                 f"{type(self).__name__}: the Trainer also has {other.state_key}, and only one average can be scored "
                 "and written to files; remove one of them."
+            )
+
+    def _refuse_lost_parts(self, live: LiveTensors) -> None:
+        lost = [name for name in self._raw if is_added(name) and name not in live.names]
+        if lost:
+            raise ValueError(
+                f"{type(self).__name__}: the checkpoint's training weights go together with {lost[0]}, which another "
+                "callback added; give the Trainer that callback too, or start a new run from the file's weights."
             )
 
     def _forget(self) -> None:

@@ -172,6 +172,16 @@ def test_so_does_one_with_an_average_or_with_the_head_first(tmp_path):
     assert resumes(14, tmp_path / "head", lambda: HeadFirst(epochs=1, head="network.1")) == ([], 0.0)
 
 
+def test_an_average_that_goes_on_without_the_additions_is_refused(tmp_path):
+    saves = ModelCheckpoint(tmp_path, every_n_train_steps=4)
+    trainer_with(EMA(decay=0.8), LoRA(**LOW_RANK), saves, max_epochs=1).fit(seeded(Plain), *loaders())
+
+    with pytest.raises(
+        ValueError, match=r"^EMA: the checkpoint's training weights go together with network\..*added_LoRA"
+    ):
+        trainer_with(EMA(decay=0.8), max_epochs=3).fit(seeded(Plain), *loaders(), ckpt_path=saves.best_model_path)
+
+
 @pytest.mark.parametrize("others", [[], [EMA]], ids=["alone", "averaged"])
 def test_the_best_file_scores_what_was_scored_on_the_same_and_on_another_trainer(others, tmp_path):
     best = ModelCheckpoint(tmp_path, monitor="val/loss")
