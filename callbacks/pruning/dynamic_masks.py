@@ -251,10 +251,10 @@ class _Gathering(nn.Module):
     def _some(self, image: Tensor, index: Tensor) -> Tensor:
         conv, norm = self.conv, self.norm
         depthwise = conv.groups > 1
-        weight = conv.weight if len(index) == conv.out_channels else conv.weight.index_select(0, index)
+        kernels = conv.weight if len(index) == conv.out_channels else conv.weight.index_select(0, index)
         maps = F.conv2d(
             image.index_select(1, index) if depthwise else image,
-            weight,
+            kernels,
             None if conv.bias is None else conv.bias[index],
             conv.stride,
             conv.padding,

@@ -273,7 +273,10 @@ BRANCHES = {
         lambda: timm.create_model("resnet26"),
         [f"layer{stage}.{block}.bn3" for stage in range(1, 5) for block in range(2)],
     ),
-    "ours": (lambda: create("resnet8_cifar", num_classes=10, in_channels=1), [f"stages.{stage}.0.bn2" for stage in range(3)]),
+    "ours": (
+        lambda: create("resnet8_cifar", num_classes=10, in_channels=1),
+        [f"stages.{stage}.0.bn2" for stage in range(3)],
+    ),
     "no branches": (lambda: Plain().network, ["1"]),
 }
 

@@ -233,7 +233,7 @@ def test_a_module_that_is_swapped_already_is_left_alone():
     quiet_trainer(callbacks=[EvoNorm("S0")], max_epochs=1).fit(module, loader)
 
     assert layer is module.network[1] and isinstance(layer, EvoNorm2dS0)
-    with pytest.raises(ValueError, match=r"^EvoNorm: variant is 'B1' and Plain has EvoNorm-S0 layers already; give var"):
+    with pytest.raises(ValueError, match=r"^EvoNorm: variant is 'B1' and Plain has EvoNorm-S0 layers already; give"):
         quiet_trainer(callbacks=[EvoNorm("B1")], max_epochs=1).fit(module, loader)
 
 
