@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Generator, Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ..hooks._added import is_added
 from ..hooks._checks import number, whole
 from ..hooks._frozen import lies_in, part_name
 from ..hooks._layer_names import patterns_of, that_match
@@ -111,15 +112,16 @@ class LoRA(Folded):
         train: Patterns of parameters that train as usual, as `*.norm*`. None: the classifier, which is found as
             `HeadFirst` finds it. An empty list: none.
         seed: Of the first A and of the dropout, >= 0.
-        name: Part of the state key.
+        name: Part of the state key; two, each with layers of its own, may differ in rank.
 
     Shape:
         For a weight `(O, I)`, A `(rank, I)` and B `(O, rank)`; for a convolution's `(O, C, h, w)`, I = C h w.
 
     Raises:
         ValueError: an argument out of its range; at set-up, if a pattern fits nothing or only layers that take no
-            update, if the classifier is not clear, or beside a callback that masks weights; with dropout, also beside
-            one that computes a step twice (`SAM`); otherwise as `Folded` says.
+            update, if the classifier is not clear, beside a callback that masks weights, or beside a second `LoRA` with
+            another `train`; with dropout, also beside one that computes a step twice (`SAM`); otherwise as `Folded`
+            says.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -186,6 +188,12 @@ class LoRA(Folded):
             )
         for other in self.rivals(trainer, Ascent) if self.dropout else ():
             return f"{other.state_key} computes a step twice, and dropout={self.dropout} would differ; give dropout=0"
+        for other in self.rivals(trainer, LoRA):
+            if isinstance(other, LoRA) and other.train != self.train:
+                return (
+                    f"train is {self.train!r}, that of {other.state_key} is {other.train!r}, and each would freeze "
+                    "what the other trains; give both the same"
+                )
         return None
 
     def additions(self, pl_module: LightningModule) -> Mapping[str, Addition]:
@@ -206,7 +214,8 @@ class LoRA(Folded):
         return {name: _LowRank(layers[name], self.rank, scale, self.dropout, self.seed, random) for name in names}
 
     def trained(self, pl_module: LightningModule) -> Collection[str]:
-        names = [plain_name(name) for name, it in pl_module.named_parameters() if it.requires_grad]
+        own = [(name, it) for name, it in pl_module.named_parameters() if not is_added(name)]
+        names = [plain_name(name) for name, it in own if it.requires_grad]
         if self._train is None:
             classifier = classifier_of("LoRA", pl_module, "train")
             return [name for name in names if lies_in(name, classifier)]

@@ -15,13 +15,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
+from ._added import is_added
 from ._addition import Addition, Hung
 from ._around import Around, last_word
 from ._frozen import part_name
 from ._live_tensors import plain_name
 from ._plain_optimizers import added_states, held, with_added, without_added
 from .ensemble import Ensemble
-from .method import Method, Place
+from .method import Method, Place, callbacks_of
 
 __all__ = ["Addition", "Folded"]
 
@@ -106,7 +107,7 @@ class Folded(Method):
             self._take_back()
         if self._optimizers:
             # In the middle of a fit, as a search for a learning rate does.
-            self._give_optimizers()
+            self._give_optimizers(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -119,7 +120,7 @@ class Folded(Method):
         self._optimizers = list(trainer.optimizers)
         if self.by_optimizers:
             self._refuse_untrained(pl_module)
-        self._give_optimizers()
+        self._give_optimizers(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -128,10 +129,11 @@ class Folded(Method):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self.by_optimizers and self._parameters:
+        added = {name: parameter for it in self._for_all(trainer) for name, parameter in it._parameters.items()}
+        if added:
             states = checkpoint["optimizer_states"]
             for number, optimizer in enumerate(trainer.optimizers):
-                states[number] = without_added(states[number], optimizer, self._parameters)
+                states[number] = without_added(states[number], optimizer, added)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
@@ -166,14 +168,27 @@ class Folded(Method):
         for hung in self._hung:
             hung.write(saved[hung.path], self._kept["unfolded"][hung.path])
 
-    def _give_optimizers(self) -> None:
+    def _give_optimizers(self, trainer: Trainer) -> None:
         """Make the optimizers' states in the checkpoint, which Lightning is about to restore, those of this fit."""
-        states, kept = self._checkpoint.get("optimizer_states", []), self._kept.get("optimizers", [])
-        if self.by_optimizers:
-            for number, (state, optimizer) in enumerate(zip(states, self._optimizers, strict=False)):
-                own = kept[number] if number < len(kept) else {}
-                states[number] = with_added(state, optimizer, self._parameters, own)
-        self._kept, self._checkpoint = {}, {}
+        if not self.by_optimizers:
+            self._kept, self._checkpoint = {}, {}
+        together = self._for_all(trainer)
+        added = {name: parameter for it in together for name, parameter in it._parameters.items()}
+        states = self._checkpoint.get("optimizer_states", []) if together else []
+        for number, (state, optimizer) in enumerate(zip(states, self._optimizers, strict=False)):
+            own = [kept[number] for it in together if number < len(kept := it._kept.get("optimizers", []))]
+            states[number] = with_added(state, optimizer, added, {name: it for one in own for name, it in one.items()})
+        for it in together:
+            it._kept, it._checkpoint = {}, {}
+
+    def _for_all(self, trainer: Trainer) -> list["Folded"]:
+        """All whose additions the module's optimizers have, if this is the last of them; it acts for the others, too.
+
+        Parameters are numbered through an optimizer's groups, so additions come out of them and go in at once.
+        """
+        together = [it for it in callbacks_of(trainer) if isinstance(it, Folded) and it.by_optimizers]
+        together = [it for it in together if it._parameters]
+        return together if together[-1:] == [self] else []
 
     def _hang(self, pl_module: LightningModule) -> None:
         for path, layer, addition in self._ready:
@@ -186,15 +201,16 @@ class Folded(Method):
     def _freeze(self, pl_module: LightningModule, trained: Collection[str] | None) -> None:
         if trained is None:
             return
-        sizes = {plain_name(name): it.numel() for name, it in pl_module.named_parameters()}
-        for name, parameter in pl_module.named_parameters():
-            if parameter.requires_grad and plain_name(name) not in trained:
+        # What another callback has added trains with it.
+        plain = {plain_name(name): it for name, it in pl_module.named_parameters() if not is_added(name)}
+        for name, parameter in plain.items():
+            if parameter.requires_grad and name not in trained:
                 parameter.requires_grad_(False)
                 # What is left of an earlier fit would be stepped with.
                 parameter.grad = None
                 self._frozen.append(parameter)
         new = sum(it.numel() for _, _, addition in self._ready for it in addition.parameters())
-        own, all_of_it = sum(sizes[name] for name in trained), sum(sizes.values())
+        own, all_of_it = sum(plain[name].numel() for name in trained), sum(it.numel() for it in plain.values())
         layers = "1 layer" if len(self._ready) == 1 else f"{len(self._ready)} layers"
         rank_zero_info(
             f"{type(self).__name__}: {new + own:,} parameters train beside {all_of_it - own:,} that are frozen: "

@@ -172,6 +172,17 @@ def test_so_does_one_with_an_average_or_with_the_head_first(tmp_path):
     assert resumes(14, tmp_path / "head", lambda: HeadFirst(epochs=1, head="network.1")) == ([], 0.0)
 
 
+CONVOLUTION, LINEAR = LOW_RANK | {"layers": "network.0"}, LOW_RANK | {"layers": "network.5", "rank": 1, "name": "b"}
+
+
+def test_two_that_add_to_layers_of_their_own_train_both_and_what_train_names():
+    start, module = seeded(Plain).state_dict(), fitted(LoRA(**CONVOLUTION), LoRA(**LINEAR))
+    moved = [name for name, it in module.named_parameters() if not it.equal(start[name])]
+
+    assert moved == ["network.0.weight", "network.1.weight", "network.1.bias", "network.5.weight"]
+    assert all(it.requires_grad for it in module.parameters())
+
+
 def test_an_average_that_goes_on_without_the_additions_is_refused(tmp_path):
     saves = ModelCheckpoint(tmp_path, every_n_train_steps=4)
     trainer_with(EMA(decay=0.8), LoRA(**LOW_RANK), saves, max_epochs=1).fit(seeded(Plain), *loaders())
@@ -245,6 +256,27 @@ def test_an_optimizer_in_a_file_is_a_plain_runs_and_goes_on_with_and_without_the
     assert set(state["state"]) == norms
     assert len(file["callbacks"]["LoRA"]["optimizers"][0]) == 4
     assert distance(resumed["without"].state_dict(), straight.state_dict()) > 1e-3
+
+
+def two():
+    return LoRA(**CONVOLUTION), LoRA(**LINEAR), ExactResume()
+
+
+@pytest.mark.parametrize("kind", [Groups, Named])
+def test_two_resume_exactly_and_their_files_have_a_plain_runs_optimizer(kind, tmp_path):
+    saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=10, save_top_k=-1)
+    straight = fitted(*two(), saves, kind=kind)
+    resumed = seeded(kind)
+    trainer_with(*two()).fit(resumed, *loaders(), ckpt_path=tmp_path / "step=10.ckpt", weights_only=True)
+    file = loaded(tmp_path / "step=10.ckpt")
+
+    assert distance(resumed.state_dict(), straight.state_dict()) == 0.0
+    assert [group["params"] for group in file["optimizer_states"][0]["param_groups"]] == [
+        group["params"] for group in kind().configure_optimizers().state_dict()["param_groups"]
+    ]
+    for key, path in (("LoRA", "network.0"), ("LoRA[b]", "network.5")):
+        (kept,) = file["callbacks"][key]["optimizers"]
+        assert sorted(kept) == [f"{path}.down", f"{path}.up"]
 
 
 def plain_parameters(optimizer):
@@ -330,6 +362,11 @@ class Sparse(Masks):
     [
         ([LoRA("*.5", train="*.1.*")], Tied, "the layer 'network.5' shares a weight with 'other'"),
         ([LoRA("*", train="*.1.*"), LoRA("*.5", train="*.1.*", name="b")], Plain, "adds to the layer 'network.5' too"),
+        (
+            [LoRA("*.0"), LoRA("*.5", train="*.1.*", name="b")],
+            Plain,
+            "each would freeze what the other trains; give both",
+        ),
         ([LoRA(), Half()], Plain, "no sentence"),
         ([LoRA(), WarmRestarts(1, snapshots=2)], Plain, "keeps members of the network while it trains"),
         ([LoRA(), Sparse()], Plain, "a weight that it masks is not zero once an update is merged"),
