@@ -62,7 +62,8 @@ class BatchNormOnly(Freezing):
     Raises:
         ValueError: a setting is out of its range; before training, if the module has no batch norm with parameters that
             train, if a pattern of `also` matches nothing, if the classifier is not found, or, for `control`, if no
-            layer makes the channels of a batch norm; a second callback that freezes.
+            layer makes the channels of a batch norm; if no optimizer has what is to train; a second callback that
+            freezes.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -93,6 +93,10 @@ class Unfreeze(Freezing):
         if groups is not None and (not isinstance(groups, list) or not groups):
             raise ValueError(f"Unfreeze: groups is {groups!r}; give a list of patterns, or None to have them found.")
         self._patterns = [patterns_of("Unfreeze", "groups", it) for it in groups or ()]
+        if () in self._patterns:
+            raise ValueError(
+                f"Unfreeze: groups is {groups!r}, and one of them is empty; give patterns, or leave it out."
+            )
         self.epochs_per_group, self.groups, self.start_epoch = epochs_per_group, groups, start_epoch
         self._found: list[tuple[str, ...]] = []
         self._ends: list[int] = []

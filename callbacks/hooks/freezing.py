@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 
 from ._around import Around
 from ._frozen import Frozen, StandingEntries
+from ._plain_optimizers import held
 from ._wrapped_anew import wrap_anew
 from .method import Method, Place
 
@@ -41,7 +42,7 @@ class Freezing(Method):
 
     Raises:
         ValueError: at set-up, if the Trainer has two that freeze, be it Lightning's `BaseFinetuning`; before the first
-            batch, if `plan` refuses.
+            batch, if `plan` refuses, or if one set is to train for good and no optimizer has any of it.
     """
 
     place = Place.SCHEDULE
@@ -151,6 +152,8 @@ class Freezing(Method):
             self.begin(pl_module)
         # A run that is resumed within an epoch hears of no epoch's start.
         self._freeze(trainer, pl_module)
+        if self.for_good:
+            self._refuse_untrained(trainer, pl_module)
         if masks := self.entries():
             standing = StandingEntries(pl_module, masks)
             self.undo_later(standing.undo)
@@ -181,6 +184,15 @@ class Freezing(Method):
         super().on_train_epoch_end(trainer, pl_module)
         if not self.off:
             pl_module.log_dict({f"train/{name}": value for name, value in self.numbers().items()}, sync_dist=True)
+
+    def _refuse_untrained(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        wanted = [it for it in pl_module.parameters() if it.requires_grad]
+        if not any(held(trainer.optimizers, it) for it in wanted):
+            kind = type(pl_module).__name__
+            raise ValueError(
+                f"{type(self).__name__}: no optimizer of {kind} has any of the {len(wanted)} parameters that are to "
+                "train; let configure_optimizers take `self.parameters()`, all or those that require a gradient."
+            )
 
     def _plan(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._planned:

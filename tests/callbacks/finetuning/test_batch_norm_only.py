@@ -203,6 +203,11 @@ class NormFirst(Plain):
         self.network = nn.Sequential(nn.BatchNorm2d(1), *self.network)
 
 
+class HeadTrains(Plain):
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.network[5].parameters(), lr=0.1)
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
@@ -212,6 +217,7 @@ class NormFirst(Plain):
             {"also": "*.wieght"},
             r"also '\*.wieght' matches none of the parameters of Plain that train; there are",
         ),
+        (HeadTrains, {}, "no optimizer of HeadTrains has any of the 2 parameters that are to train; let configure"),
         (NormFirst, {"control": True}, "no convolution or linear layer before network.0 makes its 1 channels from two"),
     ],
 )

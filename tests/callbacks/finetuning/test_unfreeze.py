@@ -208,6 +208,10 @@ def test_a_training_that_ends_too_early_is_warned_of():
         ),
         ({"start_epoch": -1}, "Unfreeze: start_epoch is -1; give a whole number of at least 0."),
         ({"groups": []}, r"Unfreeze: groups is \[\]; give a list of patterns, or None to have them found."),
+        (
+            {"groups": ["fc", []]},
+            r"Unfreeze: groups is \['fc', \[\]\], and one of them is empty; give patterns, or leave it out.",
+        ),
         ({"groups": "fc"}, "Unfreeze: groups is 'fc'; give a list of patterns, or None to have them found."),
         ({"groups": [3]}, "Unfreeze: groups is 3; give a pattern such as 'blocks.*.act', or a list of them."),
     ],
