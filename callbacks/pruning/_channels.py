@@ -188,7 +188,8 @@ def _kept(part: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, An
 
 
 def _restore(part: nn.Module, kept: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]) -> None:
-    for store, values in zip((part._parameters, part._buffers, vars(part)), kept, strict=True):
+    stores: tuple[dict[str, Any], ...] = (part._parameters, part._buffers, vars(part))
+    for store, values in zip(stores, kept, strict=True):
         store.update(values)
 
 
