@@ -22,7 +22,7 @@ from lightning_vision.datamodules import Digits
 from .study import in_processes, table
 from .study_finetuning import SomeDigits
 
-__all__ = ["blocks", "run"]
+__all__ = ["blocks", "classifier", "run", "silent_trainer", "small_vit"]
 
 SEEDS = range(5)
 PRETRAINING, STEPS, BATCH = 510, 300, 32
@@ -76,18 +76,18 @@ def blocks(quick: bool) -> dict[str, str]:
 def run(study: str, seed: int, pretraining: int, steps: int) -> dict[str, tuple[float, float]]:
     """Accuracy and processor seconds of each arm of a study."""
     if study == "study_freezing_unfreeze":
-        source = _classifier(seed, pretraining, 0.01, 5)
-        _trainer(pretraining).fit(source, datamodule=SomeDigits(few=False, moved=False, seed=seed))
+        source = classifier(seed, pretraining, 0.01, 5)
+        silent_trainer(pretraining).fit(source, datamodule=SomeDigits(few=False, moved=False, seed=seed))
         features = {name: it for name, it in source.network.state_dict().items() if not name.startswith("head.")}
         make = partial(_fine_tuned, seed, steps, features)
         data = partial(SomeDigits, few=True, moved=False, seed=seed)
     else:
-        network = {"network": _vit} if study == "study_freezing_slim" else {}
-        make = partial(_classifier, seed, steps, 0.003 if network else 0.01, 10, **network)
+        network = {"network": small_vit} if study == "study_freezing_slim" else {}
+        make = partial(classifier, seed, steps, 0.003 if network else 0.01, 10, **network)
         data = partial(Digits, batch_size=BATCH, seed=seed)
     found = {}
     for arm, callbacks in STUDIES[study].items():
-        module, trainer = make(), _trainer(steps, *callbacks(steps))
+        module, trainer = make(), silent_trainer(steps, *callbacks(steps))
         start = time.process_time()
         trainer.fit(module, datamodule=data())
         seconds = time.process_time() - start
@@ -96,18 +96,18 @@ def run(study: str, seed: int, pretraining: int, steps: int) -> dict[str, tuple[
 
 
 def _fine_tuned(seed: int, steps: int, features: dict[str, Any]) -> LightningModule:
-    module = _classifier(seed, steps, 0.003, 5)
+    module = classifier(seed, steps, 0.003, 5)
     module.network.load_state_dict(features, strict=False)
     return module
 
 
-def _vit() -> torch.nn.Module:
+def small_vit() -> torch.nn.Module:
     shape: dict[str, Any] = {"img_size": 8, "patch_size": 2, "in_chans": 1, "depth": 4, "embed_dim": 48, "num_heads": 2}
     network: torch.nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, **shape)
     return network
 
 
-def _classifier(
+def classifier(
     seed: int, steps: int, lr: float, classes: int, network: Callable[[], torch.nn.Module] | None = None
 ) -> ImageClassifier:
     seed_everything(seed, verbose=False)
@@ -121,7 +121,7 @@ def _classifier(
     )
 
 
-def _trainer(steps: int, *callbacks: Callback) -> Trainer:
+def silent_trainer(steps: int, *callbacks: Callback) -> Trainer:
     return Trainer(
         accelerator="cpu",
         max_epochs=-1,
