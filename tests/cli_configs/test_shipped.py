@@ -1,7 +1,8 @@
 """Every shipped config is parsed; whole runs train two steps, resume and predict through the real command.
 
-Data that a config leaves to its user is made here: see `DATA`. A config that is too large for a test, or starts from
-weights that would be downloaded, says in a comment which flags make it small; nothing else of it is changed:
+Data that a config leaves to its user is made here: see `DATA`. A config that is too large for a test, starts from
+weights that would be downloaded, or needs another network, says in a comment which flags make it fit; nothing else of
+it is changed:
 
     # test: --model.backbone resnet10t --model.pretrained false --data.image_size 32
 """
@@ -32,9 +33,14 @@ DATA: dict[str, Callable[[], Path]] = {
 }
 
 
+def said(name: str) -> list[str]:
+    """The words of a config's `# test:` comments."""
+    comments = [line for line in shipped()[name].read_text().splitlines() if line.startswith("# test: ")]
+    return shlex.split(" ".join(comments).replace("# test: ", ""))
+
+
 def flags(name: str) -> list[str]:
     """The words of a config's `# test:` comments, and the data that it leaves to its user."""
-    comments = [line for line in shipped()[name].read_text().splitlines() if line.startswith("# test: ")]
     data: dict[str, Any] = read_config(shipped()[name])["data"]
     entry = find(data["class_path"])
     assert entry is not None
@@ -42,7 +48,7 @@ def flags(name: str) -> list[str]:
     given = data.get("init_args", {})
     wanted = [it.name for it in parameters if it.default in (None, it.empty) and it.name not in given]
     made = [word for it in DATA if it in wanted for word in (f"--data.{it}", str(DATA[it]()))]
-    return [*shlex.split(" ".join(comments).replace("# test: ", "")), *made]
+    return [*said(name), *made]
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -72,7 +78,7 @@ def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", PIECES)
 def test_a_callback_config_composes_with_a_run(name: str, tmp_path: Path) -> None:
     place = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
-    place += ["--trainer.limit_train_batches", "2"]
+    place += ["--trainer.limit_train_batches", "2", *said(name)]
     result = main(["fit", "--config", "classification/digits", "--config", name, *SHORT, *place])
 
     assert result.metrics.keys() >= {"val/loss", "val/acc"}
@@ -90,6 +96,6 @@ def test_a_trainer_config_parses_on_top_of_a_run(name: str, capsys: pytest.Captu
     main(["fit", "--config", "classification/digits", "--config", name, "--print_config"])
     parsed = yaml.safe_load(capsys.readouterr().out)["trainer"]
     entries = read_config(shipped()[name])["trainer"].items()
-    said = {key: value for key, value in entries if not isinstance(value, (dict, list))}
+    written = {key: value for key, value in entries if not isinstance(value, (dict, list))}
 
-    assert said == {key: parsed[key] for key in said}
+    assert written == {key: parsed[key] for key in written}
