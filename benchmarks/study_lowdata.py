@@ -3,6 +3,8 @@
 The protocol stands in docs/study_lowdata.md; it and the constants below were committed before the first run.
 """
 
+import contextlib
+import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -105,6 +107,12 @@ def blocks(quick: bool) -> dict[str, str]:
 
 def train(arm: Arm, seed: int, steps: int) -> Outcome:
     """Train by the protocol for `steps` optimizer steps and score."""
+    # What a callback writes or prints at the end is not asked for.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+        return _trained(arm, seed, steps, folder)
+
+
+def _trained(arm: Arm, seed: int, steps: int, folder: str) -> Outcome:
     seed_everything(seed, verbose=False)
     scheduled = "warm_restarts" not in arm.callbacks
     module = ImageClassifier(
@@ -125,6 +133,7 @@ def train(arm: Arm, seed: int, steps: int) -> Outcome:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        default_root_dir=folder,
     )
     datamodule = FewDigits(batch_size=BATCH, seed=seed)
     start = time.process_time()
