@@ -36,7 +36,9 @@ def rows(quick: bool) -> list[Row]:
         times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (9, 1)).items()}
         fit = f"a fit of {what} with `TrAct`"
         found += [
-            Row.slowdown(fit, "the authors' layer in its place", times["ours"], times["authors"], "cpu", "<= 1.02"),
+            Row.slowdown(
+                fit, "the layer of `torch_tract` in its place", times["ours"], times["authors"], "cpu", "<= 1.02"
+            ),
             Row.slowdown(fit, "without", times["ours"], times["plain"], "cpu"),
         ]
     return found
