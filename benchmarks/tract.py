@@ -37,7 +37,7 @@ def rows(quick: bool) -> list[Row]:
         fit = f"a fit of {what} with `TrAct`"
         found += [
             Row.slowdown(
-                fit, "the layer of `torch_tract` in its place", times["ours"], times["authors"], "cpu", "<= 1.02"
+                fit, "the layer of `torch-tract` in its place", times["ours"], times["authors"], "cpu", "<= 1.02"
             ),
             Row.slowdown(fit, "without", times["ours"], times["plain"], "cpu"),
         ]
