@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NEUTRAL = ("lightning_vision.catalogue", "lightning_vision.images", "lightning_vision.inspection.")
+NEUTRAL = (
+    "lightning_vision.backbones",
+    "lightning_vision.base.weights",
+    "lightning_vision.catalogue",
+    "lightning_vision.images",
+    "lightning_vision.inspection.",
+)
 JOINERS = {"cli.py", "commands", "configs.py", "console.py"}  # the command, which knows all wings
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ._around import Around
-from ._checks import takes_batches
+from ._checks import number, takes_batches
 from .method import Method, Place
 
 __all__ = ["Loss"]
@@ -29,35 +29,39 @@ class Loss(Method):
 
     Args:
         weights: By name of a term, what it is multiplied by; at 0 it is left out of the sum and still logged. If all
-            are 0, nothing is installed.
+            are 0 and `own_weight` is 1, nothing is installed.
+        own_weight: What the module's own loss is multiplied by; 1 leaves it alone.
         outputs_of: Paths of submodules whose outputs `term` needs.
         name: Part of the state key.
 
     Raises:
-        ValueError: a weight is not finite; at set-up, if the module optimises manually, if its `training_step` takes a
+        ValueError: a weight is not finite, or `own_weight` negative; at set-up, if the module optimises manually, if its `training_step` takes a
             `dataloader_iter`, or if a path names no submodule; at the first step, if a path's submodule was not called,
             if `training_step` returned no loss, or if `term` returned other names or no scalars.
     """
 
     place = Place.LOSS
 
-    def __init__(self, *, weights: Mapping[str, float], outputs_of: Sequence[str] = (), **others: Any) -> None:
+    def __init__(
+        self, *, weights: Mapping[str, float], outputs_of: Sequence[str] = (), own_weight: float = 1.0, **others: Any
+    ) -> None:
         super().__init__(**others)
+        number(type(self).__name__, "own_weight", own_weight, 0)
         for key, weight in weights.items():
             if not math.isfinite(weight):
                 raise ValueError(f"{type(self).__name__}: the weight of {key!r} is {weight}; give a finite number.")
-        self.weights, self.outputs_of = dict(weights), tuple(outputs_of)
+        self.weights, self.outputs_of, self.own_weight = dict(weights), tuple(outputs_of), own_weight
         # None outside of `training_step`: what submodules put out then is not kept.
         self._outputs: dict[str, list[Any]] | None = None
 
     @property
     def silent(self) -> bool:
-        """Whether all weights are 0, so that there is nothing to add."""
-        return not any(self.weights.values())
+        """Whether all weights are 0, and 1 for the module's own loss, so that there is nothing to change."""
+        return self.own_weight == 1 and not any(self.weights.values())
 
     @property
     def off(self) -> bool:
-        """Whether all weights are 0; a method's setting need not be one of them."""
+        """Whether nothing is changed; a method's setting need not be one of the weights."""
         return self.silent
 
     @abstractmethod
@@ -156,6 +160,8 @@ class Loss(Method):
                 f"{type(self).__name__}: training_step returned {type(result).__name__} without a loss; return a "
                 "tensor, or a dict with a tensor under 'loss'."
             )
+        if self.own_weight != 1:
+            loss = loss * self.own_weight
         for key, weight in self.weights.items():
             if weight:
                 loss = loss + weight * values[key]

@@ -1,0 +1,5 @@
+"""A network learns from the answers and the layers of others."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
