@@ -35,9 +35,10 @@ class Loss(Method):
         name: Part of the state key.
 
     Raises:
-        ValueError: a weight is not finite, or `own_weight` negative; at set-up, if the module optimises manually, if its `training_step` takes a
-            `dataloader_iter`, or if a path names no submodule; at the first step, if a path's submodule was not called,
-            if `training_step` returned no loss, or if `term` returned other names or no scalars.
+        ValueError: a weight is not finite, or `own_weight` negative; at set-up, if the module optimises manually, if
+            its `training_step` takes a `dataloader_iter`, or if a path names no submodule; at the first step, if a
+            path's submodule was not called, if `training_step` returned no loss, or if `term` returned other names or
+            no scalars.
     """
 
     place = Place.LOSS
