@@ -1,0 +1,41 @@
+"""Layers of two networks laid out alike: maps, tokens and vectors, at one size."""
+
+from math import isqrt
+
+import torch.nn.functional as F
+from torch import Size, Tensor
+
+__all__ = ["at_one_size", "is_aligned", "positions"]
+
+
+def is_aligned(student: Size, teacher: Size) -> bool:
+    """Whether two layers can be compared entry by entry but for width and the size of maps."""
+    if len(student) == 3:
+        return student[:2] == teacher[:2] and len(teacher) == 3
+    return len(student) == len(teacher) and len(student) in (2, 4)
+
+
+def positions(features: Tensor) -> Tensor:
+    """Maps `(B, C, H, W)` as they are; tokens `(B, N, C)` as maps `(B, C, S, S)` of the largest square S.
+
+    Tokens in front of the square, which are those of the class and registers, stand for no patch and are left out.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if features.ndim == 4:
+        return features
+    if features.ndim != 3:
+        raise ValueError(
+            f"a layer puts out {tuple(features.shape)}, which has no positions; name one that puts out maps "
+            "(B, C, H, W) or tokens (B, N, C)."
+        )
+    side = isqrt(features.shape[1])
+    return features[:, features.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def at_one_size(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps `(..., H, W)`: whichever is higher or wider is averaged down to the other, so none is made up."""
+    size = [min(pair) for pair in zip(ours.shape[-2:], theirs.shape[-2:], strict=True)]
+    ours, theirs = (it if list(it.shape[-2:]) == size else F.adaptive_avg_pool2d(it, size) for it in (ours, theirs))
+    return ours, theirs
