@@ -65,6 +65,10 @@ class Loss(Method):
         """Whether nothing is changed; a method's setting need not be one of the weights."""
         return self.silent
 
+    def resting(self, trainer: Trainer) -> bool:
+        """Whether this batch is trained on as without the callback; then nothing is computed, kept or logged for it."""
+        return False
+
     @abstractmethod
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
         """The terms of one batch, a scalar under each name of `weights`.
@@ -110,7 +114,7 @@ class Loss(Method):
 
         def step_and_add(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # A validation_step may call it too.
-            if not trainer.training:
+            if not trainer.training or self.resting(trainer):
                 return proceed(*args, **kwargs)
             outputs: dict[str, list[Any]] = {path: [] for path in self.outputs_of}
             self._outputs = outputs
