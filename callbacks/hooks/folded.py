@@ -8,7 +8,7 @@ holds the folded weights and nothing is left on it. Folding rounds once, in the 
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -20,14 +20,14 @@ from ._addition import Addition, Hung
 from ._around import Around, last_word
 from ._frozen import part_name
 from ._live_tensors import plain_name
-from ._plain_optimizers import added_states, held, with_added, without_added
+from ._trained_parts import TrainedParts
 from .ensemble import Ensemble
-from .method import Method, Place, callbacks_of
+from .method import Method, Place
 
 __all__ = ["Addition", "Folded"]
 
 
-class Folded(Method):
+class Folded(TrainedParts):
     """Trains layers with additions; a method says which layers get what, and what else trains.
 
     Additions are hung on their layers at set-up, so that optimizers and DDP have them, and taken off after the fit,
@@ -44,8 +44,6 @@ class Folded(Method):
     """
 
     place = Place.NETWORK
-    # Whether the module's own optimizers, and DDP, train the additions.
-    by_optimizers: ClassVar[bool] = True
 
     def __init__(self, **others: Any) -> None:
         super().__init__(**others)
@@ -54,10 +52,6 @@ class Folded(Method):
         self._frozen: list[nn.Parameter] = []
         self._files: Around | None = None
         self._words: list[Around] = []
-        self._optimizers: list[torch.optim.Optimizer] = []
-        self._parameters: dict[str, nn.Parameter] = {}  # of the additions, by layer and name, also after the fit
-        self._kept: dict[str, Any] = {}  # state after a fit, or from a checkpoint
-        self._checkpoint: dict[str, Any] = {}  # the one that this fit resumes, until its optimizers are restored
 
     @abstractmethod
     def additions(self, pl_module: LightningModule) -> Mapping[str, Addition]:
@@ -77,10 +71,7 @@ class Folded(Method):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage != "fit":
-            return
-        self._kept, self._checkpoint, self._parameters = {}, {}, {}
-        if self.off:
+        if stage != "fit" or self.off:
             return
         self._refuse_others(trainer)
         additions, trained = self.additions(pl_module), self.trained(pl_module)
@@ -93,47 +84,22 @@ class Folded(Method):
         self._freeze(pl_module, trained)
         if self.by_optimizers:
             self._hang(pl_module)
+        self._at_work = bool(self._hung or self._ready)
         # Innermost: an average, whoever came first, is to be folded and not to cover what was folded.
         files = Around(trainer.strategy, "lightning_module_state_dict", self._with_folded, innermost=True)
         self._files = files
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        if trainer.state.fn != "fit" or not (self._hung or self._ready):
-            return
-        self._checkpoint = checkpoint
-        self._kept = dict(checkpoint.get("callbacks", {}).get(self.state_key, {}))
-        if self._kept and self._hung:
-            self._take_back()
-        if self._optimizers:
-            # In the middle of a fit, as a search for a learning rate does.
-            self._give_optimizers(trainer)
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
         if not self.by_optimizers and self._ready:
             self._hang(pl_module)
             if self._kept:
-                self._take_back()
-        if not self._hung:
-            return
-        self._optimizers = list(trainer.optimizers)
-        if self.by_optimizers:
-            self._refuse_untrained(pl_module)
-        self._give_optimizers(trainer)
+                self.take_back(self._kept)
+        super().on_fit_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         for number, hung in enumerate(self._hung):
             hung.addition.begin(trainer.global_rank, trainer.current_epoch, batch_idx, number)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        added = {name: parameter for it in self._for_all(trainer) for name, parameter in it._parameters.items()}
-        if added:
-            states = checkpoint["optimizer_states"]
-            for number, optimizer in enumerate(trainer.optimizers):
-                states[number] = without_added(states[number], optimizer, added)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
@@ -145,19 +111,15 @@ class Folded(Method):
         # An average is put into the module by a callback that hears of the end after this one.
         self._leave_after(pl_module)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **(self._record() if self._hung else self._kept)}
-
-    def _record(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         return {
             "additions": {hung.path: hung.values() for hung in self._hung},
             "unfolded": {hung.path: hung.unfolded() for hung in self._hung},
-            "optimizers": [added_states(it, self._parameters) for it in self._optimizers] if self.by_optimizers else [],
         }
 
-    def _take_back(self) -> None:
-        saved, shapes = self._kept["additions"], _shapes(self._hung)
-        theirs = {path: {name: tuple(it.shape) for name, it in values.items()} for path, values in saved.items()}
+    def take_back(self, values: Mapping[str, Any]) -> None:
+        saved, shapes = values["additions"], _shapes(self._hung)
+        theirs = {path: {name: tuple(it.shape) for name, it in tensors.items()} for path, tensors in saved.items()}
         if theirs != shapes:
             path = next(path for path in [*theirs, *shapes] if theirs.get(path) != shapes.get(path))
             raise ValueError(
@@ -166,29 +128,15 @@ class Folded(Method):
                 "load its weights alone, in which all is folded, and begin anew."
             )
         for hung in self._hung:
-            hung.write(saved[hung.path], self._kept["unfolded"][hung.path])
+            hung.write(saved[hung.path], values["unfolded"][hung.path])
 
-    def _give_optimizers(self, trainer: Trainer) -> None:
-        """Make the optimizers' states in the checkpoint, which Lightning is about to restore, those of this fit."""
-        if not self.by_optimizers:
-            self._kept, self._checkpoint = {}, {}
-        together = self._for_all(trainer)
-        added = {name: parameter for it in together for name, parameter in it._parameters.items()}
-        states = self._checkpoint.get("optimizer_states", []) if together else []
-        for number, (state, optimizer) in enumerate(zip(states, self._optimizers, strict=False)):
-            own = [kept[number] for it in together if number < len(kept := it._kept.get("optimizers", []))]
-            states[number] = with_added(state, optimizer, added, {name: it for one in own for name, it in one.items()})
-        for it in together:
-            it._kept, it._checkpoint = {}, {}
-
-    def _for_all(self, trainer: Trainer) -> list["Folded"]:
-        """All whose additions the module's optimizers have, if this is the last of them; it acts for the others, too.
-
-        Parameters are numbered through an optimizer's groups, so additions come out of them and go in at once.
-        """
-        together = [it for it in callbacks_of(trainer) if isinstance(it, Folded) and it.by_optimizers]
-        together = [it for it in together if it._parameters]
-        return together if together[-1:] == [self] else []
+    def untrained(self, name: str, pl_module: LightningModule) -> str:
+        path = next(it.path for it in self._hung if name.startswith(f"{it.path}."))
+        return (
+            f"{type(self).__name__}: no optimizer has what was added to the layer {path!r}; let configure_optimizers "
+            f"of {type(pl_module).__name__} take the parameters of a part that holds the layer, or of `self`, instead "
+            "of naming some, or name other layers."
+        )
 
     def _hang(self, pl_module: LightningModule) -> None:
         for path, layer, addition in self._ready:
@@ -230,13 +178,12 @@ class Folded(Method):
         for around in (self._files, *self._words):
             around.undo()
         self._files, self._words = None, []
-        if self._hung:
-            self._kept = self._record()
+        self._rest()
         for hung in self._hung:
             hung.fold()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
-        self._hung, self._ready, self._frozen, self._optimizers, self._checkpoint = [], [], [], [], {}
+        self._hung, self._ready, self._frozen = [], [], []
 
     def _with_folded(self, proceed: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The module's state as it is with folded weights in place of those that train."""
@@ -295,15 +242,6 @@ class Folded(Method):
                         "when files are written; name other layers."
                     )
         self._ready = ready
-
-    def _refuse_untrained(self, pl_module: LightningModule) -> None:
-        for hung in self._hung:
-            if not all(held(self._optimizers, it) for it in hung.addition.parameters()):
-                raise ValueError(
-                    f"{type(self).__name__}: no optimizer has what was added to the layer {hung.path!r}; let "
-                    f"configure_optimizers of {type(pl_module).__name__} take the parameters of a part that holds the "
-                    "layer, or of `self`, instead of naming some, or name other layers."
-                )
 
 
 def _shapes(hung: list[Hung]) -> dict[str, dict[str, tuple[int, ...]]]:
