@@ -50,12 +50,12 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, power: float = 2.0
     Example:
         >>> import torch
         >>> maps = torch.rand(2, 3, 4, 4)
-        >>> float(attention_transfer_loss(maps, 5 * maps))
+        >>> float(attention_transfer_loss(maps, 2 * maps))
         0.0
 
     Reference: Zagoruyko & Komodakis 2017, arXiv:1612.03928
     """
-    if not is_aligned(student.shape, teacher.shape):
+    if student.ndim == 2 or not is_aligned(student.shape, teacher.shape):
         student, teacher = positions(student), positions(teacher)
     ours, theirs = attention_map(student, power), attention_map(teacher, power)
     if ours.ndim == 3:
