@@ -1,19 +1,43 @@
 """The benchmarks run, compare in turns and write their figures into a page. How long anything took is not looked at."""
 
+import importlib
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from support import ROOT
 
-FILES = [path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "def rows(" in path.read_text()]
+NAMES = [path.stem for path in sorted((ROOT / "benchmarks").glob("*.py")) if "\ndef rows(" in path.read_text()]
+
+
+def chosen(shared: dict[str, set[str]]) -> list[str]:
+    """Few benchmarks that together use all that benchmarks share: `shared` has by name the modules that each imports.
+
+    The one that adds most comes next, of equals the first by name.
+    """
+    missing, found = set[str]().union(*shared.values()), list[str]()
+    while missing:
+        found.append(max(sorted(shared), key=lambda name: len(shared[name] & missing)))
+        missing -= shared[found[-1]]
+    return found
+
+
+def imports(name: str) -> set[str]:
+    """The modules beside it that a benchmark imports."""
+    return set(re.findall(r"^from \.(\w+) import", (ROOT / "benchmarks" / f"{name}.py").read_text(), re.MULTILINE))
+
+
+BY_DEFAULT = chosen({name: imports(name) for name in NAMES})
+EACH = [pytest.param(name, marks=[] if name in BY_DEFAULT else pytest.mark.slow) for name in NAMES]
 
 
 @pytest.fixture(autouse=True)
@@ -21,20 +45,55 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
 
 
-def test_every_benchmark_runs_and_writes_its_rows_into_the_page(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def benchmark(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """Imported before the leak check begins, for rivals set variables when they are imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT)
+        yield importlib.import_module(f"benchmarks.{request.param}")
+
+
+@pytest.mark.parametrize("benchmark", EACH, indirect=True)
+def test_a_benchmark_runs_and_has_three_rows_of_one_turn(benchmark: ModuleType) -> None:
+    from benchmarks.side_by_side import table
+
+    rows = benchmark.rows(True)
+
+    assert len(re.findall(r"^\| .*\(1\) \|", table(rows), re.MULTILINE)) == len(rows) >= 3
+
+
+@pytest.mark.parametrize("benchmark", NAMES, indirect=True)
+def test_a_benchmark_finds_all_that_it_imports_and_its_figures_stand_in_the_page(benchmark: ModuleType) -> None:
+    name = benchmark.__name__.rpartition(".")[2]
+    page = (ROOT / "docs" / "speed.md").read_text()
+    block = re.search(f"<!-- figures:{name} -->(.*?)<!-- /figures:{name} -->", page, re.DOTALL)
+
+    assert list(inspect.signature(benchmark.rows).parameters) == ["quick"]
+    assert block is not None
+    assert len(re.findall(r"^\| .*\(\d+\) \|", block[1], re.MULTILINE)) >= 3
+    assert re.search(f"`python -m benchmarks {name}( --quick)?`_$", block[1].strip())
+
+
+def test_the_benchmarks_of_the_default_run_use_all_that_benchmarks_share() -> None:
+    used = {"a": {"fits"}, "b": {"fits", "maps"}, "c": {"maps"}, "d": {"taxes"}, "e": set[str]()}
+
+    assert chosen(used) == ["b", "d"]
+    assert set().union(*map(imports, BY_DEFAULT)) == set().union(*map(imports, NAMES))
+    assert len(BY_DEFAULT) < 10
+
+
+def test_the_command_writes_the_rows_that_it_prints_into_the_page(tmp_path: Path) -> None:
     page = shutil.copy(ROOT / "docs" / "speed.md", tmp_path / "speed.md")
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--page", str(page)]
+    command = [sys.executable, "-m", "benchmarks", "batch_norm_only", "mixup", "--quick", "--page", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
-    for file in FILES:
-        block = re.search(
-            f"<!-- figures:{file.stem} -->(.*?)<!-- /figures:{file.stem} -->", page.read_text(), re.DOTALL
-        )
+    for name in ("batch_norm_only", "mixup"):
+        block = re.search(f"<!-- figures:{name} -->(.*?)<!-- /figures:{name} -->", page.read_text(), re.DOTALL)
         assert block is not None
         assert block[1].strip() in done.stdout
         assert len(re.findall(r"^\| .*\(1\) \|", block[1], re.MULTILINE)) >= 3
-        assert f"`python -m benchmarks {file.stem} --quick`_" in block[1]
+        assert f"`python -m benchmarks {name} --quick`_" in block[1]
 
 
 def test_the_study_writes_a_table_of_all_arms_and_one_for_each_callback(tmp_path: Path) -> None:
