@@ -6,9 +6,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["put_back", "standing"]
+__all__ = ["copied", "put_back", "standing"]
+
+
+def copied(trainer: Trainer, module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's weights and buffers on the CPU; buffers are rank 0's, as in a checkpoint."""
+    buffers = {name: it.detach().to("cpu", copy=True) for name, it in module.named_buffers()}
+    weights = {name: it.detach().to("cpu", copy=True) for name, it in module.named_parameters()}
+    return weights | (trainer.strategy.broadcast(buffers) if trainer.world_size > 1 else buffers)
 
 
 def standing(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

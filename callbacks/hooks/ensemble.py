@@ -18,6 +18,7 @@ from ._around import Around
 from ._checks import whole
 from ._lent import call_with
 from ._stand_in import StandIn
+from ._standing import copied
 from .method import Method, Place
 
 __all__ = ["Ensemble", "log_mean_probability"]
@@ -105,7 +106,7 @@ class Ensemble(Method):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._room and any(self.due(step) for step in range(self._before + 1, trainer.global_step + 1)):
             pairs = list(zip(self.steps, self.members, strict=True))
-            self._keep([*pairs, (trainer.global_step, _member(trainer, pl_module))])
+            self._keep([*pairs, (trainer.global_step, copied(trainer, pl_module))])
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
@@ -155,7 +156,7 @@ class Ensemble(Method):
         return {"steps": self.steps, "members": self.members} if self.members else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._reads:
+        if self._reads and "members" in state_dict:
             self._keep(list(zip(state_dict["steps"], state_dict["members"], strict=True)))
             self._belong = True
 
@@ -182,10 +183,3 @@ class Ensemble(Method):
 def _fingerprint(pl_module: LightningModule) -> list[int]:
     """A sum of each weight's bytes, which no device and no order of summation changes; buffers differ between ranks."""
     return [int(it.detach().reshape(-1).view(torch.uint8).sum()) for it in pl_module.parameters()]
-
-
-def _member(trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
-    """Copies of the weights and buffers on the CPU; buffers are rank 0's, as in a checkpoint."""
-    buffers = {name: it.detach().to("cpu", copy=True) for name, it in pl_module.named_buffers()}
-    weights = {name: it.detach().to("cpu", copy=True) for name, it in pl_module.named_parameters()}
-    return weights | (trainer.strategy.broadcast(buffers) if trainer.world_size > 1 else buffers)

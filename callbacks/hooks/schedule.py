@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ._begins_anew import lengths_of_a_part, steps_of_the_part
 from ._counted_steps import refuse_uncounted_steps
-from ._lengths import lengths
 from .method import Method, Place
 
 __all__ = ["Schedule"]
@@ -29,7 +29,8 @@ class Schedule(Method):
 
     A step is what `trainer.global_step` counts, as do `max_steps` and `every_n_train_steps`. A step that fp16's scaler
     skipped counts too, so a schedule stays aligned with epochs and files. Under manual optimisation the steps of all
-    optimizers are counted together, and rates change between batches only.
+    optimizers are counted together, and rates change between batches only. Where a callback lets training begin anew
+    within the fit (`_begins_anew.py`), steps are counted from there, and the training is as long as one part of it.
 
     The base rate of a group is what `configure_optimizers` returned; where a schedule of the module is replaced, which
     may have changed it already, it is the rate from which that one began (`initial_lr`).
@@ -87,7 +88,7 @@ class Schedule(Method):
             )
 
         def factor() -> float:
-            return self.factor(trainer.global_step)
+            return self.factor(steps_of_the_part(trainer))
 
         # Each takes the position of the one it replaces: Lightning saves and restores schedules by position.
         taken = [(_Rate(config.scheduler.optimizer, factor, config.scheduler), config.name) for config in configs]
@@ -103,7 +104,7 @@ class Schedule(Method):
         super().on_train_start(trainer, pl_module)
         if self._rates:
             # Not in on_fit_start: asking for the loader's length there makes Lightning forget the loader's saved state.
-            warning = self.plan(*lengths(trainer, pl_module))
+            warning = self.plan(*lengths_of_a_part(trainer, pl_module))
             if warning is not None:
                 rank_zero_warn(warning)
         self._set(type(pl_module).__name__)
