@@ -36,8 +36,8 @@ def linear_cka(a: Tensor, b: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> features = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
-        >>> linear_cka(features, -3 * features.flip(1))
-        tensor(1.)
+        >>> round(float(linear_cka(features, -3 * features.flip(1))), 5)
+        1.0
 
     Reference: Kornblith et al. 2019, arXiv:1905.00414
     """

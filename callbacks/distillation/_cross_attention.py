@@ -1,0 +1,51 @@
+"""A projector that lays out a student's features as its teacher's tokens, by attention from learned queries."""
+
+import torch
+from torch import Size, Tensor, nn
+from torch.nn.utils import skip_init
+
+__all__ = ["CrossAttentionProjector"]
+
+
+class CrossAttentionProjector(nn.Module):
+    """Learned queries, one for each token of the teacher, attend to a student's tokens, whatever their kind and number.
+
+    The student's tokens are normalised and get learned positions; what a query gathers goes through a perceptron.
+
+    Args:
+        student: Shape of the student's tokens `(B, M, D)`; B does not matter.
+        teacher: Shape of the teacher's tokens `(B, N, C)`.
+        heads: Of the attention; a divisor of C.
+        generator: Draws the weights.
+
+    Shape:
+        `(B, M, D)` to `(B, N, C)`.
+
+    Reference: Fan et al. 2024, arXiv:2411.06786
+    """
+
+    def __init__(self, student: Size, teacher: Size, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        (count, width), (tokens, out) = student[1:], teacher[1:]
+        self.queries = nn.Parameter(torch.randn(tokens, out, generator=generator))
+        self.positions = nn.Parameter(0.02 * torch.randn(count, width, generator=generator))
+        self.norm_before = nn.LayerNorm(width)
+        # Their constructors would draw from the global stream.
+        self.attention = skip_init(
+            nn.MultiheadAttention, out, heads, kdim=width, vdim=width, batch_first=True, device="cpu"
+        )
+        self.norm_after = nn.LayerNorm(out)
+        self.wide, self.narrow = skip_init(nn.Linear, out, 4 * out), skip_init(nn.Linear, 4 * out, out)
+        for part in (self.attention, self.wide, self.narrow):
+            for parameter in part.parameters():
+                if parameter.ndim > 1:
+                    nn.init.xavier_uniform_(parameter, generator=generator)
+                else:
+                    nn.init.zeros_(parameter)
+
+    def forward(self, features: Tensor) -> Tensor:
+        known = self.norm_before(features) + self.positions
+        gathered, _ = self.attention(self.queries.expand(len(features), -1, -1), known, known, need_weights=False)
+        gathered = self.norm_after(gathered)
+        projected: Tensor = gathered + self.narrow(self.wide(gathered).relu())
+        return projected

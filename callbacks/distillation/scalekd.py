@@ -1,0 +1,273 @@
+"""ScaleKD: a vision transformer teaches a network of any kind, by its features, in two views, and by its last stage.
+
+Fan et al. 2024, arXiv:2411.06786. Letters: B images, N tokens of the teacher with C numbers each, K classes. Features
+are compared as tokens of unit length; the second view lacks the mean over tokens, the DC component of their cosine
+transform, which otherwise outweighs the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
+
+from ..hooks._checks import number, whole
+from ..hooks._layer_names import patterns_of, that_match
+from ..hooks._teachers import Teacher
+from ..hooks.taught import Answer, Taught
+from ._cross_attention import CrossAttentionProjector
+from ._tail import Tail
+from ._tokens import Layout, last_layers
+from .kd_loss import kd_loss, mean_logits
+
+__all__ = ["ScaleKD", "split_dc", "token_distance"]
+
+
+def split_dc(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The DC component of tokens `(B, N, C)`, which is `(B, 1, C)`, and what is left of them; their sum is the tokens.
+
+    Of a map's discrete cosine transform the first coefficient is its mean, but for a factor, so no transform is needed
+    to set it to 0. Computed in at least float32.
+
+    Example:
+        >>> import torch
+        >>> split_dc(torch.tensor([[[1.0], [3.0]]]))
+        (tensor([[[2.]]]), tensor([[[-1.],
+                 [ 1.]]]))
+
+    Reference: Fan et al. 2024, arXiv:2411.06786
+    """
+    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    dc = wide.mean(dim=1, keepdim=True)
+    return dc, wide - dc
+
+
+def token_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance between tokens of unit length, summed over tokens and averaged over images.
+
+    Computed in at least float32.
+
+    Args:
+        student: `(B, N, C)`.
+        teacher: `(B, N, C)`.
+
+    Example:
+        >>> import torch
+        >>> float(token_distance(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 5.0]]])))
+        2.0
+
+    Reference: Fan et al. 2024, arXiv:2411.06786
+    """
+    wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
+    ours, theirs = (F.normalize(it.to(wide), dim=-1) for it in (student, teacher))
+    return (ours - theirs).square().sum(dim=(1, 2)).mean()
+
+
+@final
+class ScaleKD(Taught):
+    """Teaches a network of any kind by a vision transformer: by its features in two views, its last stage, its answers.
+
+    Attention from learned queries lays the network's last features out as the teacher's tokens (cross attention
+    projector). They are compared as they are, and without their mean over tokens, which lets what differs from place to
+    place count (dual-view feature mimicking); each view has a projector of its own. Features of the stage before, laid
+    out likewise, go through the teacher's own last stage, frozen, and what comes out is compared with what it made of
+    its own (teacher parameter perception), logits included. Answers are compared as ever (`kd_loss`). Logged are
+    `train/mimic`, `train/mimic_without_dc`, `train/perception` and `train/kd`.
+
+    Args:
+        teacher: A network `(B, C, H, W)` to logits `(B, K)`, the path of a checkpoint (`*.ckpt`), a name of timm's, or
+            a list of those, over which terms are averaged. A convolutional one will do.
+        alpha: Factor of the features as they are, at least 0; 0.08 as the authors.
+        beta: Factor of the features without DC component, at least 0; 0.06 as the authors.
+        perception_weight: Factor of what the teacher's last stage makes of the network's features, at least 0; in it
+            the two views have `alpha` and `beta` and logits have `kd_weight`. 1 as the authors, 0 leaves it out.
+        kd_weight: Factor of the answers, at least 0; 0.5 as the authors.
+        temperature: Of the answers, above 0; 1 as the authors.
+        own_weight: Factor of the module's own loss, at least 0; 0.5 as the authors, 1 leaves it alone.
+        student_stages: Two paths below `network`: of the layer whose features go through the teacher's last stage, and
+            of the last one. None is timm's last two stages or blocks; of other networks the last two Linear or
+            convolutional layers before the one that makes logits.
+        teacher_stages: The same of the teacher.
+        heads: Of the attention; a divisor of the teacher's widths. None has at least 64 numbers a head, as the authors.
+        seed: Of the projectors' first weights.
+        teacher_weights: Of a name: `pretrained`, timm's own; `random`; or a file.
+        network: Path of the part of the module that makes logits of images; empty is the module itself, whose forward
+            `training_step` calls.
+        image_key: Key of the images, if batches are mappings; in other batches they come first.
+        target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        name: Part of the state key.
+
+    Shape:
+        Images `(B, C, H, W)`; features are maps, in either layout, tokens or vectors, of one size in all batches.
+
+    Raises:
+        ValueError: from the constructor, for a setting out of range; at set-up, if a stage is not there or `heads` does
+            not divide a width; in the first batch, if a teacher's last stage cannot be given other features.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_vision.callbacks import ScaleKD
+        >>> trainer = Trainer(callbacks=[ScaleKD("swin_tiny_patch4_window7_224")], logger=False)
+
+    Reference: Fan et al. 2024, arXiv:2411.06786
+
+    BibTeX:
+        @inproceedings{fan2024scalekd,
+          title = {ScaleKD: Strong Vision Transformers Could Be Excellent Teachers},
+          author = {Fan, Jiawei and Li, Chao and Liu, Xiaolong and Yao, Anbang},
+          booktitle = {Advances in Neural Information Processing Systems},
+          year = {2024},
+          eprint = {2411.06786},
+          archivePrefix = {arXiv},
+        }
+
+    Differs from the paper:
+        Before the attention the network's features are normalised by LayerNorm and not convolved and batch normalised,
+        so that projectors have no statistics. The queries of the last stage are learned ones, too, where theirs are
+        what came out of the teacher's last stage. Logits of that stage are compared, which their script does not.
+        Tokens that stand for no patch are projected and compared, too.
+
+    See also:
+        `Distillation`, whose hints need no transformer.
+    """
+
+    neutral = ({"alpha": 0.0, "beta": 0.0, "perception_weight": 0.0, "kd_weight": 0.0, "own_weight": 1.0},)
+
+    def __init__(
+        self,
+        teacher: Teacher | Sequence[Teacher],
+        alpha: float = 0.08,
+        beta: float = 0.06,
+        perception_weight: float = 1.0,
+        kd_weight: float = 0.5,
+        temperature: float = 1.0,
+        own_weight: float = 0.5,
+        student_stages: Sequence[str] | None = None,
+        teacher_stages: Sequence[str] | None = None,
+        heads: int | None = None,
+        seed: int = 0,
+        teacher_weights: str = "pretrained",
+        network: str = "",
+        image_key: str = "image",
+        target_key: str = "target",
+        name: str | None = None,
+    ) -> None:
+        weights = {"mimic": alpha, "mimic_without_dc": beta, "perception": perception_weight, "kd": kd_weight}
+        for argument, value in zip(("alpha", "beta", "perception_weight", "kd_weight"), weights.values(), strict=True):
+            number("ScaleKD", argument, value, 0)
+        number("ScaleKD", "temperature", temperature, 0)
+        if temperature == 0:
+            raise ValueError(f"ScaleKD: temperature is {temperature!r}; give a number above 0.")
+        if heads is not None:
+            whole("ScaleKD", "heads", heads, 1)
+        whole("ScaleKD", "seed", seed, 0)
+        for argument, stages in (("student_stages", student_stages), ("teacher_stages", teacher_stages)):
+            if stages is not None and len(patterns_of("ScaleKD", argument, stages)) != 2:
+                raise ValueError(
+                    f"ScaleKD: {argument} is {stages!r}; give two paths, of the last stage but one and it."
+                )
+        super().__init__(
+            teacher=teacher,
+            teacher_weights=teacher_weights,
+            network=network,
+            image_key=image_key,
+            target_key=target_key,
+            weights={term: weight for term, weight in weights.items() if weight},
+            own_weight=own_weight,
+            name=name,
+        )
+        self.alpha, self.beta, self.perception_weight, self.kd_weight = alpha, beta, perception_weight, kd_weight
+        self.temperature, self.student_stages, self.teacher_stages = temperature, student_stages, teacher_stages
+        self.heads, self.seed = heads, seed
+        self._ours: list[str] = []  # the network's two stages
+        self._theirs: list[list[str]] = []  # of each teacher
+        self._layouts: list[Layout] = []  # the network's, then those of the teachers
+        self._tails: list[Tail] = []  # of each teacher, from the first batch on
+
+    def student_layers(self, network: nn.Module) -> Sequence[str]:
+        self._ours = self._stages("student_stages", self.student_stages, network)
+        self._theirs = [self._stages("teacher_stages", self.teacher_stages, it) for it in self.teachers]
+        self._layouts, self._tails = [Layout(network), *map(Layout, self.teachers)], []
+        return self._of_use(self._ours)
+
+    def teacher_layers(self, teacher: nn.Module) -> Sequence[str]:
+        (stages,) = (it for known, it in zip(self.teachers, self._theirs, strict=True) if known is teacher)
+        return self._of_use(stages)
+
+    def parts(self, student: Mapping[str, Size], teachers: Sequence[Mapping[str, Size]]) -> Mapping[str, nn.Module]:
+        made, generator = dict[str, nn.Module](), torch.Generator().manual_seed(self.seed)
+        for place, (shapes, stages) in enumerate(zip(teachers, self._theirs, strict=True)):
+            for what, ours, theirs in zip(("perception", "mimic"), self._ours, stages, strict=True):
+                wanted = self.perception_weight if what == "perception" else self.alpha or self.beta
+                if wanted:
+                    known, asked = self._layouts[0].shape(student[ours]), self._layouts[1 + place].shape(shapes[theirs])
+                    heads = self._heads(theirs, asked[-1])
+                    views = [CrossAttentionProjector(known, asked, heads, generator) for _ in range(2)]
+                    made[f"{what}_{place}"] = nn.ModuleList(views)
+        return made
+
+    def compare(self, batch: Any, student: Answer, teachers: Sequence[Answer]) -> Mapping[str, Tensor]:
+        if self.perception_weight and not self._tails:
+            self._watch(self.fields.image(batch), teachers)
+        each: dict[str, list[Tensor]] = {term: [] for term in self.weights}
+        for place, answer in enumerate(teachers):
+            if self.alpha or self.beta:
+                features = answer.layers[self._theirs[place][1]]
+                views = self._views(place, self._projected("mimic", place, student), features)
+                for term, value in zip(("mimic", "mimic_without_dc"), views, strict=True):
+                    if term in each:
+                        each[term].append(value)
+            if self.perception_weight:
+                each["perception"].append(self._perceived(place, student, answer))
+        if self.kd_weight:
+            answers = mean_logits([it.logits for it in teachers], self.temperature)
+            each["kd"].append(kd_loss(student.logits, answers, self.temperature))
+        return {term: torch.stack(values).mean() for term, values in each.items()}
+
+    def _stages(self, argument: str, given: Sequence[str] | None, network: nn.Module) -> list[str]:
+        if given is None:
+            return last_layers("ScaleKD", network)
+        that_match("ScaleKD", argument, given, [it for it, _ in network.named_modules() if it], "layers")
+        return list(given)
+
+    def _of_use(self, stages: Sequence[str]) -> list[str]:
+        wanted = (self.perception_weight, self.alpha or self.beta or self.perception_weight)
+        return list(dict.fromkeys(stage for stage, weight in zip(stages, wanted, strict=True) if weight))
+
+    def _heads(self, layer: str, width: int) -> int:
+        heads = self.heads
+        if heads is None:
+            return next(it for it in range(max(width // 64, 1), 0, -1) if width % it == 0)
+        if width % heads:
+            raise ValueError(f"ScaleKD: heads is {heads}, and the teacher's {layer!r} is {width} wide; give a divisor.")
+        return heads
+
+    def _watch(self, images: Tensor, teachers: Sequence[Answer]) -> None:
+        for teacher, answer, (stage, _) in zip(self.teachers, teachers, self._theirs, strict=True):
+            tail = Tail("ScaleKD", teacher, stage, images)
+            tail.check(answer.layers[stage], answer.logits)
+            self._tails.append(tail)
+
+    def _projected(self, what: str, place: int, student: Answer) -> list[Tensor]:
+        """Tokens of a teacher's shape for each view."""
+        tokens = self._layouts[0].tokens(student.layers[self._ours[what == "mimic"]])
+        return [projector(tokens) for projector in self.trained[f"{what}_{place}"].children()]
+
+    def _views(self, place: int, projected: Sequence[Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
+        """The distance of tokens to those of a teacher's features, and that of others without their DC component."""
+        layout = self._layouts[1 + place]
+        (seen, other), tokens = projected, layout.tokens(features)
+        ours, theirs = (split_dc(layout.patches(it))[1] for it in (other, tokens))
+        return token_distance(seen, tokens), token_distance(ours, theirs)
+
+    def _perceived(self, place: int, student: Answer, answer: Answer) -> Tensor:
+        stage, last = self._theirs[place]
+        layout, shape = self._layouts[1 + place], answer.layers[stage].shape
+        features = torch.cat([layout.features(it, shape) for it in self._projected("perception", place, student)])
+        logits, seen = self._tails[place](features, self.teachers[place].get_submodule(last))
+        plain, without_dc = self._views(place, layout.tokens(seen).chunk(2), answer.layers[last])
+        value = self.alpha * plain + self.beta * without_dc
+        if self.kd_weight:
+            value = value + self.kd_weight * kd_loss(logits, answer.logits.repeat(2, 1), self.temperature)
+        return value
