@@ -26,6 +26,7 @@ class Stream(IntEnum):
     SAMPLE = 9
     AUGMENT = 10
     BALANCE = 11
+    ENTRY = 12
 
 
 def draw_bits(counter: Tensor, *keys: int) -> Tensor:

@@ -47,7 +47,7 @@ def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
 
     Words before the first flag, as the folder in `soup runs`, are what the subcommand cannot do without, in the order
     of its parameters; the last takes all that are left if it may be several. Its switches, as `--overwrite`, get a
-    value.
+    value, and an option that may be several and is given again, as `--teacher a.ckpt --teacher b.ckpt`, a list.
 
     Raises:
         ValueError: there are more words than those parameters take.
@@ -67,12 +67,26 @@ def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
         if rest:
             named.append([f"--{needed[-1]}", rest[0] if len(rest) == 1 else json.dumps(rest)])
         args = [*(it for pair in named for it in pair), *args[len(words) :]]
+    for it in parameters:
+        if "list" in str(it.annotation):
+            args = _gathered(args, f"--{it.name}")
     switches = {f"--{parameter.name}" for parameter in parameters if parameter.annotation is bool}
     following = [*args[1:], "--"]
     return [
         f"{arg}=true" if arg in switches and after.startswith("-") else arg
         for arg, after in zip(args, following, strict=False)
     ]
+
+
+def _gathered(args: list[str], flag: str) -> list[str]:
+    """`args` with the values of a flag that is given more than once as one list, where it was given first."""
+    places = [place for place, arg in enumerate(args) if arg == flag and place + 1 < len(args)]
+    if len(places) < 2:
+        return args
+    taken = {place + step for place in places for step in (0, 1)}
+    listed = [flag, json.dumps([args[place + 1] for place in places])]
+    first = places[0]
+    return args[:first] + listed + [arg for place, arg in enumerate(args) if place > first and place not in taken]
 
 
 def import_named(value: Any) -> None:

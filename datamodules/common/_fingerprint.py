@@ -1,0 +1,64 @@
+"""What answers to augmented images depend on, as plain data that can be compared."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..augmentation.augmentation import Augmentation
+from ._uniforms import uniforms
+from .datamodule import VisionDataModule
+
+__all__ = ["fingerprint", "first_difference"]
+
+PROBED = 64
+
+
+def fingerprint(data: VisionDataModule, seed: int) -> dict[str, Any]:
+    """Classes, training images, their size, what augments and what normalises them.
+
+    Of the images count and labels are all there, pixels those of 64 samples spread over the set; of an augmentation
+    its settings and what it makes of these samples, on the CPU.
+
+    Args:
+        data: Set up.
+        seed: Of the augmentation's draws.
+    """
+    images, augmentation = data.train_set, data.augmentation
+    assert images is not None
+    index = torch.linspace(0, len(images) - 1, min(len(images), PROBED)).long()
+    pixels = result = images.fetch(index).image
+    if augmentation is not None:
+        result = augmentation.apply(pixels, uniforms(index, augmentation.draws, seed, 0))
+    found = {
+        "classes": data.class_names,
+        "image size": list(result.shape[1:]),
+        "training images": [len(images), _digest(images.targets), _digest(pixels)],
+        "augmentation": [_described(augmentation), _digest(result)],
+        "normalisation": list(data.statistics),
+    }
+    return dict(json.loads(json.dumps(found)))
+
+
+def first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
+    """The name of the first thing in which two fingerprints differ."""
+    return next((name for name, value in ours.items() if theirs.get(name) != value), None)
+
+
+def _digest(tensor: Tensor | None) -> str | None:
+    if tensor is None:
+        return None
+    form = f"{tuple(tensor.shape)} {tensor.dtype} ".encode()
+    return hashlib.blake2b(form + tensor.contiguous().numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def _described(value: Any) -> Any:
+    """Names and settings; of what data cannot express the class."""
+    if isinstance(value, Augmentation):
+        public = {name: it for name, it in sorted(vars(value).items()) if not name.startswith("_")}
+        return [type(value).__name__, {name: _described(it) for name, it in public.items()}]
+    if isinstance(value, (list, tuple)):
+        return [_described(it) for it in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__

@@ -1,0 +1,251 @@
+"""Store what teachers say of augmented training images, once, so that later trainings learn from them at no cost."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_vision.base.module import shortened
+from lightning_vision.base.weights import module_from_checkpoint
+from lightning_vision.classification.calibration import Calibration
+from lightning_vision.classification.classifier import ImageClassifier
+from lightning_vision.commands._folders import prepare_folder
+from lightning_vision.commands._report import print_table, require, require_one_process
+from lightning_vision.datamodules.common._answers import ANSWERS, INDEX, AnswerStore
+from lightning_vision.datamodules.common._fingerprint import fingerprint
+from lightning_vision.datamodules.common._loader import ShardedLoader
+from lightning_vision.datamodules.common._sets import Fetched, ImageSet
+from lightning_vision.datamodules.common.datamodule import VisionDataModule
+from lightning_vision.datamodules.reinforced import Reinforced
+from lightning_vision.images import rescale, scale_and_shift
+
+# Batches between two moments at which what was answered is put on disk.
+SAVED_EVERY = 50
+
+
+def run(
+    cli: Any,
+    teacher: list[str] | str,
+    num_samples: int = 4,
+    top_k: int = 5,
+    temperature: float = 1.0,
+    output: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Show teachers random augmentations of every training image and store their answers (Faghri et al. 2023).
+
+    An interrupted command goes on where it was when it is run again; a finished one only reports.
+
+    Args:
+        teacher: Checkpoint of an ImageClassifier, or several, whose probabilities are averaged.
+        num_samples: Augmentations of each image.
+        top_k: Classes whose probabilities are stored, the most probable ones.
+        temperature: What the teachers' logits are divided by, above 0; 1 leaves them as they are.
+        output: Folder of the store; `reinforcement` below the trainer's root if not given.
+        overwrite: Replace a store of other teachers, settings or data.
+
+    Returns:
+        `store`, its folder; `entries`, how many; `bytes_per_image`; `kept`, the mean sum of the stored probabilities;
+        where labels are known `accuracy` on the augmented images, of each teacher by its path and, of several, of their
+        `mean`; of several `agreement`, the share of entries to which all give the same class.
+
+    Raises:
+        ValueError: an option is out of its range, several processes; the data are not of this package, have no training
+            images or several labels an image; a teacher is no ImageClassifier of these classes and channels, or its
+            file holds code; the store is damaged or the folder cannot be written to.
+        FileNotFoundError: there is no such checkpoint.
+        FileExistsError: another store is in the folder and `overwrite` is off.
+    """
+    require(cli, "data")
+    require_one_process(cli, "reinforce")
+    data, paths = _usable(cli.datamodule), [teacher] if isinstance(teacher, str) else list(teacher)
+    if num_samples < 1 or not 1 <= top_k <= data.num_classes or not temperature > 0:
+        raise ValueError(
+            f"--num_samples {num_samples} must be at least 1, --top_k {top_k} between 1 and the {data.num_classes} "
+            f"classes, --temperature {temperature:g} above 0"
+        )
+    teachers = [_teacher(path, data) for path in paths]
+    assert data.train_set is not None
+    folder = Path(output or Path(cli.trainer.default_root_dir) / "reinforcement").absolute()
+    prepare_folder(folder, "choose another --output")
+    wanted = {
+        "samples": len(data.train_set),
+        "num_samples": num_samples,
+        "top_k": top_k,
+        "num_classes": data.num_classes,
+        "temperature": temperature,
+        "seed": data.seed,
+        "teachers": [_digest(path) for path in paths],
+        "data": fingerprint(data, data.seed),
+    }
+    store = _begun(folder, wanted, overwrite)
+    if not store.complete:
+        _answer(cli, data, teachers, store)
+    return _report(store, paths)
+
+
+def _usable(data: Any) -> VisionDataModule:
+    kind = type(data).__name__
+    if not isinstance(data, VisionDataModule) or isinstance(data, Reinforced):
+        raise ValueError(f"{kind} is not a datamodule that can be reinforced; give one of this package, not Reinforced")
+    data.prepare_data()
+    data.setup()
+    if data.train_set is None or data.multilabel:
+        lack = "has several labels an image" if data.multilabel else "has no training images"
+        raise ValueError(f"{kind} {lack}, so it cannot be reinforced; give training images with one label each")
+    return data
+
+
+def _teacher(path: str, data: VisionDataModule) -> ImageClassifier:
+    module = module_from_checkpoint(path)
+    if not isinstance(module, ImageClassifier) or module.multilabel:
+        raise ValueError(
+            f"{path} holds a {type(module).__name__}; a teacher is an ImageClassifier of one label an image"
+        )
+    for size in ("num_classes", "in_channels"):
+        if (theirs := getattr(module, size)) != (ours := getattr(data, size)):
+            raise ValueError(
+                f"the teacher {path} has {size}={theirs} and {type(data).__name__} has {ours}; give a teacher of these "
+                "images"
+            )
+    if module.preprocessing is not None and module.class_names != data.class_names:
+        theirs, ours = shortened(module.class_names, 3), shortened(data.class_names, 3)
+        raise ValueError(
+            f"the teacher {path} was trained on the classes {theirs} and {type(data).__name__} has {ours}; give a "
+            "teacher of these classes, in their order"
+        )
+    return module.eval().requires_grad_(False)
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def _begun(folder: Path, wanted: dict[str, Any], overwrite: bool) -> AnswerStore:
+    """The store in `folder`, made where there is none."""
+    if not overwrite and any((folder / name).exists() for name in (INDEX, ANSWERS)):
+        store = AnswerStore.read(folder)
+        if other := [name for name, value in wanted.items() if store.index[name] != value]:
+            raise FileExistsError(
+                f"{folder} holds a store with other {' and '.join(other)}; choose another --output or add --overwrite"
+            )
+        return store
+    return AnswerStore.create(folder, {**wanted, "tallies": {}})
+
+
+def _answer(cli: Any, data: VisionDataModule, teachers: list[ImageClassifier], store: AnswerStore) -> None:
+    """Fill the rows of the store that are still empty."""
+    device = cli.trainer.strategy.root_device
+    assert data.train_set is not None
+    done = store.index["done"]
+    tallies: dict[str, float] = dict(store.index["tallies"])
+    loader = ShardedLoader(
+        _Entries(data.train_set, done, store.rows - done),
+        data.batch_size,
+        num_workers=data.num_workers,
+        multiprocessing_context=data.multiprocessing_context,
+        pin_memory=device.type == "cuda",
+        as_dict=True,
+    )
+    for teacher in teachers:
+        teacher.to(device)
+    saved = tenth = done
+    try:
+        with torch.inference_mode(), cli.trainer.precision_plugin.forward_context():
+            for batch in loader:
+                index = batch["index"]
+                image = data.augment(batch["image"].to(device), index.to(device), 0)
+                answers = _answers(teachers, image, data, store.index["temperature"])
+                top = answers.mean(0).topk(store.index["top_k"])
+                store.write(index, top.indices.cpu(), top.values.cpu())
+                told = _tallied(answers, top, batch.get("target"))
+                tallies = {name: tallies.get(name, 0.0) + value for name, value in told.items()}
+                done = min(done + data.batch_size, store.rows)
+                if done - saved >= SAVED_EVERY * data.batch_size or done == store.rows:
+                    store.save(done, tallies=tallies)
+                    saved = done
+                if done - tenth >= store.rows / 10:
+                    print(f"{done} of {store.rows} entries", flush=True)
+                    tenth = done
+    finally:
+        if done > saved:
+            store.save(done, tallies=tallies)
+        loader.close()
+
+
+def _answers(teachers: list[ImageClassifier], image: Tensor, data: VisionDataModule, temperature: float) -> Tensor:
+    """Probabilities that teachers give of augmented images, float32 `(teachers, B, C)`, each normalised as it learned.
+
+    Args:
+        teachers: On the device.
+        image: uint8 `(B, C, H, W)`, or floats of the user's.
+        data: How images are normalised for a teacher that does not tell.
+        temperature: What logits are divided by.
+    """
+    found = []
+    for teacher in teachers:
+        told = teacher.preprocessing or {"mean": data.mean, "std": data.std}
+        unit = 255 if image.dtype == torch.uint8 else 1
+        seen = rescale(image, *scale_and_shift(told["mean"], told["std"], image.device, unit))
+        logits = (teacher.calibration or Calibration()).logits(teacher, seen)
+        found.append((logits.float() / temperature).softmax(1))
+    return torch.stack(found)
+
+
+def _tallied(answers: Tensor, top: Any, target: Tensor | None) -> dict[str, float]:
+    """Sums over a batch from which the report is made."""
+    said = answers.argmax(2).cpu()
+    told = {"entries": len(top.values), "kept": top.values.double().sum(), "alike": (said == said[0]).all(0).sum()}
+    if target is not None:
+        told |= {f"right {number}": (each == target).sum() for number, each in enumerate(said)}
+        told["right"] = (top.indices[:, 0].cpu() == target).sum()
+    return {name: float(value) for name, value in told.items()}
+
+
+def _report(store: AnswerStore, paths: list[str]) -> dict[str, Any]:
+    tallies, index = store.index["tallies"], store.index
+    entries = tallies["entries"]
+    size = (store.folder / ANSWERS).stat().st_size
+    found: dict[str, Any] = {
+        "store": str(store.folder),
+        "entries": int(entries),
+        "bytes_per_image": size / index["samples"],
+        "kept": tallies["kept"] / entries,
+    }
+    rows = {
+        "entries": f"{int(entries)}, {index['num_samples']} of each of {index['samples']} images",
+        "bytes an image": f"{found['bytes_per_image']:.0f}",
+        f"probability of the {index['top_k']} stored classes": f"{found['kept']:.4f}",
+    }
+    if "right" in tallies:
+        found["accuracy"] = {path: tallies[f"right {number}"] / entries for number, path in enumerate(paths)}
+        if len(paths) > 1:
+            found["accuracy"]["mean"] = tallies["right"] / entries
+        rows |= {f"accuracy of {name}": f"{value:.4f}" for name, value in found["accuracy"].items()}
+    if len(paths) > 1:
+        found["agreement"] = tallies["alike"] / entries
+        rows["all teachers agree"] = f"{found['agreement']:.4f}"
+    print_table(f"reinforced in {store.folder}", rows)
+    return found
+
+
+class _Entries(ImageSet):
+    """Entries of a training set from the first one on that has no answer.
+
+    Args:
+        images: The training set.
+        first: Position of that entry.
+        count: How many follow, itself included.
+    """
+
+    def __init__(self, images: ImageSet, first: int, count: int) -> None:
+        self.images, self.first, self.count = images, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
+        return self.images.fetch(index + self.first)
