@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["ADDED", "Added", "is_added"]
+__all__ = ["ADDED", "ASIDE", "Added", "is_added", "is_aside"]
 
 # The name on the module below which a callback's parameters hang: `added_LoRA.network-fc.down`.
 ADDED = "added_"
+# The same for what the module's own forward never calls: `added_aside_Distillation.layer2`.
+ASIDE = f"{ADDED}aside_"
 
 
 def is_added(name: str) -> bool:
@@ -22,6 +24,15 @@ def is_added(name: str) -> bool:
     (True, False)
     """
     return any(part.startswith(ADDED) for part in name.split("."))
+
+
+def is_aside(name: str) -> bool:
+    """Whether a tensor of this name is no part of what the module computes: nothing averages, freezes or keeps it.
+
+    >>> is_aside("added_aside_Distillation.hint.weight"), is_aside("network.fc.added_LoRA.network-fc.up")
+    (True, False)
+    """
+    return any(part.startswith(ASIDE) for part in name.split("."))
 
 
 class Added(nn.Module):
@@ -37,13 +48,13 @@ class Added(nn.Module):
             self.add_module(path.replace(".", "-"), part)
         self.register_load_state_dict_post_hook(_expect_nothing)
 
-    def hang_on(self, module: nn.Module, owner: str) -> None:
+    def hang_on(self, module: nn.Module, owner: str, prefix: str = ADDED) -> None:
         """Make this a part of `module` under a name that tells the callback it belongs to, its state key."""
-        module.add_module(f"{ADDED}{owner}", self)
+        module.add_module(f"{prefix}{owner}", self)
 
-    def take_from(self, module: nn.Module, owner: str) -> None:
+    def take_from(self, module: nn.Module, owner: str, prefix: str = ADDED) -> None:
         """Undo `hang_on`; twice does nothing."""
-        module._modules.pop(f"{ADDED}{owner}", None)
+        module._modules.pop(f"{prefix}{owner}", None)
 
     def values(self) -> dict[str, Tensor]:
         """Copies of parameters and buffers by name, for the callback's state."""

@@ -28,7 +28,7 @@ from ._checks import takes_batches
 from ._live_tensors import plain_name
 from ._replay import Replay
 
-__all__ = ["measured_statistics", "measuring_parts", "refuse_unmeasurable"]
+__all__ = ["measured_statistics", "measuring_parts", "refuse_unmeasurable", "twin"]
 
 
 def measuring_parts(module: nn.Module) -> list[nn.Module]:
@@ -83,7 +83,7 @@ def measured_statistics(
     stage = trainer.state.stage
     most = trainer.num_training_batches
     most = most if batches is None else min(batches, most)
-    loader = _twin(trainer.train_dataloader)
+    loader = twin(trainer.train_dataloader)
     try:
         with Replay(trainer).without_trace(), torch.inference_mode(False), torch.no_grad():
             trainer.training = True
@@ -147,7 +147,7 @@ def _batch_norms(parts: list[nn.Module]) -> list[_BatchNorm]:
     return [part for part in parts if isinstance(part, _BatchNorm) and part.track_running_stats]
 
 
-def _twin(loader: Any) -> Any:
+def twin(loader: Any) -> Any:
     """A copy of a loader that shares nothing but the data, so that iterating it moves nothing of the loader."""
     shared: dict[int, Any] = {id(it): it for it in vars(loader).values() if isinstance(it, Dataset)}
     shared |= {id(loader.dataset): loader.dataset} if hasattr(loader, "dataset") else {}

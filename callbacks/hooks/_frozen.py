@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from ._added import is_aside
 from ._live_tensors import plain_name
 
 __all__ = ["Frozen", "StandingEntries", "lies_in", "part_name"]
@@ -52,7 +53,7 @@ class Frozen:
         self.module, self.training = module, module.training
         trained = frozenset(trained)
         named = list(module.named_parameters(remove_duplicate=False))
-        kept = {id(it) for name, it in named if lies_in(plain_name(name), trained)}
+        kept = {id(it) for name, it in named if lies_in(plain_name(name), trained) or is_aside(name)}
         self.parameters = [it for it in module.parameters() if id(it) not in kept and it.requires_grad]
         self.parts = _resting(module, trained) if rests else []
         for parameter in self.parameters:
@@ -112,6 +113,6 @@ def _resting(module: LightningModule, trained: frozenset[str]) -> list[torch.nn.
     spared = {
         id(part)
         for name, part in module.named_modules(remove_duplicate=False)
-        if not name or lies_in(part_name(name), trained | bare) or part_name(name) in above
+        if not name or lies_in(part_name(name), trained | bare) or part_name(name) in above or is_aside(name)
     }
     return [part for part in module.modules() if id(part) not in spared and part.training]

@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from ._added import is_aside
+
 __all__ = ["LiveTensors", "plain_name"]
 
 
@@ -13,14 +15,16 @@ class LiveTensors:
     """Floating parameters and saved floating buffers of a module, each once, whatever it shares.
 
     `torch.compile` puts a part into a wrapper, whose `_orig_mod.` is left out of the names. A constant that is not
-    finite, such as an attention mask of minus infinities, has no average and is left out.
+    finite, such as an attention mask of minus infinities, has no average and is left out; so is what trains beside the
+    module.
 
     Args:
         module: Whose tensors; a parameter must stay the same object for as long as this is used, a buffer need not.
     """
 
     def __init__(self, module: LightningModule) -> None:
-        parameters = {plain_name(name): it for name, it in module.named_parameters() if _has_average(it)}
+        named = [(name, it) for name, it in module.named_parameters() if not is_aside(name)]
+        parameters = {plain_name(name): it for name, it in named if _has_average(it)}
         saved = {id(value) for value in module.state_dict(keep_vars=True).values()}
         buffers = {
             plain_name(f"{prefix}.{key}" if prefix else key): (owner, key, value)

@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from ._added import is_aside
 from ._parent import parents_outputs
 from .distilling import Distilling
 from .loss import Loss
@@ -140,4 +141,5 @@ class Replaced(Network, Loss):
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return dict([*module.named_parameters(), *module.named_buffers()])
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: it for name, it in tensors if not is_aside(name)}
