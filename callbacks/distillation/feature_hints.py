@@ -1,11 +1,8 @@
 """Feature hints: a layer of the student learns to say what a layer of its teacher says, through an adapter."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
-from torch.nn.utils import skip_init
 
 from ._layouts import at_one_size, is_aligned, positions
 
@@ -50,13 +47,12 @@ class HintAdapter(nn.Module):
     """Brings features of a student to the width of its teacher's, position by position.
 
     A 1x1 convolution where the two are compared as maps, a linear layer where they are tokens of one number or vectors;
-    both with a bias and torch's own way of drawing weights, from a generator that is passed in. What `hint_loss`
-    compares is this layer's output and the teacher's features.
+    both with a bias, and drawn as torch draws them. What `hint_loss` compares is this layer's output and the teacher's
+    features.
 
     Args:
         student: Shape of the student's features, `(B, C, H, W)`, `(B, N, C)` or `(B, C)`; B does not matter.
         teacher: Shape of the teacher's.
-        generator: Draws the weights; None is torch's global one.
 
     Shape:
         Features of the student's shape to the same of the teacher's width; tokens beside maps become maps.
@@ -73,7 +69,7 @@ class HintAdapter(nn.Module):
     Reference: Romero et al. 2015, arXiv:1412.6550
     """
 
-    def __init__(self, student: Size, teacher: Size, generator: torch.Generator | None = None) -> None:
+    def __init__(self, student: Size, teacher: Size) -> None:
         super().__init__()
         if not {len(student), len(teacher)} <= {3, 4} and not len(student) == len(teacher) == 2:
             raise ValueError(
@@ -82,11 +78,7 @@ class HintAdapter(nn.Module):
             )
         self.as_maps = not (len(student) < 4 and is_aligned(student, teacher))
         ours, theirs = _width(student), _width(teacher)
-        # Drawn below; the layers' own constructors draw from the global stream.
-        self.layer = skip_init(nn.Conv2d, ours, theirs, 1) if self.as_maps else skip_init(nn.Linear, ours, theirs)
-        nn.init.kaiming_uniform_(self.layer.weight, a=math.sqrt(5), generator=generator)
-        bound = 1 / math.sqrt(ours)
-        nn.init.uniform_(self.layer.bias, -bound, bound, generator=generator)
+        self.layer = nn.Conv2d(ours, theirs, 1) if self.as_maps else nn.Linear(ours, theirs)
 
     def forward(self, features: Tensor) -> Tensor:
         adapted: Tensor = self.layer(positions(features) if self.as_maps else features)

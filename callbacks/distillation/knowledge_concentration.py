@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..hooks._checks import flag, number, whole
 from ..hooks._teachers import Teacher
@@ -54,8 +54,8 @@ def pace_weight(loss: Tensor, step: int, pace_steps: int, pace_loss: float = 1.0
     """How much a teacher counts, from what is still to be learned from it and the age of the student.
 
     max(0, 1 - loss / age), the linear weight of self-paced learning (Jiang et al. 2014, "Easy samples first"), with an
-    age that grows from `pace_loss` to infinity: pace_loss / (1 - step / pace_steps). Easy teachers come first. For any loss it never falls with the step,
-    and is 1 from `pace_steps` on.
+    age that grows from `pace_loss` to infinity: pace_loss / (1 - step / pace_steps). Easy teachers come first. For any
+    loss it never falls with the step, and is 1 from `pace_steps` on.
 
     Args:
         loss: What is still to be learned, at least 0; any shape. No gradient comes back.
@@ -132,6 +132,7 @@ class KnowledgeConcentration(Taught):
     """
 
     neutral = ({"kd_weight": 0.0},)
+    same_classes = False
 
     def __init__(
         self,
@@ -175,6 +176,23 @@ class KnowledgeConcentration(Taught):
         self.kd_weight, self.temperature, self.own_images = kd_weight, temperature, own_images
         self.pace_steps, self.pace_loss = pace_steps, pace_loss
         self._step = 0
+
+    def parts(
+        self, student: Mapping[str, torch.Size], teachers: Sequence[Mapping[str, torch.Size]]
+    ) -> Mapping[str, nn.Module]:
+        count = student[""][1]
+        for place, (teacher, classes) in enumerate(zip(teachers, self.classes, strict=True)):
+            if max(classes) >= count:
+                raise ValueError(
+                    f"KnowledgeConcentration: the student answers with {count} classes and classes[{place}] names "
+                    f"{max(classes)}; name classes from 0 to {count - 1}."
+                )
+            if teacher[""][1] not in (len(classes), count):
+                raise ValueError(
+                    f"KnowledgeConcentration: teacher {place} answers with {teacher[''][1]} classes; give one of the "
+                    f"{len(classes)} that classes[{place}] names, in that order, or of all {count} of the student's."
+                )
+        return {}
 
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
         self._step = pl_module.global_step

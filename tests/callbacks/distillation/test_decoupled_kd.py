@@ -84,6 +84,6 @@ def test_one_class_has_no_others():
         decoupled_kd_loss(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(3, dtype=torch.long))
 
     assert str(refusal.value) == (
-        "decoupled_kd_loss: the logits have the shape (3, 1), so there is no class beside the label; give logits (B, K) "
-        "of at least two classes."
+        "decoupled_kd_loss: the logits have the shape (3, 1), so there is no class beside the label; give logits "
+        "(B, K) of at least two classes."
     )
