@@ -9,10 +9,10 @@ from typing import Any, final
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from ..hooks._checks import number, whole
-from ..hooks._layer_names import that_match
+from ..hooks._frozen import part_name
 from ..hooks._layer_table import layers_with_weights
 from ..hooks._teachers import Teacher
 from ..hooks.taught import Answer, Taught
@@ -88,6 +88,7 @@ class Guidance(Taught):
         stop_epoch: Epochs that are guided, at least 1; from then on the guide does not run. None is all.
         stop_step: Optimizer steps that are guided, at least 1; the authors also end after 300. None is all.
         teacher_weights: Of a name: `pretrained`, timm's own; `random`; or a file.
+        seed: Of random weights, at least 0.
         network: Path of the part of the module that makes logits of images, as `network`; empty is the module itself,
             whose forward `training_step` calls.
         image_key: Key of the images, if batches are mappings; in other batches they come first.
@@ -99,8 +100,8 @@ class Guidance(Taught):
         the other. On several ranks each compares its own images.
 
     Raises:
-        ValueError: from the constructor, for a setting out of range; at set-up, if a layer is not there, or there are
-            none to pair; in the first batch, if a layer's output has no rows of images.
+        ValueError: from the constructor, for a setting out of range; at set-up, if a layer is not there, is called
+            more than once or has no rows of images, or there are none to pair.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -130,6 +131,8 @@ class Guidance(Taught):
     """
 
     neutral = ({"weight": 0.0},)
+    # Only its layers matter.
+    same_classes = False
 
     def __init__(
         self,
@@ -139,6 +142,7 @@ class Guidance(Taught):
         stop_epoch: int | None = None,
         stop_step: int | None = None,
         teacher_weights: str = "pretrained",
+        seed: int = 0,
         network: str = "",
         image_key: str = "image",
         target_key: str = "target",
@@ -153,6 +157,7 @@ class Guidance(Taught):
         super().__init__(
             teacher=teacher,
             teacher_weights=teacher_weights,
+            seed=seed,
             network=network,
             image_key=image_key,
             target_key=target_key,
@@ -173,22 +178,29 @@ class Guidance(Taught):
             ours = _before_the_last(network, "the network")
             self._pairs = [even_pairs(ours, _before_the_last(it, "the guide")) for it in self.teachers]
         else:
-            _named(self.layers, network, "of the network's layers")
             self._pairs = [list(self.layers.items()) for _ in self.teachers]
-        return list(dict.fromkeys(path for pairs in self._pairs for path, _ in pairs))
+        return [ours for pairs in self._pairs for ours, _ in pairs]
 
     def teacher_layers(self, teacher: nn.Module) -> Sequence[str]:
-        (pairs,) = (pairs for it, pairs in zip(self.teachers, self._pairs, strict=True) if it is teacher)
-        paths = list(dict.fromkeys(path for _, path in pairs))
-        _named(paths, teacher, "of the guide's layers")
-        return paths
+        place = next(place for place, it in enumerate(self.teachers) if it is teacher)
+        return [theirs for _, theirs in self._pairs[place]]
+
+    def parts(self, student: Mapping[str, Size], teachers: Sequence[Mapping[str, Size]]) -> Mapping[str, nn.Module]:
+        for shapes in (student, *teachers):
+            for path, shape in shapes.items():
+                if not shape or shape[0] % 2:
+                    raise ValueError(
+                        f"Guidance: the layer {path!r} puts out {tuple(shape)} for two images, which is no row for "
+                        "each; pair others with layers=."
+                    )
+        return {}
 
     def compare(self, batch: Any, student: Answer, teachers: Sequence[Answer]) -> Mapping[str, Tensor]:
         images = self.fields.image(batch)
         # In full precision, whatever the rest is in: a mean is taken away.
         with torch.autocast(images.device.type, enabled=False):
             apart = [
-                1 - linear_cka(_rows(student, ours, len(images)), _rows(guide, theirs, len(images)))
+                1 - linear_cka(*(it.reshape(len(images), -1) for it in (student.layers[ours], guide.layers[theirs])))
                 for guide, pairs in zip(teachers, self._pairs, strict=True)
                 for ours, theirs in pairs
             ]
@@ -197,26 +209,10 @@ class Guidance(Taught):
 
 def _before_the_last(network: nn.Module, whose: str) -> list[str]:
     """Paths of the layers with weights; the last one makes logits."""
-    paths = [name.removesuffix(".weight") for name in layers_with_weights(network)][:-1]
+    paths = [part_name(name).removesuffix(".weight") for name in layers_with_weights(network)][:-1]
     if not paths:
         raise ValueError(
             f"Guidance: {whose}, {type(network).__name__}, has no Linear or convolutional layer before its last one to "
             "pair; name layers with layers=."
         )
     return paths
-
-
-def _named(paths: Mapping[str, str] | Sequence[str], network: nn.Module, what: str) -> None:
-    that_match("Guidance", "layers", list(paths), [it for it, _ in network.named_modules() if it], what)
-
-
-def _rows(answer: Answer, path: str, count: int) -> Tensor:
-    """What the layer made of each image `(B, D)`."""
-    output = answer.layers[path]
-    if not isinstance(output, Tensor) or not output.ndim or len(output) % count:
-        came = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
-            f"Guidance: the layer {path!r} puts out {came} for {count} images, which is no row for each; pair others "
-            "with layers=."
-        )
-    return output.reshape(count, -1)
