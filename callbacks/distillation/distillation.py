@@ -114,7 +114,7 @@ class Distillation(Taught):
     """
 
     neutral = ({"kd_weight": 0.0, "layer_weight": 0.0, "hard_weight": 1.0},)
-    adds_parameters = "optimizers hold the adapters of layers besides the module's parameters; files have them in the callback's state"
+    adds_parameters = "optimizers hold adapters of layers besides the module's parameters; files have them in its state"
 
     def __init__(
         self,

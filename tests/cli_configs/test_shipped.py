@@ -20,6 +20,7 @@ from lightning_vision import main
 from lightning_vision.catalogue import find
 from lightning_vision.configs import read_config, shipped
 from support.photos import photo_folder, photo_table
+from support.teachers import write_checkpoints
 from support.trainers import QUIET
 
 RUNS = [name for name in shipped() if name.split("/")[0] not in ("callbacks", "trainer")]
@@ -79,6 +80,8 @@ def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) 
 def test_a_callback_config_composes_with_a_run(name: str, tmp_path: Path) -> None:
     place = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
     place += ["--trainer.limit_train_batches", "2", *said(name)]
+    for entry in read_config(shipped()[name])["callbacks"].values():
+        write_checkpoints(entry.get("init_args") or {})
     result = main(["fit", "--config", "classification/digits", "--config", name, *SHORT, *place])
 
     assert result.metrics.keys() >= {"val/loss", "val/acc"}

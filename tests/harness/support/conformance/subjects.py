@@ -11,6 +11,7 @@ from lightning_vision.callbacks.hooks.method import Method, Place
 from lightning_vision.catalogue import entries
 from lightning_vision.configs import read_config, shipped
 from support import ROOT
+from support.teachers import with_checkpoints
 
 __all__ = ["Subject", "missing_parts", "subjects"]
 
@@ -89,7 +90,7 @@ def subjects() -> tuple[Subject, ...]:
         if entry.kind == "callback":
             kind = entry.load()
             named = _entries(kind.__module__.rpartition(".")[2])
-            working = named[0].get("init_args") or {} if named else {}
+            working = with_checkpoints(named[0].get("init_args") or {}) if named else {}
             neutral = getattr(kind, "neutral", ())
             found.append(Subject(kind, working, () if isinstance(neutral, str) else tuple(neutral)))
     return tuple(found)
