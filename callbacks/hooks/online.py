@@ -105,7 +105,9 @@ class Online(Taught):
         super().on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
         if self._ece is None or self._outputs is None:
             return
-        answers, self._outputs = self._outputs[self.outputs_of[0]], None
+        calls, self._outputs = self._outputs[self.outputs_of[0]], None
+        # DDP calls the module around its step, which is heard as a call with what the step returned.
+        answers = [it for it in calls if isinstance(it, Tensor) and it.ndim == 2]
         if answers:
             target = self.fields.target(batch)
             self._ece.update(answers[-1].float(), target if target.ndim == 1 else target.argmax(dim=1))

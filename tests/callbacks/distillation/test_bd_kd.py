@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Categorical, kl_divergence
 
+from lightning_vision.callbacks import BDKD
 from lightning_vision.callbacks.distillation.bd_kd import bd_kd_loss, bd_kd_teacher_loss, bd_kd_weights
 from lightning_vision.callbacks.distillation.kd_loss import kd_loss
+from support.compare import distance
+from support.data import ResumableLoader, labelled_images
+from support.modules import Plain, small_network
+from support.trainers import quiet_trainer
 
 RULES = ["share", "step", "none"]
 
@@ -133,3 +138,109 @@ def test_half_precision_is_computed_in_full():
 
     assert torch.float32 == bd_kd_loss(student, teacher).dtype
     assert torch.equal(bd_kd_loss(student.float(), teacher.float()), bd_kd_loss(student, teacher))
+
+
+def loader():
+    return ResumableLoader(labelled_images(60), 6)
+
+
+def teacher():
+    """Without dropout, so that a loop by hand need not draw as the seam does."""
+    torch.manual_seed(10)
+    return small_network(dropout=0.0)
+
+
+def trained(*callbacks, kind=Plain, **options):
+    torch.manual_seed(0)
+    module = kind()
+    torch.manual_seed(1)
+    trainer = quiet_trainer(callbacks=list(callbacks), **{"max_epochs": 2} | options)
+    trainer.fit(module, loader())
+    return module
+
+
+def by_hand(settings, mutant=""):
+    """Two epochs of SGD on two networks by hand; their final states."""
+    alpha, beta, temperature, teacher_kd_weight = settings
+    torch.manual_seed(0)
+    module = Plain()
+    online = teacher()
+    torch.manual_seed(1)
+    online.train(mutant != "a teacher in evaluation mode")
+    steps = [torch.optim.SGD(it.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3) for it in (module, online)]
+    schedules = [torch.optim.lr_scheduler.StepLR(it, 5, gamma=0.8) for it in steps]
+    data = loader()
+    for epoch in range(2):
+        data.sampler.set_epoch(epoch)
+        for image, target in data:
+            z_s, z_t = module(image), online(image)
+            other = z_t if mutant == "no stop of gradients" else z_t.detach()
+            p_s = Categorical(logits=z_s / temperature)
+            p_t = Categorical(logits=other / temperature)
+            h_s, h_t = p_s.entropy().detach(), p_t.entropy().detach()
+            w, v = 2 * h_t / (h_s + h_t), 2 * h_s / (h_s + h_t)
+            if mutant == "weights of the other network":
+                w, v = v, w
+            if mutant == "weights of the batch":
+                w, v = w.mean(), v.mean()
+            pull = temperature**2 * (alpha * w * kl_divergence(p_t, p_s) + beta * v * kl_divergence(p_s, p_t)).mean()
+            back = kl_divergence(
+                Categorical(logits=z_s.detach() / temperature), Categorical(logits=z_t / temperature)
+            ).mean()
+            own = F.cross_entropy(z_s, target) + F.cross_entropy(z_t, target)
+            for step in steps:
+                step.zero_grad()
+            (own + pull + teacher_kd_weight * temperature**2 * back).backward()
+            for step, schedule in zip(steps, schedules, strict=True):
+                step.step()
+                schedule.step()
+    return module.state_dict(), online.state_dict()
+
+
+SETTINGS = (0.8, 0.5, 3.0, 0.2)
+
+
+def test_training_of_both_networks_equals_a_loop_by_hand():
+    keys = ("alpha", "beta", "temperature", "teacher_kd_weight")
+    callback = BDKD(teacher=teacher(), **dict(zip(keys, SETTINGS, strict=True)))
+    module = trained(callback)
+    student, online = by_hand(SETTINGS)
+
+    assert distance(student, module.state_dict()) < 5e-6
+    assert distance(online, callback.state_dict()["parts"]["teacher"]) < 5e-6
+    assert distance(teacher().state_dict(), online) > 1e-2
+
+
+MUTANTS = [
+    "no stop of gradients",
+    "weights of the other network",
+    "weights of the batch",
+    "a teacher in evaluation mode",
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_wrong_loop_is_noticed(mutant):
+    right, wrong = by_hand(SETTINGS), by_hand(SETTINGS, mutant)
+
+    assert max(map(distance, right, wrong)) > 1e-4
+
+
+BAD = [
+    ({"alpha": -1.0}, "BDKD: alpha is -1.0; give a finite number of at least 0."),
+    ({"beta": float("nan")}, "BDKD: beta is nan; give a finite number of at least 0."),
+    ({"temperature": 0}, "BDKD: temperature is 0; give a number above 0."),
+    ({"teacher_kd_weight": -0.1}, "BDKD: teacher_kd_weight is -0.1; give a finite number of at least 0."),
+    ({"entropy_rule": "hard"}, "BDKD: entropy_rule is 'hard'; give 'share', 'step' or 'none'."),
+    ({"ece_bins": 1.5}, "BDKD: ece_bins is 1.5; give a whole number of at least 0."),
+    ({"seed": -1}, "BDKD: seed is -1; give a whole number of at least 0."),
+    ({"teacher": ["a.ckpt", "b.ckpt"]}, "BDKD: teacher is a list, and one teacher trains along; give one."),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), BAD)
+def test_settings_out_of_range_are_refused(settings, sentence):
+    with pytest.raises(ValueError) as refusal:
+        BDKD(**{"teacher": "teacher.ckpt"} | settings)
+
+    assert str(refusal.value) == sentence
