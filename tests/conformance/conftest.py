@@ -1,4 +1,4 @@
-"""Every test here that takes a `subject` runs once for each public callback."""
+"""Every test here that takes a `subject`, and does not choose some itself, runs once for each public callback."""
 
 import logging
 import warnings
@@ -11,7 +11,8 @@ from support.conformance.subjects import Subject, subjects
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "subject" in metafunc.fixturenames:
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if "subject" in metafunc.fixturenames and "subject" not in chosen:
         metafunc.parametrize("subject", subjects(), ids=lambda subject: subject.name)
 
 

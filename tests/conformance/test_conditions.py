@@ -1,4 +1,7 @@
-"""Each public callback under every condition of the covering array, on one process and on two."""
+"""Public callbacks under the conditions of the covering array, on one process and on two.
+
+By default a callback meets every level, and those of a seam together every two levels; with `-m slow` each meets all.
+"""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -9,11 +12,18 @@ from lightning.pytorch import Callback
 
 from support.conformance.checks import Verdict, different_ranks, refused_without_reason, under
 from support.conformance.conditions import Condition, conditions
+from support.conformance.families import some_conditions
 from support.conformance.runs import fit, plain_run
 from support.conformance.subjects import missing_parts
 
-ONE = [(row, it) for row, it in enumerate(conditions()) if it.processes == 1]
-TWO = [(row, it) for row, it in enumerate(conditions()) if it.processes == 2]
+EXTENTS = [
+    pytest.param(some_conditions, id="some"),
+    pytest.param(lambda subject: list(enumerate(conditions())), id="every", marks=pytest.mark.slow),
+]
+
+
+def on(processes, rows):
+    return [(row, it) for row, it in rows if it.processes == processes]
 
 
 def report(subject, verdicts, record_property):
@@ -26,21 +36,25 @@ def test_a_callback_brings_its_settings_and_its_card(subject):
     assert missing_parts(subject.kind) == []
 
 
-def test_one_process(subject, tmp_path, record_property):
-    verdicts = {condition: under(subject, condition, row, tmp_path) for row, condition in ONE}
+@pytest.mark.parametrize("extent", EXTENTS)
+def test_one_process(subject, extent, tmp_path, record_property):
+    rows = on(1, extent(subject))
+    verdicts = {condition: under(subject, condition, row, tmp_path) for row, condition in rows}
     report(subject, verdicts, record_property)
 
     assert "\n".join(line for verdict in verdicts.values() for line in verdict.found) == ""
     assert refused_without_reason({condition: verdict.refusal for condition, verdict in verdicts.items()}) == []
 
 
-def on_this_rank(subject, folder):
-    return [under(subject, condition, row, folder) for row, condition in TWO]
+def on_this_rank(subject, rows, folder):
+    return [under(subject, condition, row, folder) for row, condition in rows]
 
 
-def test_two_processes(subject, tmp_path, two_ranks, record_property):
-    ranks: list[list[Verdict]] = two_ranks(on_this_rank, subject, tmp_path)
-    verdicts = {condition: verdict for (_, condition), verdict in zip(TWO, ranks[0], strict=True)}
+@pytest.mark.parametrize("extent", EXTENTS)
+def test_two_processes(subject, extent, tmp_path, two_ranks, record_property):
+    rows = on(2, extent(subject))
+    ranks: list[list[Verdict]] = two_ranks(on_this_rank, subject, rows, tmp_path)
+    verdicts = {condition: verdict for (_, condition), verdict in zip(rows, ranks[0], strict=True)}
     report(subject, verdicts, record_property)
 
     found = [f"rank {rank}: {line}" for rank, it in enumerate(ranks) for verdict in it for line in verdict.found]

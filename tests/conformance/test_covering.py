@@ -5,7 +5,7 @@ from itertools import combinations, product
 import pytest
 
 from support.conformance.conditions import FACTORS, conditions
-from support.conformance.covering import covering, pairs_of
+from support.conformance.covering import covering, dealt, pairs_of
 
 
 def together(rows):
@@ -50,3 +50,15 @@ def test_the_conditions_cover_every_pair_that_lightning_allows_also_without_manu
     assert together(legal) == together(rows)
     assert together(row for row in legal if row["module"] != "manual") == together(automatic)
     assert len(rows) < 16
+
+
+@pytest.mark.parametrize("players", [1, 2, 5, 20])
+def test_each_player_meets_every_level_and_together_they_have_every_row(players):
+    rows = [vars(condition) for condition in conditions()]
+    hands = dealt(rows, players)
+    levels = {(factor, level) for factor, them in FACTORS.items() for level in them}
+
+    assert [{item for row in hand for item in rows[row].items()} for hand in hands] == [levels] * players
+    assert set().union(*hands) == set(range(len(rows)))
+    assert sum(map(len, hands)) <= max(len(rows), 4 * players)
+    assert [len(set(hand)) for hand in hands] == [len(hand) for hand in hands]

@@ -3,6 +3,7 @@
 import pytest
 
 from support.conformance.conditions import Condition
+from support.conformance.families import first_of_its_family
 from support.conformance.lifecycle import (
     acts,
     compiled_is_plain,
@@ -12,11 +13,17 @@ from support.conformance.lifecycle import (
     leaves_nothing,
     own_stream_only,
 )
+from support.conformance.subjects import subjects
 from support.conformance.traces import leftovers
 
 # Two calls in training: of a method that replays the batch, one falls into the replay. Validation calls 1 is the
 # sanity check's, 4 the second epoch's first.
 MOMENTS = [("training_step", 3), ("training_step", 4), ("validation_step", 1), ("validation_step", 4)]
+
+# What surrounds a compiled step is the seam's; tracing it costs more than ten fits.
+COMPILED = [
+    pytest.param(it, id=it.name, marks=[] if first_of_its_family(it) else pytest.mark.slow) for it in subjects()
+]
 
 
 @pytest.mark.parametrize("check", [acts, leaves_nothing, fits_again, evaluates, copies_work, own_stream_only])
@@ -24,6 +31,7 @@ def test_around_a_fit(subject, check):
     assert "\n".join(check(subject)) == ""
 
 
+@pytest.mark.parametrize("subject", COMPILED)
 def test_a_compiled_module_trains_as_one_that_is_not(subject, compiler):
     assert "\n".join(compiled_is_plain(subject)) == ""
 

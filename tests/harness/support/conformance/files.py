@@ -17,19 +17,17 @@ __all__ = ["claims_its_state", "loads_elsewhere", "resumes_with_another_setting"
 ORDINARY = Condition()
 
 
-def write(subject: Subject, folder: Path) -> tuple[Path, Path]:
-    """A whole checkpoint from inside the second epoch and, of a run of its own, a weights-only file of that step."""
-    for name, weights_only in (("whole", False), ("weights", True)):
-        writer = ModelCheckpoint(
-            folder / name, "{step}", save_weights_only=weights_only, every_n_train_steps=2, save_top_k=-1
-        )
-        fit(ORDINARY, [*with_resume(subject), writer])
-    return folder / "whole" / "step=8.ckpt", folder / "weights" / "step=8.ckpt"
+def write(subject: Subject, folder: Path, weights_only: bool = False) -> Path:
+    """A checkpoint from inside the second epoch: a whole one, or one of weights, each of a run of its own."""
+    folder = folder / ("weights" if weights_only else "whole")
+    writer = ModelCheckpoint(folder, "{step}", save_weights_only=weights_only, every_n_train_steps=2, save_top_k=-1)
+    fit(ORDINARY, [*with_resume(subject), writer])
+    return folder / "step=8.ckpt"
 
 
 def loads_elsewhere(subject: Subject, folder: Path) -> list[str]:
     """Guarantee 4: both files load with `weights_only=True` into a stranger's module, and a fit goes on without it."""
-    whole, weights = write(subject, folder)
+    whole, weights = write(subject, folder), write(subject, folder, weights_only=True)
     found = []
     plain = list(ORDINARY.make_module().state_dict())
     read = {path: torch.load(path, weights_only=True) for path in (whole, weights)}
@@ -50,7 +48,7 @@ def loads_elsewhere(subject: Subject, folder: Path) -> list[str]:
 
 def resumes_with_another_setting(subject: Subject, folder: Path) -> list[str]:
     """Guarantee 10: the state key names no knob, so another setting finds the state; two-way with the neutral one."""
-    whole, _ = write(subject, folder)
+    whole = write(subject, folder)
     found = []
     keys = {subject.make(**changed).state_key for changed in [{}, *subject.neutral]}
     if keys != {subject.kind.__qualname__}:
@@ -67,7 +65,7 @@ def resumes_with_another_setting(subject: Subject, folder: Path) -> list[str]:
 
 def claims_its_state(subject: Subject, folder: Path) -> list[str]:
     """Guarantee 10: saved state of the class that no callback claims is an error, before training."""
-    whole, _ = write(subject, folder)
+    whole = write(subject, folder)
     outcome = fit(ORDINARY, [subject.make(name="other")], ckpt_path=whole, refusable=subject.name)
     kept = subject.kind.__qualname__ in torch.load(whole, weights_only=True)["callbacks"]
     if kept and "holds the state of one without a name" not in outcome.refusal:

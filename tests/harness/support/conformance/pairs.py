@@ -2,37 +2,47 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 from support.conformance.checks import EVERYTHING
 from support.conformance.conditions import Condition
+from support.conformance.families import family
 from support.conformance.runs import Outcome, compare, fit
 from support.conformance.subjects import Subject
 
 __all__ = ["FEW", "chosen", "either_order"]
 
-# Up to so many pairs (12 callbacks) all are tried by default.
-FEW = 66
+# Up to so many pairs (12 callbacks) all are tried by default; beyond, each callback meets so many others.
+FEW, PARTNERS = 66, 4
 # Two micro-batches a step and a short last window: what a pair can get wrong that one of them alone cannot.
 TOGETHER = Condition(accumulate=2)
 
 
 def chosen(subjects: Sequence[Subject], few: int = FEW) -> list[tuple[Subject, Subject]]:
-    """All pairs if they are few, else so many that each callback meets at least one other of each place.
+    """All pairs if they are few, else so many that every two families meet and each callback meets `PARTNERS` others.
 
-    The choice is a function of the list: of a place's callbacks the one that has met fewest comes next.
+    The choice is a function of the list: of a family's callbacks the one that has met fewest comes next.
     """
     every = list(combinations(subjects, 2))
     if len(every) <= few:
         return every
-    met, pairs = Counter[str](), set[frozenset[str]]()
+    families: dict[type, list[Subject]] = {}
     for own in subjects:
-        for place in sorted({it.kind.place for it in subjects}):
-            others = [it for it in subjects if it.kind.place == place and it.name != own.name]
-            if others and not any(frozenset((own.name, it.name)) in pairs for it in others):
-                other = min(others, key=lambda it: (met[it.name], it.name))
-                pairs.add(frozenset((own.name, other.name)))
-                met.update((own.name, other.name))
+        families.setdefault(family(own.kind), []).append(own)
+    met, pairs = Counter[str](), set[frozenset[str]]()
+
+    def meet(own: Subject, others: Sequence[Subject]) -> None:
+        new = [it for it in others if it.name != own.name and frozenset((own.name, it.name)) not in pairs]
+        if new:
+            other = min(new, key=lambda it: (met[it.name], it.name))
+            pairs.add(frozenset((own.name, other.name)))
+            met.update((own.name, other.name))
+
+    for left, right in combinations_with_replacement(families.values(), 2):
+        meet(min(left, key=lambda it: (met[it.name], it.name)), right)
+    for own in subjects:
+        for _ in range(PARTNERS - met[own.name]):
+            meet(own, subjects)
     return [(left, right) for left, right in every if frozenset((left.name, right.name)) in pairs]
 
 
