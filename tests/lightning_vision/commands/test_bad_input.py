@@ -165,6 +165,7 @@ def test_a_truncated_image_in_mid_epoch_is_named_or_skipped(said: Said) -> None:
         assert said(*everything, "--data.num_workers", workers, "--data.on_bad_image", "skip") == (0, [])
 
 
+@pytest.mark.slow
 def test_on_two_processes_a_truncated_image_is_one_sentence_too() -> None:
     root = photographs(Path("photos"))
     whole = (root / "ant" / "3.png").read_bytes()

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +188,25 @@ def test_a_single_file_is_predicted(best: str, folder: str) -> None:
     assert left("one") == {"predictions.jsonl", "predictions.csv"}
 
 
-def test_two_processes_write_the_files_of_one(best: str, folder: str) -> None:
+def ours(two: list[str], two_ranks: Callable[..., Any]) -> None:
+    """On the pair of ranks that other tests have started."""
+    assert [it["count"] for it in two_ranks(lambda: main(two).output)] == [7, 7]
+
+
+def started(two: list[str], two_ranks: Callable[..., Any]) -> None:
+    """As a user does it: the program starts the second process itself."""
+    script = Path(sys.executable).with_name("lightning_vision")
+    done = subprocess.run([script, *two], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("run", [ours, pytest.param(started, marks=pytest.mark.slow)])
+def test_two_processes_write_the_files_of_one(
+    run: Callable[..., None], best: str, folder: str, two_ranks: Callable[..., Any]
+) -> None:
     """Seven images on two ranks are shards of four and three; each rank would choose a run folder of its own."""
     args = ["predict", "--config", "classification/digits", "--ckpt_path", best, "--images", folder, *CPU]
-    script = Path(sys.executable).with_name("lightning_vision")
-    two = [script, *args, "--batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(two, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+    run([*args, "--batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "ddp"], two_ranks)
     one = records(main([*args, "--output", "one"]).output["jsonl"])
     folders = sorted(path.parent for path in Path("runs").rglob("predictions.csv"))
     both = records(folders[0] / "predictions.jsonl")
