@@ -183,6 +183,9 @@ class BDKD(Online):
     """
 
     neutral = ({"alpha": 0.0, "beta": 0.0},)
+    adds_parameters = (
+        "optimizers hold the teacher besides the module's parameters; files have it in the callback's state"
+    )
 
     def __init__(
         self,

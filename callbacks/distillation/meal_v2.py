@@ -162,6 +162,7 @@ class MEALV2(Taught):
     """
 
     neutral = ({"weight": 0.0, "discriminator_weight": 0.0, "hard_weight": 1.0},)
+    adds_parameters = "optimizers hold a discriminator besides the module's parameters; files have it in its state"
 
     def __init__(
         self,
