@@ -11,6 +11,7 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
@@ -75,7 +76,17 @@ ARMS = [
 
 
 class FewDigits(Digits):
-    """`Digits` with `SHOTS` training images a class, drawn by `seed`."""
+    """`Digits` with a few training images a class.
+
+    Args:
+        shots: How many of each class.
+        seed: Draws them, too.
+        others: Of `Digits`.
+    """
+
+    def __init__(self, shots: int = SHOTS, seed: int = 0, **others: Any) -> None:
+        super().__init__(seed=seed, **others)
+        self.shots = shots
 
     def load(self) -> None:
         super().load()
@@ -83,7 +94,7 @@ class FewDigits(Digits):
         images, targets = self.train_set.images, self.train_set.targets
         generator = torch.Generator().manual_seed(self.seed)
         shuffled = torch.randperm(len(targets), generator=generator)
-        kept = torch.cat([shuffled[targets[shuffled] == label][:SHOTS] for label in range(self.num_classes)])
+        kept = torch.cat([shuffled[targets[shuffled] == label][: self.shots] for label in range(self.num_classes)])
         self.train_set = ArrayImages(images[kept], targets[kept])
 
 
