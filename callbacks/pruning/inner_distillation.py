@@ -1,34 +1,10 @@
-"""Inner distillation: a pruned network is taught by its dense parent's answers and by what its layers put out."""
+"""Inner distillation: a pruned network is taught by what the layers of its dense parent put out."""
 
 from collections.abc import Callable, Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["inner_distillation_loss", "logit_distillation_loss"]
-
-
-def logit_distillation_loss(child: Tensor, parent: Tensor, temperature: float = 4.0) -> Tensor:
-    """Kullback-Leibler divergence of the child's class probabilities from its parent's, softened by a temperature.
-
-    With z logits, T the temperature and sigma the softmax: T^2 KL(sigma(z_parent / T) || sigma(z_child / T)), the mean
-    over images; the square keeps gradients of one size.
-
-    Args:
-        child: Logits `(B, K)`.
-        parent: Logits `(B, K)`, without a gradient.
-        temperature: T, above 0; 1 softens nothing.
-
-    Example:
-        >>> import torch
-        >>> logits = torch.randn(8, 10)
-        >>> float(logit_distillation_loss(logits, logits))
-        0.0
-
-    Reference: Hinton et al. 2015, arXiv:1503.02531
-    """
-    own, theirs = (F.log_softmax(it / temperature, dim=-1) for it in (child, parent))
-    return F.kl_div(own, theirs, reduction="batchmean", log_target=True) * temperature**2
+__all__ = ["inner_distillation_loss"]
 
 
 def inner_distillation_loss(

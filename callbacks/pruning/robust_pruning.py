@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ..distillation.kd_loss import kd_loss
 from ..hooks._checks import number, whole
 from ..hooks._fields import Fields
 from ..hooks._layer_names import patterns_of, that_match
@@ -22,7 +23,7 @@ from ..hooks.masks import Masks
 from .magnitude import magnitude_masks
 from .pruning import Pruning
 
-__all__ = ["RobustPruning", "admm_projection", "distillation_loss", "gaussian_kernel", "hsic", "linear_kernel"]
+__all__ = ["RobustPruning", "admm_projection", "gaussian_kernel", "hsic", "linear_kernel"]
 
 
 def gaussian_kernel(samples: Tensor, sigma: float = 5.0) -> Tensor:
@@ -63,16 +64,6 @@ def hsic(kernel_x: Tensor, kernel_y: Tensor) -> Tensor:
     """
     centred = kernel_y - kernel_y.mean(dim=0) - kernel_y.mean(dim=1, keepdim=True) + kernel_y.mean()
     return (kernel_x * centred).sum() / max(len(kernel_x) - 1, 1) ** 2
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the samples of logits `(B, K)`.
-
-    >>> distillation_loss(torch.ones(1, 2), torch.zeros(1, 2), temperature=2.0)
-    tensor(0.)
-    """
-    ours, theirs = (logits.float().div(temperature).log_softmax(dim=1) for logits in (student, teacher))
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def admm_projection(weights: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
@@ -213,7 +204,7 @@ class RobustPruning(Distilling):
                 "part of the module that does."
             )
         if self.kd_weight:
-            terms["distillation"] = distillation_loss(logits, self.taught(images), self.temperature)
+            terms["distillation"] = kd_loss(logits, self.taught(images), self.temperature)
         # In full precision, whatever the rest is in: kernels are differences of large numbers.
         with torch.autocast(images.device.type, enabled=False):
             if self.lambda_x or self.lambda_y:

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from ..distillation.kd_loss import kd_loss
 from ..hooks._checks import number, whole
 from ..hooks._layer_names import patterns_of, that_match
 from ..hooks._parent import answering_layer, parents_outputs
@@ -21,7 +22,7 @@ from ._channels import ChannelGroup, Cut, zeroed
 from ._choice import channel_importance, channels_to_cut
 from ._costs import Costs, Table, flop_costs, latency_costs, latency_table
 from ._groups import channel_groups, require_torch_pruning
-from .inner_distillation import inner_distillation_loss, logit_distillation_loss
+from .inner_distillation import inner_distillation_loss
 from .shrink import idle_channels
 
 __all__ = ["StructuredPruning"]
@@ -210,7 +211,7 @@ class StructuredPruning(Structure):
         if self._inner:
             inner = inner_distillation_loss([outputs[it][-1] for it in self._inner], [parent[it] for it in self._inner])
         if self._logits:
-            logits = logit_distillation_loss(outputs[self._logits][-1], parent[self._logits], self.temperature)
+            logits = kd_loss(outputs[self._logits][-1], parent[self._logits], self.temperature)
         return {"inner_distillation": inner, "logit_distillation": logits}
 
     def narrow(self, pl_module: LightningModule) -> Callable[[], None]:

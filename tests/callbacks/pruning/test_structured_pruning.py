@@ -17,12 +17,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import lightning_vision.backbones  # noqa: F401  (registers the networks)
-from lightning_vision.callbacks import EMA, StructuredPruning
+from lightning_vision.callbacks import EMA, StructuredPruning, kd_loss
 from lightning_vision.callbacks.pruning._channels import Cut
 from lightning_vision.callbacks.pruning._choice import channel_importance, channels_to_cut
 from lightning_vision.callbacks.pruning._costs import flop_costs, latency_costs, latency_table
 from lightning_vision.callbacks.pruning._groups import channel_groups
-from lightning_vision.callbacks.pruning.inner_distillation import inner_distillation_loss, logit_distillation_loss
+from lightning_vision.callbacks.pruning.inner_distillation import inner_distillation_loss
 from lightning_vision.callbacks.pruning.shrink import shrink
 from support.compare import distance
 from support.data import ResumableLoader, labelled_images
@@ -202,7 +202,7 @@ def test_row_167_identical_parent_and_child_have_no_inner_distillation_loss():
     maps = [torch.randn(4, 3, 5, 5), torch.randn(4, 7)]
 
     assert float(inner_distillation_loss(maps, maps)) == 0.0
-    assert float(logit_distillation_loss(maps[1], maps[1])) == 0.0
+    assert float(kd_loss(maps[1], maps[1])) == 0.0
     assert float(inner_distillation_loss(maps, [it + 1 for it in maps])) == pytest.approx(1.0)
     assert float(inner_distillation_loss(maps[:1], [maps[0] + 2], [lambda own: own + 1])) == pytest.approx(1.0)
 
@@ -220,7 +220,7 @@ def test_soft_answers_are_compared_as_the_formula_says():
     p, q = (parent / 3).softmax(dim=1), (child / 3).softmax(dim=1)
     expected = 9 * (p * (p.log() - q.log())).sum(dim=1).mean()
 
-    assert float(logit_distillation_loss(child, parent, 3.0)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(kd_loss(child, parent, 3.0)) == pytest.approx(float(expected), rel=1e-5)
 
 
 class Watch(Callback):
