@@ -13,6 +13,7 @@ from .shortcut import pad_channels
 __all__ = [
     "ResNetCIFAR",
     "resnet8_cifar",
+    "resnet14_cifar",
     "resnet20_cifar",
     "resnet32_cifar",
     "resnet44_cifar",
@@ -109,6 +110,7 @@ _preset = partial(
     features={"out_indices": (0, 1, 2), "flatten_sequential": True},
 )
 resnet8_cifar = _preset("resnet8_cifar", "ResNet of 8 layers for 8 to 32 pixels, 0.08 M parameters.", depth=8)
+resnet14_cifar = _preset("resnet14_cifar", "ResNet of 14 layers for 8 to 32 pixels, 0.17 M parameters.", depth=14)
 resnet20_cifar = _preset("resnet20_cifar", "ResNet of 20 layers for 8 to 32 pixels, 0.27 M parameters.", depth=20)
 resnet32_cifar = _preset("resnet32_cifar", "ResNet of 32 layers for 8 to 32 pixels, 0.46 M parameters.", depth=32)
 resnet44_cifar = _preset("resnet44_cifar", "ResNet of 44 layers for 8 to 32 pixels, 0.66 M parameters.", depth=44)
