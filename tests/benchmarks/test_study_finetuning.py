@@ -1,9 +1,6 @@
 """The study of fine-tuning runs, has all its arms, and trains and scores on the digits that its page promises."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,16 +13,13 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
 
 
-def test_the_study_writes_two_tables_of_all_arms(tmp_path: Path) -> None:
-    from benchmarks.study_finetuning import ARMS
+def test_the_study_writes_two_tables_of_all_arms() -> None:
+    from benchmarks.study_finetuning import ARMS, blocks
 
-    page = tmp_path / "page.md"
-    page.write_text("<!-- figures:study_finetuning --><!-- /figures:study_finetuning -->")
-    command = [sys.executable, "-m", "benchmarks", "study_finetuning", "--quick", "--page", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    rows = re.findall(r"^\| (\w.*?) \| ([\d.]+) \|", page.read_text(), re.MULTILINE)
+    made = blocks(quick=True)
+    rows = re.findall(r"^\| (\w.*?) \| ([\d.]+) \|", made["study_finetuning"], re.MULTILINE)
 
-    assert done.returncode == 0, done.stderr
+    assert list(made) == ["study_finetuning"]
     assert [name for name, _ in rows] == [arm.name for arm in ARMS] * 2
     assert len({score for _, score in rows}) > 2
 

@@ -1,23 +1,20 @@
 """The study of folding runs and tells of every network, rank and gate."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
+
+import pytest
 
 from support import ROOT
 
 
-def test_the_study_writes_both_tables(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(
-        "".join(f"<!-- figures:{it} --><!-- /figures:{it} -->\n" for it in ("study_merging", "study_gates"))
-    )
-    command = [sys.executable, "-m", "benchmarks", "study_folded", "--quick", "--page", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    rounded = re.findall(r"^\| (?:resnet|vit).* \| (\d+) \| \S+ \| (\S+) \|$", page.read_text(), re.MULTILINE)
+def test_the_study_writes_both_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import study_folded
 
-    assert done.returncode == 0, done.stderr
+    made = study_folded.blocks(quick=True)
+    rounded = re.findall(r"^\| (?:resnet|vit).* \| (\d+) \| \S+ \| (\S+) \|$", made["study_merging"], re.MULTILINE)
+
+    assert list(made) == ["study_merging", "study_gates"]
     assert [rank for rank, _ in rounded] == ["4", "16", "4", "16"]
     assert all(0 < float(it) < 1e-5 for _, it in rounded)
-    assert len(re.findall(r"^\| (?:pixel|noise)", page.read_text(), re.MULTILINE)) == 3
+    assert len(re.findall(r"^\| (?:pixel|noise)", made["study_gates"], re.MULTILINE)) == 3

@@ -1,26 +1,20 @@
 """The study of pruning runs, has all its arms, and each but the dense one has a tenth of its weights."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from support import ROOT
 
 
-def test_the_study_writes_a_table_of_all_arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_study_writes_a_table_of_all_arms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
-    from benchmarks.study_pruning import ARMS
+    from benchmarks.study_pruning import ARMS, blocks
 
-    page = tmp_path / "page.md"
-    page.write_text("<!-- figures:study_pruning --><!-- /figures:study_pruning -->")
-    command = [sys.executable, "-m", "benchmarks", "study_pruning", "--quick", "--page", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    rows = re.findall(r"^\| (\w.*?) \| ([\d.]+)% \|", page.read_text(), re.MULTILINE)
+    made = blocks(quick=True)
+    rows = re.findall(r"^\| (\w.*?) \| ([\d.]+)% \|", made["study_pruning"], re.MULTILINE)
 
-    assert done.returncode == 0, done.stderr
+    assert list(made) == ["study_pruning"]
     assert [name for name, _ in rows] == list(ARMS)
     assert [zeros for _, zeros in rows] == ["0.0", *["90.0"] * (len(ARMS) - 1)]
 
