@@ -2,7 +2,6 @@
 
 import torch
 from torch import Size, Tensor, nn
-from torch.nn.utils import skip_init
 
 __all__ = ["CrossAttentionProjector"]
 
@@ -16,7 +15,6 @@ class CrossAttentionProjector(nn.Module):
         student: Shape of the student's tokens `(B, M, D)`; B does not matter.
         teacher: Shape of the teacher's tokens `(B, N, C)`.
         heads: Of the attention; a divisor of C.
-        generator: Draws the weights.
 
     Shape:
         `(B, M, D)` to `(B, N, C)`.
@@ -24,28 +22,18 @@ class CrossAttentionProjector(nn.Module):
     Reference: Fan et al. 2024, arXiv:2411.06786
     """
 
-    def __init__(self, student: Size, teacher: Size, heads: int, generator: torch.Generator) -> None:
+    def __init__(self, student: Size, teacher: Size, heads: int) -> None:
         super().__init__()
         (count, width), (tokens, out) = student[1:], teacher[1:]
-        self.queries = nn.Parameter(torch.randn(tokens, out, generator=generator))
-        self.positions = nn.Parameter(0.02 * torch.randn(count, width, generator=generator))
-        self.norm_before = nn.LayerNorm(width)
-        # Their constructors would draw from the global stream.
-        self.attention = skip_init(
-            nn.MultiheadAttention, out, heads, kdim=width, vdim=width, batch_first=True, device="cpu"
-        )
-        self.norm_after = nn.LayerNorm(out)
-        self.wide, self.narrow = skip_init(nn.Linear, out, 4 * out), skip_init(nn.Linear, 4 * out, out)
-        for part in (self.attention, self.wide, self.narrow):
-            for parameter in part.parameters():
-                if parameter.ndim > 1:
-                    nn.init.xavier_uniform_(parameter, generator=generator)
-                else:
-                    nn.init.zeros_(parameter)
+        self.queries = nn.Parameter(torch.randn(tokens, out))
+        self.positions = nn.Parameter(0.02 * torch.randn(count, width))
+        self.norm_before, self.norm_after = nn.LayerNorm(width), nn.LayerNorm(out)
+        self.attention = nn.MultiheadAttention(out, heads, kdim=width, vdim=width, batch_first=True)
+        self.widen, self.narrow = nn.Linear(out, 4 * out), nn.Linear(4 * out, out)
 
     def forward(self, features: Tensor) -> Tensor:
         known = self.norm_before(features) + self.positions
         gathered, _ = self.attention(self.queries.expand(len(features), -1, -1), known, known, need_weights=False)
         gathered = self.norm_after(gathered)
-        projected: Tensor = gathered + self.narrow(self.wide(gathered).relu())
+        projected: Tensor = gathered + self.narrow(self.widen(gathered).relu())
         return projected

@@ -21,14 +21,16 @@ class Tail:
         owner: Who speaks in a refusal.
         network: In evaluation mode.
         layer: Path of the layer after which it begins.
+        last: Path of that layer, or of one after it, whose output is of interest.
         images: `(B, C, H, W)`.
 
     Raises:
         ValueError: The layer was not called.
     """
 
-    def __init__(self, owner: str, network: nn.Module, layer: str, images: Tensor) -> None:
+    def __init__(self, owner: str, network: nn.Module, layer: str, last: str, images: Tensor) -> None:
         self.owner, self.layer, self.network = owner, layer, network
+        self.last = network.get_submodule(last)
         parents = [layer.rsplit(".", depth)[0] for depth in range(1, layer.count(".") + 1)]
         # The innermost part around the layer that has both.
         parts = [network.get_submodule(path) for path in [*parents, ""]]
@@ -46,14 +48,14 @@ class Tail:
                 if id(part) not in around:
                     stack.callback(part.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
                     stack.callback(part.register_forward_hook(self._leave).remove)
-            run(images)
+            run(images.to(next(network.parameters(), images).dtype))
         if not self._begun:
             raise ValueError(f"{owner}: the teacher's layer {layer!r} was not called; name one that is.")
 
-    def __call__(self, features: Tensor, watched: nn.Module) -> tuple[Tensor, Tensor]:
-        """Logits `(B, K)` of features in the layer's place, and what the part `watched` puts out on the way."""
+    def __call__(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(B, K)` of features in the layer's place, and what `last` puts out on the way."""
         seen = [features]
-        handle = watched.register_forward_hook(lambda module, args, output: seen.append(output))
+        handle = self.last.register_forward_hook(lambda module, args, output: seen.append(output))
         try:
             for part, others, named in self.calls:
                 features = part(features, *others, **named)
@@ -69,7 +71,7 @@ class Tail:
             ValueError: The network does more after the layer than to call one part after the other.
         """
         try:
-            answer, _ = self(features, self.network.get_submodule(self.layer))
+            answer, _ = self(features)
             apart, largest = (it.float().abs().max() for it in (answer - logits, logits))
             fits = answer.shape == logits.shape and bool(apart <= torch.finfo(logits.dtype).eps ** 0.5 * largest)
         except (RuntimeError, TypeError, ValueError, IndexError):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor, nn
 
+from ..hooks._frozen import part_name
 from ..hooks._layer_table import layers_with_weights
 
 __all__ = ["Layout", "last_layers"]
@@ -22,9 +23,9 @@ def last_layers(owner: str, network: nn.Module) -> list[str]:
     for path, part in network.named_modules():
         stages = getattr(part, "feature_info", None)
         if isinstance(stages, list) and stages:
-            below = f"{path}." if path else ""
+            below = f"{part_name(path)}." if part_name(path) else ""
             return _last_two([f"{below}{it['module']}" for it in stages])
-    layers = [name.removesuffix(".weight") for name in layers_with_weights(network)][:-1]
+    layers = [part_name(name).removesuffix(".weight") for name in layers_with_weights(network)][:-1]
     if not layers:
         raise ValueError(
             f"{owner}: {type(network).__name__} has no Linear or convolutional layer before its last one; name layers "
@@ -41,11 +42,13 @@ class Layout:
     """How a network lays out what its layers put out.
 
     Args:
+        owner: Who speaks in a refusal.
         network: Whose layers they are; timm's say themselves where channels are and how many tokens come first that
             stand for no patch, others are taken to have maps `(B, C, H, W)` and no such tokens.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, owner: str, network: nn.Module) -> None:
+        self.owner = owner
         self.channels_last = _said(network, "output_fmt", "NCHW") == "NHWC"
         self.first: int = _said(network, "num_prefix_tokens", 0)
 
@@ -56,7 +59,16 @@ class Layout:
         return features[:, None] if features.ndim == 2 else features
 
     def shape(self, shape: Size) -> Size:
-        """The shape of the tokens that features of this shape have."""
+        """The shape of the tokens that features of this shape have.
+
+        Raises:
+            ValueError: They are neither maps nor tokens nor vectors.
+        """
+        if len(shape) not in (2, 3, 4):
+            raise ValueError(
+                f"{self.owner}: a stage puts out {tuple(shape)} for two images; name one that puts out maps "
+                "(B, C, H, W), tokens (B, N, C) or vectors (B, C)."
+            )
         return self.tokens(torch.empty(shape, device="meta")).shape
 
     def features(self, tokens: Tensor, shape: Size) -> Tensor:

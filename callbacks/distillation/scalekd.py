@@ -1,67 +1,25 @@
 """ScaleKD: a vision transformer teaches a network of any kind, by its features, in two views, and by its last stage.
 
-Fan et al. 2024, arXiv:2411.06786. Letters: B images, N tokens of the teacher with C numbers each, K classes. Features
-are compared as tokens of unit length; the second view lacks the mean over tokens, the DC component of their cosine
-transform, which otherwise outweighs the rest.
+Fan et al. 2024, arXiv:2411.06786. Letters: B images, N tokens of the teacher with C numbers each, K classes.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
 from ..hooks._checks import number, whole
-from ..hooks._layer_names import patterns_of, that_match
+from ..hooks._heard import own_paths
 from ..hooks._teachers import Teacher
 from ..hooks.taught import Answer, Taught
 from ._cross_attention import CrossAttentionProjector
 from ._tail import Tail
 from ._tokens import Layout, last_layers
+from .dual_view import split_dc, token_distance
 from .kd_loss import kd_loss, mean_logits
 
-__all__ = ["ScaleKD", "split_dc", "token_distance"]
-
-
-def split_dc(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """The DC component of tokens `(B, N, C)`, which is `(B, 1, C)`, and what is left of them; their sum is the tokens.
-
-    Of a map's discrete cosine transform the first coefficient is its mean, but for a factor, so no transform is needed
-    to set it to 0. Computed in at least float32.
-
-    Example:
-        >>> import torch
-        >>> split_dc(torch.tensor([[[1.0], [3.0]]]))
-        (tensor([[[2.]]]), tensor([[[-1.],
-                 [ 1.]]]))
-
-    Reference: Fan et al. 2024, arXiv:2411.06786
-    """
-    wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-    dc = wide.mean(dim=1, keepdim=True)
-    return dc, wide - dc
-
-
-def token_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance between tokens of unit length, summed over tokens and averaged over images.
-
-    Computed in at least float32.
-
-    Args:
-        student: `(B, N, C)`.
-        teacher: `(B, N, C)`.
-
-    Example:
-        >>> import torch
-        >>> float(token_distance(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 5.0]]])))
-        2.0
-
-    Reference: Fan et al. 2024, arXiv:2411.06786
-    """
-    wide = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    ours, theirs = (F.normalize(it.to(wide), dim=-1) for it in (student, teacher))
-    return (ours - theirs).square().sum(dim=(1, 2)).mean()
+__all__ = ["ScaleKD"]
 
 
 @final
@@ -133,6 +91,9 @@ class ScaleKD(Taught):
     """
 
     neutral = ({"alpha": 0.0, "beta": 0.0, "perception_weight": 0.0, "kd_weight": 0.0, "own_weight": 1.0},)
+    adds_parameters = (
+        "optimizers hold projectors of features besides the module's parameters; files have them in its state"
+    )
 
     def __init__(
         self,
@@ -161,15 +122,15 @@ class ScaleKD(Taught):
             raise ValueError(f"ScaleKD: temperature is {temperature!r}; give a number above 0.")
         if heads is not None:
             whole("ScaleKD", "heads", heads, 1)
-        whole("ScaleKD", "seed", seed, 0)
         for argument, stages in (("student_stages", student_stages), ("teacher_stages", teacher_stages)):
-            if stages is not None and len(patterns_of("ScaleKD", argument, stages)) != 2:
+            if stages is not None and (isinstance(stages, str) or len(stages) != 2):
                 raise ValueError(
                     f"ScaleKD: {argument} is {stages!r}; give two paths, of the last stage but one and it."
                 )
         super().__init__(
             teacher=teacher,
             teacher_weights=teacher_weights,
+            seed=seed,
             network=network,
             image_key=image_key,
             target_key=target_key,
@@ -179,31 +140,33 @@ class ScaleKD(Taught):
         )
         self.alpha, self.beta, self.perception_weight, self.kd_weight = alpha, beta, perception_weight, kd_weight
         self.temperature, self.student_stages, self.teacher_stages = temperature, student_stages, teacher_stages
-        self.heads, self.seed = heads, seed
+        self.heads = heads
         self._ours: list[str] = []  # the network's two stages
         self._theirs: list[list[str]] = []  # of each teacher
         self._layouts: list[Layout] = []  # the network's, then those of the teachers
         self._tails: list[Tail] = []  # of each teacher, from the first batch on
 
     def student_layers(self, network: nn.Module) -> Sequence[str]:
-        self._ours = self._stages("student_stages", self.student_stages, network)
-        self._theirs = [self._stages("teacher_stages", self.teacher_stages, it) for it in self.teachers]
-        self._layouts, self._tails = [Layout(network), *map(Layout, self.teachers)], []
+        self._ours = list(self.student_stages or last_layers("ScaleKD", network))
+        self._theirs = [list(self.teacher_stages or last_layers("ScaleKD", it)) for it in self.teachers]
+        self._layouts, self._tails = [Layout("ScaleKD", it) for it in (network, *self.teachers)], []
+        # They hold the teachers.
+        self.undo_later(self._tails.clear)
         return self._of_use(self._ours)
 
     def teacher_layers(self, teacher: nn.Module) -> Sequence[str]:
-        (stages,) = (it for known, it in zip(self.teachers, self._theirs, strict=True) if known is teacher)
-        return self._of_use(stages)
+        place = next(place for place, it in enumerate(self.teachers) if it is teacher)
+        return self._of_use(self._theirs[place])
 
     def parts(self, student: Mapping[str, Size], teachers: Sequence[Mapping[str, Size]]) -> Mapping[str, nn.Module]:
-        made, generator = dict[str, nn.Module](), torch.Generator().manual_seed(self.seed)
+        made: dict[str, nn.Module] = {}
         for place, (shapes, stages) in enumerate(zip(teachers, self._theirs, strict=True)):
             for what, ours, theirs in zip(("perception", "mimic"), self._ours, stages, strict=True):
                 wanted = self.perception_weight if what == "perception" else self.alpha or self.beta
                 if wanted:
                     known, asked = self._layouts[0].shape(student[ours]), self._layouts[1 + place].shape(shapes[theirs])
                     heads = self._heads(theirs, asked[-1])
-                    views = [CrossAttentionProjector(known, asked, heads, generator) for _ in range(2)]
+                    views = [CrossAttentionProjector(known, asked, heads) for _ in range(2)]
                     made[f"{what}_{place}"] = nn.ModuleList(views)
         return made
 
@@ -225,12 +188,6 @@ class ScaleKD(Taught):
             each["kd"].append(kd_loss(student.logits, answers, self.temperature))
         return {term: torch.stack(values).mean() for term, values in each.items()}
 
-    def _stages(self, argument: str, given: Sequence[str] | None, network: nn.Module) -> list[str]:
-        if given is None:
-            return last_layers("ScaleKD", network)
-        that_match("ScaleKD", argument, given, [it for it, _ in network.named_modules() if it], "layers")
-        return list(given)
-
     def _of_use(self, stages: Sequence[str]) -> list[str]:
         wanted = (self.perception_weight, self.alpha or self.beta or self.perception_weight)
         return list(dict.fromkeys(stage for stage, weight in zip(stages, wanted, strict=True) if weight))
@@ -244,9 +201,10 @@ class ScaleKD(Taught):
         return heads
 
     def _watch(self, images: Tensor, teachers: Sequence[Answer]) -> None:
-        for teacher, answer, (stage, _) in zip(self.teachers, teachers, self._theirs, strict=True):
-            tail = Tail("ScaleKD", teacher, stage, images)
-            tail.check(answer.layers[stage], answer.logits)
+        for teacher, answer, stages in zip(self.teachers, teachers, self._theirs, strict=True):
+            paths = own_paths("ScaleKD", "the teacher", teacher, stages)
+            tail = Tail("ScaleKD", teacher, *(paths[it] for it in stages), images)
+            tail.check(answer.layers[stages[0]], answer.logits)
             self._tails.append(tail)
 
     def _projected(self, what: str, place: int, student: Answer) -> list[Tensor]:
@@ -263,9 +221,9 @@ class ScaleKD(Taught):
 
     def _perceived(self, place: int, student: Answer, answer: Answer) -> Tensor:
         stage, last = self._theirs[place]
-        layout, shape = self._layouts[1 + place], answer.layers[stage].shape
-        features = torch.cat([layout.features(it, shape) for it in self._projected("perception", place, student)])
-        logits, seen = self._tails[place](features, self.teachers[place].get_submodule(last))
+        layout, like = self._layouts[1 + place], answer.layers[stage]
+        features = torch.cat([layout.features(it, like.shape) for it in self._projected("perception", place, student)])
+        logits, seen = self._tails[place](features.to(like.dtype))
         plain, without_dc = self._views(place, layout.tokens(seen).chunk(2), answer.layers[last])
         value = self.alpha * plain + self.beta * without_dc
         if self.kd_weight:

@@ -48,6 +48,11 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "MEALV2": ("optimizers hold a discriminator besides the module's parameters; files have it in its state", "", ""),
+    "ScaleKD": (
+        "optimizers hold projectors of features besides the module's parameters; files have them in its state",
+        "",
+        "",
+    ),
     "StructuredPruning": (
         "",
         "files hold the masked network at its full width; when a fit has ended the module is cut to narrower layers",

@@ -207,8 +207,9 @@ def test_row_90_the_guides_parameters_and_batch_norm_buffers_do_not_change():
 
 
 def test_row_90_weight_0_is_bitwise_the_unguided_run():
-    ours, plain = trained(seeded(Plain), Guidance(seeded(Guide), weight=0.0)), trained(seeded(Plain))
-    guided = trained(seeded(Plain), Guidance(seeded(Guide)))
+    guide = seeded(Guide)
+    ours, plain = trained(seeded(Plain), Guidance(guide, weight=0.0)), trained(seeded(Plain))
+    guided = trained(seeded(Plain), Guidance(guide))
 
     assert distance(ours, plain) == 0
     assert distance(guided, plain) > 1e-4
