@@ -51,6 +51,9 @@ class Added(nn.Module):
     def hang_on(self, module: nn.Module, owner: str, prefix: str = ADDED) -> None:
         """Make this a part of `module` under a name that tells the callback it belongs to, its state key."""
         module.add_module(f"{prefix}{owner}", self)
+        # Several in one order, however their callbacks are listed, for optimizers number parameters.
+        for name in sorted(it for it in module._modules if it.startswith(ADDED)):
+            module._modules[name] = module._modules.pop(name)
 
     def take_from(self, module: nn.Module, owner: str, prefix: str = ADDED) -> None:
         """Undo `hang_on`; twice does nothing."""
