@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lightning_vision.callbacks import exponential_counts
 from lightning_vision.classification import ImageClassifier
 from lightning_vision.classification.logit_adjustment import LogitAdjustment
 from lightning_vision.datamodules import Digits
@@ -83,7 +84,7 @@ class LongTailDigits(Digits):
         images, targets = self.train_set.images, self.train_set.targets
         shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(self.seed))
         last = self.num_classes - 1
-        sizes = [round(MOST * (LEAST / MOST) ** (rank / last)) for rank in range(self.num_classes)]
+        sizes = exponential_counts(MOST, (LEAST / MOST) ** (1 / last), self.num_classes)
         kept = [shuffled[targets[shuffled] == self.label(rank)][:size] for rank, size in enumerate(sizes)]
         self.train_set = ArrayImages(images[torch.cat(kept)], targets[torch.cat(kept)])
 

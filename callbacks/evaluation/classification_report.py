@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal, final
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 
 from ..hooks._checks import whole
+from ..hooks._class_counts import class_counts
 from ..hooks._metadata import Pixels
 from ..hooks.best_report import BestReport
 from ..hooks.evaluation import Stage
 from ._tally import ClassTally
+from .long_tail import shot_accuracy
 
 __all__ = ["ClassificationReport"]
 
@@ -36,6 +38,11 @@ class ClassificationReport(BestReport):
             Neutral: 0, which also silences tests.
         image_key: Key of the images, if batches are mappings; in other batches they come first.
         target_key: Key of the labels, if batches are mappings; in other batches they come second.
+        long_tail: Training images of a class below which it is one of few shots, and above which one of many, as [20,
+            100]; then loggers get the accuracy of the many, the medium and the few as `val/shots/many` and so on, after
+            every watched validation and test. None leaves it out.
+        class_counts: Training images of each class for that; None asks the datamodule's `class_counts`, or the labels
+            of the training set.
         name: Part of the state key.
 
     Shape:
@@ -49,7 +56,8 @@ class ClassificationReport(BestReport):
     Raises:
         ValueError: an argument out of its range; a second one in the Trainer; in the first batch, sanity check
             included, if a step asks forward for no logits or labels do not fit them; after the first validation, if
-            nothing is logged under `monitor`.
+            nothing is logged under `monitor`, or `long_tail` needs class counts that nobody tells, or there are
+            several labels an image.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -68,6 +76,8 @@ class ClassificationReport(BestReport):
         every_n_epochs: int = 1,
         image_key: str = "image",
         target_key: str = "target",
+        long_tail: list[int] | None = None,
+        class_counts: list[int] | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -79,10 +89,30 @@ class ClassificationReport(BestReport):
             name=name,
         )
         whole("ClassificationReport", "worst", worst, 0)
-        self.worst = worst
+        if long_tail is not None:
+            if not isinstance(long_tail, (list, tuple)) or len(long_tail) != 2:
+                raise ValueError(f"ClassificationReport: long_tail is {long_tail!r}; give two numbers, as [20, 100].")
+            whole("ClassificationReport", "the first of long_tail", long_tail[0], 1)
+            whole("ClassificationReport", "the second of long_tail", long_tail[1], long_tail[0])
+        self.worst, self.long_tail, self.class_counts = worst, long_tail, class_counts
 
     def tally(self, pl_module: LightningModule, names: list[str] | None, pixels: Pixels | None) -> ClassTally:
         return ClassTally(self.worst, names, pixels, pl_module)
+
+    def reported(self, trainer: Trainer, report: dict[str, Any], stage: Stage) -> None:
+        if self.long_tail is None:
+            return
+        if report["multilabel"]:
+            raise ValueError(
+                "ClassificationReport: long_tail parts images by their one class, and these have several labels; leave "
+                "it out."
+            )
+        training = class_counts("ClassificationReport", trainer, self.class_counts, "class_counts")
+        shots = shot_accuracy(report["counts"], training, *self.long_tail)
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            logger.log_metrics(
+                {f"{stage}/shots/{shot}": accuracy for shot, (accuracy, _) in shots.items()}, trainer.global_step
+            )
 
     def write(self, report: dict[str, Any], stage: Stage, heading: str, folder: Path) -> None:
         # Here, for matplotlib takes a while to import and most runs end elsewhere.

@@ -44,6 +44,9 @@ class BestReport(Predictions):
         self.best: dict[str, Any] | None = None
         self._evaluates = False
 
+    def reported(self, trainer: Trainer, report: dict[str, Any], stage: Stage) -> None:
+        """A watched validation, also one that is not the best of its fit, or a test was reported, on all ranks."""
+
     @abstractmethod
     def write(self, report: dict[str, Any], stage: Stage, heading: str, folder: Path) -> None:
         """Print a report and write its files into `folder`, which is made; called on one process."""
@@ -65,6 +68,7 @@ class BestReport(Predictions):
         report = None if trainer.sanity_checking else tally.report()
         if report is None:
             return
+        self.reported(trainer, report, stage)
         if not fits:
             self._write(trainer, report, stage, "validation" if stage == "val" else "test")
         elif self.best is None or self._beats(score, self.best["score"]):
