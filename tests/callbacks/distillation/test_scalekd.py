@@ -152,7 +152,7 @@ def test_a_layer_inside_a_residual_block_is_refused():
 
 
 def as_in_a_fit(teachers, images, **settings):
-    """A callback whose projectors change nothing, and what the teachers answer; the first one stands for the student."""
+    """A callback whose projectors change nothing, and what teachers answer; the first one stands for the student."""
     callback, answers = ScaleKD(teachers, **settings), []
     callback.teachers = teachers
     wanted = callback.student_layers(teachers[0])
