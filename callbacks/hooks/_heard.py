@@ -78,7 +78,7 @@ class Heard:
 
 def own_paths(owner: str, whose: str, network: nn.Module, paths: Sequence[str]) -> dict[str, str]:
     """By each path without wrappers of `torch.compile`, the one with them; one that is not there is refused."""
-    known = {part_name(path): path for path, _ in network.named_modules()}
+    known = {part_name(path): path for path, _ in network.named_modules(remove_duplicate=False)}
     for path in paths:
         if path not in known:
             names = [it for it in known if it]
