@@ -44,7 +44,7 @@ def image_shape(trainer: Trainer, pl_module: LightningModule, fields: Fields) ->
     finally:
         rewind(streams)
     if not isinstance(images, Tensor) or images.ndim != 4:
-        found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        found = str(tuple(images.shape)) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(_sentence(fields.owner, pl_module, f"those of the training loader are {found}"))
     return (images.shape[1], images.shape[2], images.shape[3])
 

@@ -58,7 +58,8 @@ class Heard:
         Raises:
             ValueError: It makes no logits, or a layer was not called, or more than once, or put out no tensor.
         """
-        self._calls = calls = {path: [] for path in self.paths}
+        calls: dict[str, list[Any]] = {path: [] for path in self.paths}
+        self._calls = calls
         try:
             logits = self.network(images)
         finally:

@@ -8,13 +8,20 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ._added import is_aside
+
 __all__ = ["copied", "put_back", "standing"]
 
 
 def copied(trainer: Trainer, module: nn.Module) -> dict[str, Tensor]:
-    """Copies of a module's weights and buffers on the CPU; buffers are rank 0's, as in a checkpoint."""
-    buffers = {name: it.detach().to("cpu", copy=True) for name, it in module.named_buffers()}
-    weights = {name: it.detach().to("cpu", copy=True) for name, it in module.named_parameters()}
+    """Copies of a module's weights and buffers on the CPU; buffers are rank 0's, as in a checkpoint.
+
+    What only trains beside the module is left out.
+    """
+    buffers, weights = (
+        {name: it.detach().to("cpu", copy=True) for name, it in tensors if not is_aside(name)}
+        for tensors in (module.named_buffers(), module.named_parameters())
+    )
     return weights | (trainer.strategy.broadcast(buffers) if trainer.world_size > 1 else buffers)
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from ._added import is_aside
 from ._around import Around
 from ._checks import whole
 from ._lent import call_with
@@ -182,4 +183,5 @@ class Ensemble(Method):
 
 def _fingerprint(pl_module: LightningModule) -> list[int]:
     """A sum of each weight's bytes, which no device and no order of summation changes; buffers differ between ranks."""
-    return [int(it.detach().reshape(-1).view(torch.uint8).sum()) for it in pl_module.parameters()]
+    weights = [it.detach() for name, it in pl_module.named_parameters() if not is_aside(name)]
+    return [int(it.reshape(-1).view(torch.uint8).sum()) for it in weights]

@@ -95,7 +95,7 @@ class Loss(Method):
 
     def listen(self, pl_module: LightningModule, outputs_of: Sequence[str]) -> None:
         """From the next step on `term` gets the outputs of these submodules; once in a fit."""
-        paths = dict(pl_module.named_modules())
+        paths = dict(pl_module.named_modules(remove_duplicate=False))
         for path in outputs_of:
             if path not in paths:
                 raise ValueError(
