@@ -22,7 +22,14 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def cost(page: Path) -> list[pytest.MarkDecorator]:
+    """A page whose blocks train for long says so itself."""
+    return [pytest.mark.slow] if "<!-- test: slow -->" in page.read_text() else []
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=name(page), marks=cost(page)) for page in PAGES if blocks(page, "python")]
+)
 def test_python_blocks_run_in_order(page: Path) -> None:
     if "photos" in page.read_text():  # of the reader's own
         photo_folder("photos", ("brick", "cat"), number=8)

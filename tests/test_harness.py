@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from support import ROOT
+from support.plugin import Budgets
 from support.two_ranks import RankError
 
 
@@ -259,6 +260,7 @@ def test_takes_the_pair(two_ranks, number):
 """
 
 
+@pytest.mark.slow
 def test_with_two_workers_budgets_are_summed_and_one_worker_has_the_pair(pytester, small_run, tmp_path):
     for folder, seconds in {"good": 0.05, "over": 0.4, "unknown": 0.05}.items():
         pytester.mkdir(folder).joinpath(f"test_{folder}.py").write_text(BUSY.format(seconds=seconds))
@@ -273,3 +275,25 @@ def test_with_two_workers_budgets_are_summed_and_one_worker_has_the_pair(pyteste
     # pytest 9.2 made xdist 3.8's `loadgroup` ineffective: each worker would start a pair of its own
     assert len(set((tmp_path / "workers").read_text().split())) == 1
     run.assert_outcomes(passed=7)
+
+
+def test_a_folder_over_its_budget_or_without_one_fails_a_run():
+    budgets = Budgets({"good": 30.0, "over": 0.3, "over/deep": 1.0})
+    spent = {"good/a.py": 0.05, "over/b.py": 0.2, "over/c/d.py": 0.2, "over/deep/e.py": 0.9, "unknown/f.py": 0.05}
+    for file, seconds in spent.items():
+        for when, properties in (("setup", []), ("call", [("cpu_seconds", seconds)]), ("teardown", [])):
+            where = {"nodeid": f"{file}::test", "location": (file, 1, "test"), "keywords": {}}
+            budgets.pytest_runtest_logreport(
+                pytest.TestReport(**where, outcome="passed", longrepr=None, when=when, user_properties=properties)
+            )
+
+    assert budgets.spent == pytest.approx({"good": 0.05, "over": 0.4, "over/deep": 0.9, "unknown": 0.05})
+    assert budgets.exceeded() == ["over", "unknown"]
+
+
+def test_every_test_that_takes_the_pair_is_of_its_group(two_ranks, request):
+    takers = [item for item in request.session.items if "two_ranks" in item.fixturenames]
+    groups = [[mark.args[0] for mark in item.iter_markers("xdist_group")] for item in takers]
+
+    assert request.node in takers
+    assert groups == [["two_ranks"]] * len(takers)

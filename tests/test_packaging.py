@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_worker
+
 ROOT = Path(__file__).parents[1]
 WINGS = {"lightning_vision": "lightning_vision", "callbacks": "lightning_vision.callbacks"}
 WINGS |= {"datamodules": "lightning_vision.datamodules", "cli_configs": "lightning_vision.cli_configs"}

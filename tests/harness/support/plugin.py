@@ -62,14 +62,16 @@ def _children(pair: TwoRanks) -> set[int]:
     """Process ids of our living children, apart from the pair and from Python's own trackers."""
     own = {process.pid for process in pair.processes} | {resource_tracker._resource_tracker._pid}
     multiprocessing.active_children()  # joins those that have ended
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    found, us = set(), str(os.getpid()).encode()
+    # Twice a test, thousands of times: pathlib would take most of a test's own milliseconds.
+    for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            with open(f"/proc/{name}/stat", "rb") as status:
+                state, parent = status.read().rpartition(b")")[2].split(maxsplit=2)[:2]
         except OSError:  # it ended while we looked
             continue
-        if int(parent) == os.getpid() and state != "Z":
-            found.add(int(status.parent.name))
+        if parent == us and state != b"Z":
+            found.add(int(name))
     return found - own
 
 
@@ -131,6 +133,7 @@ def two_ranks(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[PAIR] = TwoRanks()
     config.addinivalue_line("markers", "xdist_group(name): tests that share one worker")
+    config.addinivalue_line("markers", "one_worker: of a module whose tests share what costs seconds to make")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -139,10 +142,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on two ranks share one worker, so that a run has one pair."""
+    """Tests on two ranks share one worker, so that a run has one pair; those of a `one_worker` module, too."""
     for item in items:
         if "two_ranks" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("two_ranks"))
+        elif item.get_closest_marker("one_worker"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -274,8 +274,11 @@ def test_an_interrupted_run_keeps_a_checkpoint_that_goes_on_and_leaves_with_130(
 
 @pytest.mark.parametrize(
     "mistake",
-    [["--model.backbone", "resnet8_cifr"], [*FOLDER, "--data.root", "nowhere"], ["--ckpt_path", "no.ckpt"]],
-    ids=["backbone", "folder", "checkpoint"],
+    [
+        pytest.param(["--model.backbone", "resnet8_cifr"], id="backbone"),
+        pytest.param([*FOLDER, "--data.root", "nowhere"], id="folder", marks=pytest.mark.slow),
+        pytest.param(["--ckpt_path", "no.ckpt"], id="checkpoint", marks=pytest.mark.slow),
+    ],
 )
 def test_a_mistake_costs_under_twenty_seconds_and_three_lines(mistake: list[str]) -> None:
     begin = os.times()

@@ -21,6 +21,8 @@ from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
 from support.trainers import quiet_trainer
 
+pytestmark = pytest.mark.one_worker
+
 CPU = ["--trainer.accelerator", "cpu", "--trainer.logger", "false"]
 DATA = ["--data", "Digits", "--data.batch_size", "100"]
 

@@ -122,11 +122,16 @@ def left() -> set[str]:
     ("backbone", "channels", "side"),
     [
         ("resnet8_cifar", 1, 8),
-        ("cct_2_3x2_32", 3, 32),
-        ("maxout_cifar", 3, 32),
         ("test_vit", 3, 160),
-        ("test_efficientnet", 3, 64),
-        ("resnet18", 3, 32),
+        *(
+            pytest.param(*it, marks=pytest.mark.slow)
+            for it in (
+                ("cct_2_3x2_32", 3, 32),
+                ("maxout_cifar", 3, 32),
+                ("test_efficientnet", 3, 64),
+                ("resnet18", 3, 32),
+            )
+        ),
     ],
 )
 def test_files_give_the_logits_of_the_checkpoint_for_one_image_and_for_five(

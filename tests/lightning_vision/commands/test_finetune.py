@@ -23,6 +23,8 @@ from support import ROOT
 from support.photos import PHOTOGRAPHS, damage, digit_folder, photo_folder, photo_table
 from support.trainers import QUIET
 
+pytestmark = pytest.mark.one_worker
+
 FOLDER = ["--config", "classification/finetune_folder", "--data.root", "photos"]
 TABLE = ["--config", "classification/finetune_csv", "--data.csv", "photos/table.csv"]
 # What makes the shipped config cheap enough for a test, and silent; the rest of it is as shipped.

@@ -78,11 +78,15 @@ def test_the_test_ends_where_the_loss_diverges(more: list[str], tmp_path: Path) 
 @pytest.mark.parametrize(
     "schedule",
     [
-        ["WarmUpCosine", "--callbacks.schedule.warmup", "1"],
-        ["WarmUpSteps", "--callbacks.schedule.milestones", "[3]"],
-        ["WarmRestarts", "--callbacks.schedule.t_0", "2"],
+        pytest.param(["WarmUpCosine", "--callbacks.schedule.warmup", "1"], id="WarmUpCosine"),
+        *(
+            pytest.param(words, id=words[0], marks=pytest.mark.slow)
+            for words in (
+                ["WarmUpSteps", "--callbacks.schedule.milestones", "[3]"],
+                ["WarmRestarts", "--callbacks.schedule.t_0", "2"],
+            )
+        ),
     ],
-    ids=lambda words: words[0],
 )
 def test_the_runs_schedule_does_not_act(schedule: list[str], tmp_path: Path) -> None:
     plain = find(tmp_path / "plain", "--num_steps", "20")

@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning_vision import ImageClassifier, Result, main
 from lightning_vision.datamodules import Digits
 
+pytestmark = pytest.mark.one_worker
+
 CONFIG = ["--config", "classification/digits"]
 
 

@@ -22,6 +22,8 @@ from lightning_vision.datamodules import Digits
 from lightning_vision.images import list_images
 from support import ROOT
 
+pytestmark = pytest.mark.one_worker
+
 CPU = ["--trainer.accelerator", "cpu"]
 SCALARS = ["index", "path", "label", "class_name", "target", "target_name"]
 

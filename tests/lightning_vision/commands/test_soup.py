@@ -16,6 +16,8 @@ from lightning_vision.datamodules import Digits
 from lightning_vision.merging import uniform_soup
 from support.trainers import QUIET
 
+pytestmark = pytest.mark.one_worker
+
 CPU = ["--trainer.accelerator", "cpu", "--trainer.logger", "false"]
 DATA = ["--data", "Digits", "--data.batch_size", "100"]
 # Batch norm on 200 digits and a test of 100: for what does not depend on how well they are measured.
