@@ -76,7 +76,7 @@ ARMS: Mapping[str, Arm] = {
     "KD by way of an assistant": Arm(_kd, assisted=True),
     "decoupled KD": Arm(partial(_distilled, loss="decoupled")),
     "MEAL V2, three teachers": Arm(lambda teachers, seed: MEALV2(teachers, network="network", seed=seed)),
-    "feature hints": Arm(partial(_layers, layers=ALL, layer_loss="hints", layer_weight=HINT_WEIGHT)),
+    "feature hints": Arm(partial(_layers, layers=LAST, layer_loss="hints", layer_weight=HINT_WEIGHT)),
     "attention transfer": Arm(partial(_layers, layers=ALL, layer_loss="attention", layer_weight=1000.0)),
     "relational KD": Arm(partial(_layers, layers=LAST, layer_loss="relational", layer_weight=25.0)),
     "Guidance by the teacher": Arm(lambda teachers, seed: Guidance(teachers[0], layers=ALL, network="network")),
