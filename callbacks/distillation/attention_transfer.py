@@ -54,6 +54,17 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, power: float = 2.0
         0.0
 
     Reference: Zagoruyko & Komodakis 2017, arXiv:1612.03928
+
+    BibTeX:
+        @inproceedings{zagoruyko2017paying,
+          title = {Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks
+                   via Attention Transfer},
+          author = {Zagoruyko, Sergey and Komodakis, Nikos},
+          booktitle = {International Conference on Learning Representations},
+          year = {2017},
+          eprint = {1612.03928},
+          archivePrefix = {arXiv},
+        }
     """
     if student.ndim == 2 or not is_aligned(student.shape, teacher.shape):
         student, teacher = positions(student), positions(teacher)

@@ -42,6 +42,16 @@ def decoupled_kd_loss(
         0.0
 
     Reference: Zhao et al. 2022, arXiv:2203.08679
+
+    BibTeX:
+        @inproceedings{zhao2022decoupled,
+          title = {Decoupled Knowledge Distillation},
+          author = {Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun},
+          booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+          year = {2022},
+          eprint = {2203.08679},
+          archivePrefix = {arXiv},
+        }
     """
     if student.shape[-1] < 2:
         raise ValueError(

@@ -29,6 +29,17 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
         0.5
 
     Reference: Romero et al. 2015, arXiv:1412.6550
+
+    BibTeX:
+        @inproceedings{romero2015fitnets,
+          title = {FitNets: Hints for Thin Deep Nets},
+          author = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and
+                    Gatta, Carlo and Bengio, Yoshua},
+          booktitle = {International Conference on Learning Representations},
+          year = {2015},
+          eprint = {1412.6550},
+          archivePrefix = {arXiv},
+        }
     """
     if not is_aligned(student.shape, teacher.shape):
         student, teacher = positions(student), positions(teacher)

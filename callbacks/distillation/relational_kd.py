@@ -25,6 +25,16 @@ def relational_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
         0.0
 
     Reference: Park et al. 2019, arXiv:1904.05068
+
+    BibTeX:
+        @inproceedings{park2019relational,
+          title = {Relational Knowledge Distillation},
+          author = {Park, Wonpyo and Kim, Dongju and Lu, Yan and Cho, Minsu},
+          booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+          year = {2019},
+          eprint = {1904.05068},
+          archivePrefix = {arXiv},
+        }
     """
     if len(student) < 2:
         return student.sum() * 0
