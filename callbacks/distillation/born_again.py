@@ -104,7 +104,8 @@ class BornAgain(Generations):
         ValueError: from the constructor, for a setting out of range; at set-up, beside masks, `EarlyStopping`, another
             ensemble or, for `cwtm`, mixed labels, under manual optimisation, or if there is no such part; before the
             first step, if the length of training is not known or too short, or the teacher is of another network; in
-            the first taught batch, if there are no logits `(B, K)`, or no integer labels for `cwtm`.
+            the first batch, if there are no logits `(B, K)`; in the first taught one, if `cwtm` finds no integer
+            labels.
 
     Example:
         >>> from lightning.pytorch import Trainer

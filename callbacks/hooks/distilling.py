@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from ._added import is_aside
 from ._frozen import part_name
 from ._lent import call_with
 from .loss import Loss
@@ -74,7 +75,8 @@ class Distilling(Loss):
         self._trained = pl_module.get_submodule(self.outputs_of[0])
         self._parts = list(self._trained.modules())
         self.undo_later(self._release)
-        tensors = dict([*self._trained.named_parameters(), *self._trained.named_buffers()])
+        named = [*self._trained.named_parameters(), *self._trained.named_buffers()]
+        tensors = {name: it for name, it in named if not is_aside(name)}
         if trainer.global_step == 0:
             self.teacher = {name: it.detach().clone() for name, it in tensors.items()}
         if self.teacher.keys() != tensors.keys():

@@ -77,8 +77,8 @@ class Generations(Distilling, Ensemble, BeginsAnew):
     Raises:
         ValueError: from the constructor, for a setting out of range; at set-up, beside masks, `EarlyStopping`, another
             ensemble, or mixed labels that are read; before the first batch, if the length of training is not known or
-            shorter than one step a generation, or the teacher is of another network; in the first taught batch, if
-            there are no logits.
+            shorter than one step a generation, or the teacher is of another network; in the first batch, if there are
+            no logits.
     """
 
     rests = "each generation begins with batch norm's statistics and counts as they were at the start"
@@ -122,6 +122,8 @@ class Generations(Distilling, Ensemble, BeginsAnew):
         self._training: int | None = None  # optimizer steps of the fit
         self._moment = (0, 0, 0)  # rank, epoch and batch
         self._fits = False
+        self._asked = False  # whether the network's answer to the first batch is waited for
+        self._answer: Any = None
 
     @abstractmethod
     def lesson(self, student: Tensor, teacher: Tensor, batch: Any) -> Tensor:
@@ -176,6 +178,9 @@ class Generations(Distilling, Ensemble, BeginsAnew):
         for other, why in found:
             named = other.state_key if isinstance(other, Method) else type(other).__name__
             raise ValueError(f"{kind}: the Trainer also has {named}, which {why}.")
+        self._asked, self._answer = True, None
+        network = pl_module.get_submodule(self.outputs_of[0])
+        self.undo_later(network.register_forward_hook(self._hear).remove)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -240,6 +245,20 @@ class Generations(Distilling, Ensemble, BeginsAnew):
         self._moment = (trainer.global_rank, trainer.current_epoch, batch_idx)
         pl_module.log("generation", float(self.generation), on_step=True, on_epoch=False)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not self.off and self._asked:
+            # In the first batch of a fit, for the first lesson may be hours away.
+            answer, self._asked, self._answer = self._answer, False, None
+            if answer is None:
+                raise ValueError(
+                    f"{type(self).__name__}: training_step did not call the part {self.network!r} (empty is the module "
+                    "itself), so what it answers cannot be compared; name with network= the part that makes logits."
+                )
+            self._logits(answer)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if not self.off and trainer.state.fn == "fit" and not trainer.sanity_checking:
@@ -263,13 +282,7 @@ class Generations(Distilling, Ensemble, BeginsAnew):
             print(f"{table_text(self.rows)}\nalso in {file}")
 
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
-        logits = outputs[self.outputs_of[0]][0]
-        if not (isinstance(logits, Tensor) and logits.ndim == 2):
-            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(
-                f"{type(self).__name__}: the network answers with {came} and not with logits (B, K); name with "
-                "network= the part of the module that does."
-            )
+        logits = self._logits(outputs[self.outputs_of[0]][0])
         (name,) = self.weights
         return {name: self.lesson(logits, self.taught(self.fields.image(batch)), batch)}
 
@@ -284,6 +297,19 @@ class Generations(Distilling, Ensemble, BeginsAnew):
             self.rows, self._scores = list(state_dict["rows"]), dict(state_dict["scores"])
         else:
             Ensemble.load_state_dict(self, state_dict)
+
+    def _hear(self, network: torch.nn.Module, args: Any, output: Any) -> None:
+        if self._asked and network.training:
+            self._answer = output
+
+    def _logits(self, answer: Any) -> Tensor:
+        if isinstance(answer, Tensor) and answer.ndim == 2:
+            return answer
+        came = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(
+            f"{type(self).__name__}: the network answers with {came} and not with logits (B, K); name with network= "
+            "the part of the module that does."
+        )
 
     def _end(self, generation: int) -> int:
         """Optimizer steps done when a generation ends."""

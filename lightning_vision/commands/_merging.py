@@ -19,7 +19,16 @@ from lightning_vision.base.weights import load_checkpoint, module_from_checkpoin
 from lightning_vision.commands._report import require
 from lightning_vision.commands._trial import trial_trainer
 
-__all__ = ["Judge", "average_in", "module_of", "monitored", "moving_statistics", "refuse_other_images", "write_merged"]
+__all__ = [
+    "Judge",
+    "average_in",
+    "hushed",
+    "module_of",
+    "monitored",
+    "moving_statistics",
+    "refuse_other_images",
+    "write_merged",
+]
 
 Mode = Literal["min", "max"]
 # What belongs to the training of one ingredient, to its decisions, or to weights that are no longer there.
@@ -143,7 +152,7 @@ class Judge:
             judged.load_state_dict(state)
         found: dict[str, float] = {}
         for stage in self.stages:
-            with _hushed():
+            with hushed():
                 trainer = self._trainer()
                 run = trainer.validate if stage == "validate" else trainer.test
                 found |= dict(run(judged, datamodule=self.datamodule, verbose=False)[0])
@@ -162,7 +171,7 @@ class Judge:
         self.module.load_state_dict(state)
         layers = [part for name, part in self.module.named_modules() if name in self.moving]
         limit = self.cli.config_init["trainer"].get("limit_train_batches")
-        with isolate_rng(), _hushed():
+        with isolate_rng(), hushed():
             trainer = self._trainer(_Measuring(layers), limit_val_batches=limit)
             seed_everything(0, verbose=False)
             trainer.validate(self.module, datamodule=_training_as_validation(self.datamodule), verbose=False)
@@ -185,7 +194,7 @@ class Judge:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def hushed() -> Iterator[None]:
     """Without what Lightning says of an evaluation, for it would say it of each."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level

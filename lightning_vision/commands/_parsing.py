@@ -66,7 +66,8 @@ def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
             )
         if rest:
             named.append([f"--{needed[-1]}", rest[0] if len(rest) == 1 else json.dumps(rest)])
-        args = [*(it for pair in named for it in pair), *args[len(words) :]]
+        # Last, for what a config says of them gives way to what was typed.
+        args = [*args[len(words) :], *(it for pair in named for it in pair)]
     for it in parameters:
         if "list" in str(it.annotation):
             args = _gathered(args, f"--{it.name}")

@@ -13,8 +13,10 @@ from lightning_vision import console
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.callbacks.hooks._table import table_text, write_table
 from lightning_vision.commands._folders import prepare_folder
+from lightning_vision.commands._merging import hushed
 from lightning_vision.commands._parsing import spell_out
 from lightning_vision.commands._report import print_table, require, require_one_process
+from lightning_vision.commands._trial import trial_trainer
 from lightning_vision.configs import find_config, read_config
 
 CSV, MARK, ENTRY = "teacher_assistant.csv", "stage.json", "teacher_assistant"
@@ -24,7 +26,7 @@ Way = tuple[str, ...]  # networks, each taught by the one before
 
 def run(
     cli: Any,
-    chain: list[str],
+    chain: list[str] | str,
     paths: list[list[str]] | None = None,
     alpha: float = 0.5,
     temperature: float = 5.0,
@@ -40,8 +42,8 @@ def run(
     checkpoint.
 
     Args:
-        chain: From teacher to student: names of backbones, or configs (`*.yaml`) that change the model. Two are plain
-            distillation without an assistant.
+        chain: From teacher to student: names of backbones, or configs (`*.yaml`) that change the model; the first may
+            be a checkpoint (`*.ckpt`) of a teacher that is trained. Two are plain distillation without an assistant.
         paths: Further ways, each a list of entries of the chain; from teacher to student directly and the student alone
             if not given.
         alpha: Share of the labels' loss in the taught networks' loss, from 0 to 1.
@@ -59,32 +61,38 @@ def run(
     """
     require(cli, "model", "data")
     require_one_process(cli, ENTRY)
+    chain = [chain] if isinstance(chain, str) else list(chain)
     names = [_label(entry) for entry in chain]
-    ways = [tuple(_label(entry) for entry in way) for way in _ways(chain, paths)]
+    given = _ways(chain, paths)
+    if late := [entry for way in given for entry in way[1:] if _is_checkpoint(entry)]:
+        raise ValueError(f"{late[0]} is a checkpoint, which has nothing to learn; put it first in the chain")
+    ways = [tuple(_label(entry) for entry in way) for way in given]
     _check(names, ways, alpha, temperature, epochs)
     folder = Path(output or cli.trainer.default_root_dir).absolute()
     prepare_folder(folder, "choose another --output")
-    words = list(_words_of_a_fit(cli.words, set(cli.option_names), folder))
-    splits = [split for split in ("val", "test") if _offers(cli.datamodule, split)]
+    networks = _Chain(cli, folder, list(_words_of_a_fit(cli.words, set(cli.option_names), folder)), overwrite)
     taught = {"hard_weight": alpha, "kd_weight": 1 - alpha, "temperature": temperature}
     stages = list(dict.fromkeys(way[: end + 1] for way in ways for end in range(len(way))))
     done: dict[Way, dict[str, Any]] = {}
     for number, stage in enumerate(stages, start=1):
+        print(f"\nnetwork {number} of {len(stages)}: {' > '.join(stage)}", flush=True)
         place = names.index(stage[-1])
+        if _is_checkpoint(chain[place]):
+            done[stage] = networks.given(chain[place])
+            continue
         own = _model_words(chain[place])
         if epochs is not None:
             own += ["--trainer.max_epochs", str(epochs[place])]
         if len(stage) > 1:
-            own += _teacher_words(str(folder / done[stage[:-1]]["checkpoint"]), taught)
-        print(f"\ntraining {number} of {len(stages)}: {' > '.join(stage)}", flush=True)
-        done[stage] = _trained(folder, stage, [*words, *own], splits, overwrite)
+            own += _teacher_words(done[stage[:-1]]["checkpoint"], taught)
+        done[stage] = networks.trained(stage, own)
         if len(stage) > 1 and done[stage]["parameters"] >= done[stage[:-1]]["parameters"]:
             print(f"  {stage[-1]} is not smaller than {stage[-2]}, which taught it", flush=True)
     rows = [{"path": " > ".join(stage), "network": stage[-1], **row} for stage, row in done.items()]
     write_table(rows, folder / CSV)
     told = [name for name in rows[0] if name.endswith(("/acc", "/loss"))] or [name for name in rows[0] if "/" in name]
     print(f"\n{table_text([{name: row[name] for name in ('path', 'parameters', *told)} for row in rows])}", flush=True)
-    student = str(folder / done[ways[0]]["checkpoint"])
+    student = done[ways[0]]["checkpoint"]
     print_table("written", {"table": str(folder / CSV), "student": student})
     return {"student": student, "table": str(folder / CSV), "rows": rows}
 
@@ -97,11 +105,15 @@ def _ways(chain: Sequence[str], paths: Sequence[Sequence[str]] | None) -> list[S
 
 def _label(entry: str) -> str:
     """How an entry is called in the table and in folders' names."""
-    return Path(entry).stem if _is_config(entry) else entry.replace("/", "_")
+    return Path(entry).stem if _is_config(entry) or _is_checkpoint(entry) else entry.replace("/", "_")
 
 
 def _is_config(entry: str) -> bool:
     return entry.endswith((".yaml", ".yml"))
+
+
+def _is_checkpoint(entry: str) -> bool:
+    return entry.endswith(".ckpt")
 
 
 def _check(
@@ -167,37 +179,62 @@ def _offers(datamodule: Any, split: str) -> bool:
     return getattr(datamodule, f"{split}_set", split) is not None
 
 
-def _trained(folder: Path, stage: Way, words: list[str], splits: Sequence[str], overwrite: bool) -> dict[str, Any]:
-    """What a training reached: from its mark if it was finished, else after it is begun or gone on with."""
-    place = folder / "-".join(stage)
-    words = [*words, "--trainer.default_root_dir", str(place)]
-    mark = place / MARK
-    told: dict[str, Any] = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
-    if told and told["words"] != words:
-        if not overwrite:
+class _Chain:
+    """Trains networks and measures them, each in a folder of its own.
+
+    Args:
+        cli: The command's; its data and its Trainer's settings measure.
+        folder: Of all folders.
+        words: Of a `fit`, without what tells the networks apart.
+        overwrite: Whether a training with other settings gives way.
+    """
+
+    def __init__(self, cli: Any, folder: Path, words: list[str], overwrite: bool) -> None:
+        self.cli, self.folder, self.words, self.overwrite = cli, folder, words, overwrite
+        self.splits = [split for split in ("val", "test") if _offers(cli.datamodule, split)]
+
+    def given(self, checkpoint: str) -> dict[str, Any]:
+        """What a network reaches that is trained already."""
+        return {**self._measured(checkpoint), "checkpoint": str(Path(checkpoint).absolute())}
+
+    def trained(self, stage: Way, own: list[str]) -> dict[str, Any]:
+        """What a training reached: from its mark if it was finished, else after it is begun or gone on with."""
+        place = self.folder / "-".join(stage)
+        words = [*self.words, *own, "--trainer.default_root_dir", str(place)]
+        mark = place / MARK
+        told: dict[str, Any] = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
+        if told and told["words"] != words:
+            if not self.overwrite:
+                raise ValueError(
+                    f"{place} holds a training with other settings; choose another --output or add --overwrite"
+                )
+            shutil.rmtree(place)
+            told = {}
+        if "reached" in told:
+            print(f"  finished before, in {place}", flush=True)
+            return dict(told["reached"])
+        prepare_folder(place, "choose another --output")
+        _write(mark, {"words": words})
+        begun = any(place.glob("**/checkpoints/*last*.ckpt"))
+        best = console.main(["fit", *words, *(["--ckpt_path", "last"] if begun else [])]).best_ckpt
+        if best is None:
             raise ValueError(
-                f"{place} holds a training with other settings; choose another --output or add --overwrite"
+                f"the fit in {place} wrote no checkpoint to learn from; add a ModelCheckpoint to the config"
             )
-        shutil.rmtree(place)
-        told = {}
-    if "reached" in told:
-        print(f"  finished before, in {place}", flush=True)
-        return dict(told["reached"])
-    prepare_folder(place, "choose another --output")
-    _write(mark, {"words": words})
-    begun = any(place.glob("**/checkpoints/*last*.ckpt"))
-    best = console.main(["fit", *words, *(["--ckpt_path", "last"] if begun else [])]).best_ckpt
-    if best is None:
-        raise ValueError(f"the fit in {place} wrote no checkpoint to learn from; add a ModelCheckpoint to the config")
-    scores: dict[str, float] = {}
-    for split in splits:
-        command = "validate" if split == "val" else "test"
-        measured = console.main([command, *words, "--ckpt_path", best, "--trainer.logger", "false"]).metrics
-        scores |= {name: it for name, it in sorted(measured.items()) if name.startswith(split)}
-    parameters = sum(it.numel() for it in module_from_checkpoint(best).parameters())
-    reached = {"parameters": parameters, **scores, "checkpoint": str(Path(best).absolute().relative_to(folder))}
-    _write(mark, {"words": words, "reached": reached})
-    return reached
+        reached = {**self._measured(best), "checkpoint": str(Path(best).absolute())}
+        _write(mark, {"words": words, "reached": reached})
+        return reached
+
+    def _measured(self, checkpoint: str) -> dict[str, Any]:
+        module = module_from_checkpoint(checkpoint)
+        found: dict[str, Any] = {"parameters": sum(it.numel() for it in module.parameters())}
+        for split in self.splits:
+            with hushed():
+                trainer = trial_trainer(self.cli, enable_progress_bar=False, enable_model_summary=False)
+                measure = trainer.validate if split == "val" else trainer.test
+                for scores in measure(module, datamodule=self.cli.datamodule, verbose=False):
+                    found |= dict(scores)
+        return found
 
 
 def _write(mark: Path, content: dict[str, Any]) -> None:

@@ -405,6 +405,13 @@ def test_settings_out_of_range_are_refused(settings, sentence):
     assert str(refusal.value) == sentence
 
 
+class Bypassed(Plain):
+    """Its training step calls its network, and not itself."""
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.network(batch[0]), batch[1])
+
+
 REFUSED = {
     "a fit that is too short": (
         {"generations": 31},
@@ -455,10 +462,16 @@ REFUSED = {
         "'network.0', 'network.1', 'network.2', 'network.3'.",
     ),
     "a part that makes no logits": (
-        {"network": "network.0", "generations": 30},
+        {"network": "network.0"},
         {},
         "BornAgain: the network answers with (6, 4, 3, 3) and not with logits (B, K); name with network= the part of "
         "the module that does.",
+    ),
+    "a part that is not called": (
+        {},
+        {"kind": Bypassed},
+        "BornAgain: training_step did not call the part '' (empty is the module itself), so what it answers cannot be "
+        "compared; name with network= the part that makes logits.",
     ),
     "a teacher that is not there": (
         {"teacher_ckpt": "gone.ckpt"},

@@ -358,7 +358,7 @@ def test_more_words_than_a_command_takes_are_refused() -> None:
 
     def several(cli: Any, base: str, files: list[str] | str) -> None: ...
 
-    assert spell_out(["a.ckpt", "--bins", "3"], one) == ["--ckpt_path", "a.ckpt", "--bins", "3"]
+    assert spell_out(["a.ckpt", "--bins", "3"], one) == ["--bins", "3", "--ckpt_path", "a.ckpt"]
     assert spell_out(["a", "b", "c"], several) == ["--base", "a", "--files", '["b", "c"]']
     with pytest.raises(ValueError, match=r"^b c: there are more words than ckpt_path; leave out what is too much, or"):
         spell_out(["a", "b", "c"], one)
