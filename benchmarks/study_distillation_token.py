@@ -3,9 +3,9 @@
 The protocol, fixed before the first run: `LongTailDigits` of the study of imbalance (280 digits, 100 of the most
 frequent class down to 2 of the rarest), a DeiT of 2 blocks of width 48 with 4 heads on patches of 2 pixels, AdamW (rate
 0.002, decay 0.05), cosine, 600 steps on batches of 28. The teacher is `resnet8_cifar`, trained for as long on the same
-digits at rate 0.01. Arms: the network as it is, both heads averaged in its loss; the token with alpha 0.5; the same with
-the decisions weighted by effective numbers, beta 0.999, from nine tenths of the epochs on. Scored once at the end on 359
-balanced test digits. Seeds 0 to 4 fix digits, weights and order.
+digits at rate 0.01. Arms: the network as it is, both heads averaged in its loss; the token with alpha 0.5; the same
+with the decisions weighted by effective numbers, beta 0.999, from nine tenths of the epochs on. Scored once at the end
+on 359 balanced test digits. Seeds 0 to 4 fix digits, weights and order.
 """
 
 from functools import partial
