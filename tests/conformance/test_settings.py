@@ -22,6 +22,12 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "an EvoNorm layer stands where a norm was, so files hold its weights under the norm's name",
         "",
     ),
+    "DistillationToken": (
+        "for a network with one head optimizers hold a second one besides the module's parameters; files have it in "
+        "the callback's state",
+        "",
+        "",
+    ),
     "FeatureGates": (
         "gates and their optimizer stand in the callback's state; keys of module and optimizers are plain",
         "",
