@@ -37,13 +37,13 @@ class Answering(Taught):
     def ready(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what does not fit once loaders are there, before the first step."""
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        if stage != "fit" or self.off:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        if self.off:
             return
         network = pl_module.get_submodule(self.outputs_of[0])
         for path in self.changed_parts(network):
-            # After those of `listen`, which therefore hear what the network itself puts out.
+            # After all of `listen`, also those of others, which therefore hear what the network itself puts out.
             self.undo_later(network.get_submodule(path).register_forward_hook(self._changer(path)).remove)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

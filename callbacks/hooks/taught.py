@@ -6,6 +6,7 @@ trains beside the network, as an adapter between two widths, hangs on the module
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ._added import ASIDE, Added
+from ._around import last_word
 from ._checks import whole
 from ._example_images import image_shape
 from ._fields import Fields
@@ -210,7 +212,8 @@ class Taught(TrainedParts, Loss):
         torch.default_generator.manual_seed(self.seed)
         self.trained = dict(self.parts(own, theirs))
         if self.trained:
-            self._hang(student)
+            # When all callbacks are set up: one that looks for the last layer, say, is not to find an adapter.
+            self.undo_later(last_word(pl_module, "setup", partial(self._hang, student)).undo)
 
     def _introduce(
         self, trainer: Trainer, pl_module: LightningModule, teacher: nn.Module, images: Tensor

@@ -17,6 +17,11 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "",
         "each generation begins with batch norm's statistics and counts as they were at the start",
     ),
+    "Distillation": (
+        "optimizers hold adapters of layers besides the module's parameters; files have them in its state",
+        "",
+        "",
+    ),
     "EvoNorm": (
         "",
         "an EvoNorm layer stands where a norm was, so files hold its weights under the norm's name",
