@@ -223,7 +223,7 @@ class KnowledgeConcentration(Taught):
 
 
 def _verticals(classes: object) -> list[list[int]]:
-    lists = classes if isinstance(classes, (list, tuple)) and classes else [None]
+    lists: Sequence[Any] = classes if isinstance(classes, (list, tuple)) and classes else [None]
     for given in lists:
         known = given if isinstance(given, (list, tuple)) else []
         whole_numbers = [it for it in known if isinstance(it, int) and not isinstance(it, bool) and it >= 0]
