@@ -1,6 +1,7 @@
 """A teacher, assistants and a student in one command: what is trained, by whom it is taught, and what is told."""
 
 import csv
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,24 @@ def state_of(path: str) -> dict[str, Tensor]:
     return state
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A ResNet-20 that has read all training digits twice."""
+    words = ["--model", "ImageClassifier", "--model.backbone", "resnet20_cifar", "--model.optimizer.lr", "0.01"]
+    words += ["--data", "Digits", "--data.batch_size", "64", "--callbacks.schedule", "WarmUpCosine", *SHORT]
+    words += ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
+    words += ["--callbacks.last", "ModelCheckpoint", "--callbacks.last.filename", "last"]
+    best = main(["fit", *words, "--trainer.default_root_dir", str(tmp_path_factory.mktemp("teacher"))]).best_ckpt
+    assert best is not None
+    return best
+
+
+@pytest.mark.slow
 def test_one_config_trains_every_way_and_tells_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = chain(*CONFIG)
     printed = capsys.readouterr().out
     again = chain(*CONFIG)
-    tested = main(["test", *CONFIG[2:], "--data", "Digits", "--ckpt_path", output["student"]]).metrics
+    tested = main(["test", "--data", "Digits", *CONFIG[2:], "--ckpt_path", output["student"]]).metrics
     with open(output["table"], encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     ways = [
@@ -93,19 +107,19 @@ def test_one_config_trains_every_way_and_tells_of_it(tmp_path: Path, capsys: pyt
     }
 
 
-def test_row_257_an_empty_chain_is_plain_distillation_bit_for_bit(tmp_path: Path) -> None:
-    output = chain("resnet14_cifar", "resnet8_cifar", *CONFIG, "--paths", "[]", "--alpha", "0.25", "--output", "chain")
-    teacher, student = output["rows"]
-    plain = ["--config", str(tmp_path / "chain/teacher_assistant_fit.yaml"), *CONFIG[2:], "--trainer.default_root_dir"]
-    alone = main(["fit", *plain, "alone", "--model.backbone", "resnet14_cifar"]).best_ckpt
-    kd = {"teacher": teacher["checkpoint"], "hard_weight": "0.25", "kd_weight": "0.75", "temperature": "5.0"}
+def test_row_257_an_empty_chain_is_plain_distillation_bit_for_bit_and_leaves_the_teacher(
+    tmp_path: Path, teacher: str
+) -> None:
+    before = Path(teacher).read_bytes()
+    output = chain(teacher, "resnet8_cifar", *CONFIG, "--paths", "[]", "--alpha", "0.25", "--output", "chain")
+    plain = ["--config", str(tmp_path / "chain/teacher_assistant_fit.yaml"), *CONFIG[2:]]
+    kd = {"teacher": teacher, "hard_weight": "0.25", "kd_weight": "0.75", "temperature": "5.0"}
     words = [word for name, value in kd.items() for word in (f"--callbacks.kd.{name}", value)]
-    taught = main(["fit", *plain, "student", "--callbacks.kd", "Distillation", *words]).best_ckpt
-    assert alone is not None and taught is not None
+    taught = main(["fit", *plain, "--trainer.default_root_dir", "student", "--callbacks.kd", "Distillation", *words])
 
-    # The teacher is what it was before it taught.
-    assert distance(state_of(alone), state_of(teacher["checkpoint"])) == 0.0
-    assert distance(state_of(taught), state_of(student["checkpoint"])) == 0.0
+    assert [row["path"] for row in output["rows"]] == ["last", "last > resnet8_cifar"]
+    assert distance(state_of(str(taught.best_ckpt)), state_of(output["student"])) == 0.0
+    assert Path(teacher).read_bytes() == before
 
 
 def by_hand(teacher: torch.nn.Module, alpha: float, temperature: float, squared: bool) -> dict[str, Tensor]:
@@ -153,20 +167,41 @@ class KillOnce(Callback):
             raise RuntimeError("killed")
 
 
+TWICE = ["--trainer.max_epochs", "2", "--callbacks.kill", f"{__name__}.KillOnce", "--output"]
+
+
 def test_a_command_that_was_interrupted_goes_on_inside_the_training(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["resnet14_cifar", "resnet8_cifar", *CONFIG, "--trainer.max_epochs", "2", "--paths", "[]"]
-    words += ["--callbacks.kill", f"{__name__}.KillOnce", "--output"]
+    words = ["resnet14_cifar", "resnet8_cifar", *CONFIG, *TWICE, "out"]
+    Path("kill").touch()
+    with pytest.raises(RuntimeError, match="killed"):
+        chain(*words)
+    capsys.readouterr()
+    output = chain(*words)
+    printed = capsys.readouterr().out
+    with open(output["table"], encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+
+    assert [row["path"] for row in rows] == ["resnet14_cifar", "resnet14_cifar > resnet8_cifar", "resnet8_cifar"]
+    assert [row["parameters"] for row in rows] == ["172218", "75002", "75002"]
+    assert len({row["val/loss"] for row in rows}) == 3
+    assert all(row["path"] in printed for row in rows)
+    assert printed.count("finished before") == 1
+    # It went on in the folder of the first part, whose numbers are kept beside those of the second.
+    assert {path.name for path in Path("out/resnet14_cifar-resnet8_cifar").glob("version_*")} == {"version_0"}
+    assert len(list(Path("out/resnet14_cifar-resnet8_cifar/version_0").glob("metrics*.csv"))) == 2
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_ends_as_one_that_was_not() -> None:
+    words = ["resnet14_cifar", "resnet8_cifar", *CONFIG, "--paths", "[]", *TWICE]
     straight = chain(*words, "straight")
     Path("kill").touch()
     with pytest.raises(RuntimeError, match="killed"):
         chain(*words, "killed")
-    capsys.readouterr()
     resumed = chain(*words, "killed")
 
-    assert capsys.readouterr().out.count("finished before") == 1
     assert [row["val/loss"] for row in resumed["rows"]] == [row["val/loss"] for row in straight["rows"]]
     assert distance(state_of(straight["student"]), state_of(resumed["student"])) == 0.0
-    assert len(list(Path("killed/resnet14_cifar-resnet8_cifar").glob("version_*"))) == 1
 
 
 def few(folder: Path, teacher: str, seed: int, epochs: int, *more: str) -> dict[str, float]:
@@ -180,32 +215,22 @@ def few(folder: Path, teacher: str, seed: int, epochs: int, *more: str) -> dict[
     return {row["path"]: row["test/acc"] for row in rows}
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A ResNet-20 that has read all training digits twice."""
-    words = ["--model", "ImageClassifier", "--model.backbone", "resnet20_cifar", "--model.optimizer.lr", "0.01"]
-    words += ["--data", "Digits", "--data.batch_size", "64", "--callbacks.schedule", "WarmUpCosine", *SHORT]
-    words += ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
-    words += ["--callbacks.last", "ModelCheckpoint", "--callbacks.last.filename", "last"]
-    best = main(["fit", *words, "--trainer.default_root_dir", str(tmp_path_factory.mktemp("teacher"))]).best_ckpt
-    assert best is not None
-    return best
-
-
 ALONE, CHAIN = "resnet8_cifar", "last > resnet14_cifar > resnet8_cifar"
+ALONE_TOO = ("--paths", "[[resnet8_cifar]]")
 
 
 def test_row_257_a_chain_of_three_on_a_hundred_digits_beats_the_student_alone(tmp_path: Path, teacher: str) -> None:
-    reached = few(tmp_path, teacher, 0, 8, "--paths", "[[resnet8_cifar]]")
+    reached = few(tmp_path, teacher, 0, 8, *ALONE_TOO)
 
     assert list(reached) == ["last", "last > resnet14_cifar", CHAIN, ALONE]
     assert reached[CHAIN] > reached[ALONE]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_row_257_it_does_so_over_seeds(tmp_path: Path, teacher: str) -> None:
     """The mean of the paired differences over the seeds 0 to 4 is above two of its standard errors."""
-    found = [few(tmp_path / str(seed), teacher, seed, 16) for seed in range(5)]
+    found = [few(tmp_path / str(seed), teacher, seed, 16, *ALONE_TOO) for seed in range(5)]
     gains = torch.tensor([it[CHAIN] - it[ALONE] for it in found])
 
     assert gains.mean() > 2 * gains.std() / 5**0.5, found
@@ -275,7 +300,13 @@ REFUSED_TOO = [
 )
 def test_what_no_training_can_come_of_is_refused_before_the_first(args: list[str], sentence: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError)) as refusal:
-        chain(*args, *CONFIG, "--output", "out")
+        chain(
+            *takewhile(lambda it: it[0] != "-", args),
+            *CONFIG,
+            "--output",
+            "out",
+            *dropwhile(lambda it: it[0] != "-", args),
+        )
 
     assert str(refusal.value) == sentence
     assert not list(Path().rglob("stage.json"))
