@@ -129,7 +129,7 @@ class BDKD(Online):
     image by image by how sure the two are, and the teacher's own loss: cross entropy and a mild pull to the student.
     Neither network gets a gradient of the other's loss. The teacher sees the same images in train mode and trains with
     the module's optimizers; it stands in the callback's state and in no file of the module. Validations log the
-    student's calibration error as `val/ece`, for the balance is meant for that.
+    student's calibration error as `val/student_ece`, for the balance is meant for that.
 
     Args:
         teacher: Where the teacher begins: a network from images to logits, which is copied; the path of a checkpoint

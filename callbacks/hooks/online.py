@@ -28,8 +28,9 @@ class Online(Taught):
 
     What the teacher draws, as its dropout does, comes from a stream that begins with `seed`.
 
-    While fitting, validations log the student's expected calibration error as `val/ece`, followed by the state key
-    where two callbacks do; it is torchmetrics' `MulticlassCalibrationError` over the first loader and all processes.
+    While fitting, validations log the student's expected calibration error as `val/student_ece`, followed by the state
+    key where two callbacks do; it is torchmetrics' `MulticlassCalibrationError` over the first loader and all
+    processes.
 
     Args:
         ece_bins: Bins of confidence of the calibration error; 0 leaves it out.
@@ -118,7 +119,8 @@ class Online(Taught):
             return
         others = any(isinstance(it, Online) and it.ece_bins for it in self.rivals(trainer, Online))
         # Equal on all ranks already; Lightning warns of what it is not told to average.
-        pl_module.log(f"val/ece/{self.state_key}" if others else "val/ece", self._ece.compute(), sync_dist=True)
+        label = f"val/student_ece/{self.state_key}" if others else "val/student_ece"
+        pl_module.log(label, self._ece.compute(), sync_dist=True)
         self._ece.reset()
 
     @contextmanager

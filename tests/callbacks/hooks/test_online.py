@@ -170,7 +170,7 @@ def test_validations_log_the_calibration_error_of_the_student_as_torchmetrics_ha
     with torch.no_grad():
         logits = module.eval()(image)
     expected = multiclass_calibration_error(logits, target, num_classes=10, n_bins=7)
-    (found,) = [row["val/ece"] for _, row in recorder.rows if "val/ece" in row]
+    (found,) = [row["val/student_ece"] for _, row in recorder.rows if "val/student_ece" in row]
 
     assert found == pytest.approx(expected.item(), abs=1e-6)
     assert found > 0.05
@@ -180,7 +180,7 @@ def test_without_bins_no_calibration_error_is_logged():
     recorder = Recorder()
     trained(BDKD(teacher=teacher(), ece_bins=0), logger=recorder, val=plain_loader(20, 5), max_epochs=1)
 
-    assert not any("val/ece" in row for _, row in recorder.rows)
+    assert not any("val/student_ece" in row for _, row in recorder.rows)
     assert any("val/loss" in row for _, row in recorder.rows)
 
 
@@ -241,7 +241,7 @@ def test_two_ranks_end_with_one_student_and_one_teacher_and_one_calibration_erro
         trainer.fit(module, train, val)
         learned = callback.state_dict()["parts"]["teacher"]
         weights = [it.flatten() for name, it in learned.items() if "running" not in name and "num" not in name]
-        ece = trainer.callback_metrics["val/ece"]
+        ece = trainer.callback_metrics["val/student_ece"]
         return torch.cat([*(it.detach().flatten() for it in module.parameters()), *weights, ece[None]])
 
     first, second = two_ranks(found)
