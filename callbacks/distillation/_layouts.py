@@ -36,6 +36,6 @@ def positions(features: Tensor) -> Tensor:
 
 def at_one_size(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     """Maps `(..., H, W)`: whichever is higher or wider is averaged down to the other, so none is made up."""
-    size = [min(pair) for pair in zip(ours.shape[-2:], theirs.shape[-2:], strict=True)]
-    ours, theirs = (it if list(it.shape[-2:]) == size else F.adaptive_avg_pool2d(it, size) for it in (ours, theirs))
+    size = (min(ours.shape[-2], theirs.shape[-2]), min(ours.shape[-1], theirs.shape[-1]))
+    ours, theirs = (it if it.shape[-2:] == size else F.adaptive_avg_pool2d(it, size) for it in (ours, theirs))
     return ours, theirs

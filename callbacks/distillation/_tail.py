@@ -34,7 +34,7 @@ class Tail:
         parents = [layer.rsplit(".", depth)[0] for depth in range(1, layer.count(".") + 1)]
         # The innermost part around the layer that has both.
         parts = [network.get_submodule(path) for path in [*parents, ""]]
-        timms = next((it for it in parts if hasattr(it, "forward_features") and hasattr(it, "forward_head")), None)
+        timms: Any = next((it for it in parts if hasattr(it, "forward_features") and hasattr(it, "forward_head")), None)
         self.head: Callable[[Tensor], Tensor] | None = None
         run: Callable[[Tensor], Any] = network
         if timms is not None:

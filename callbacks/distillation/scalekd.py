@@ -203,8 +203,9 @@ class ScaleKD(Taught):
     def _watch(self, images: Tensor, teachers: Sequence[Answer]) -> None:
         for teacher, answer, stages in zip(self.teachers, teachers, self._theirs, strict=True):
             paths = own_paths("ScaleKD", "the teacher", teacher, stages)
-            tail = Tail("ScaleKD", teacher, *(paths[it] for it in stages), images)
-            tail.check(answer.layers[stages[0]], answer.logits)
+            layer, last = stages
+            tail = Tail("ScaleKD", teacher, paths[layer], paths[last], images)
+            tail.check(answer.layers[layer], answer.logits)
             self._tails.append(tail)
 
     def _projected(self, what: str, place: int, student: Answer) -> list[Tensor]:
