@@ -53,7 +53,7 @@ def rows(quick: bool) -> list[Row]:
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        _tiles(root / "photos", 8 if quick else 480)
+        _tiles(root / "photos", 8 if quick else 160)
         photos = ImageFolder(root / "photos", SIDE, augment="strong", val_fraction=0, test_fraction=0)
         given = ["--data", "ImageFolder", "--data.root", str(root / "photos"), "--data.image_size", str(SIDE)]
         given += ["--data.augment", "strong", "--data.val_fraction", "0", "--data.test_fraction", "0"]
@@ -86,7 +86,7 @@ def _rows(what: str, data: VisionDataModule, given: list[str], network: str, fol
         "online": _fitting(lambda: Online(make(), make()), data, quick),
         "once": lambda: reinforce,
     }
-    repetitions, warmup = (1, 0) if quick else (9, 1)
+    repetitions, warmup = (1, 0) if quick else (7, 1)
     cpu = {name: clocks["cpu"] for name, clocks in take_turns(sides, repetitions, warmup).items()}
     return [
         Row.slowdown(f"reinforced epoch, {what}", "plain epoch", cpu["reinforced"], cpu["plain"], "cpu", "<= 1.10"),

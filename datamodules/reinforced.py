@@ -4,7 +4,7 @@ Faghri et al. 2023, arXiv:2303.08983. Symbols: N `num_samples`, K `top_k`, C cla
 """
 
 from pathlib import Path
-from typing import final
+from typing import TypeGuard, final
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ class Reinforced(VisionDataModule):
         return self.data.statistics
 
     @property
-    def augmentation(self) -> Augmentation | None:  # type: ignore[override]  # what is replayed cannot be set
+    def augmentation(self) -> Augmentation | None:
         return self.data.augmentation
 
     @augmentation.setter
@@ -230,7 +230,7 @@ class ReplayedImages(ImageSet):
         return Fetched(fetched.image, answers, fetched.index, fetched.skipped)
 
 
-def _answered(batch: Batch) -> bool:
+def _answered(batch: Batch) -> TypeGuard[tuple[Tensor, ...]]:
     """Whether a batch holds answers in the place of labels."""
     return isinstance(batch, tuple | list) and batch[1].ndim == 3
 

@@ -128,7 +128,7 @@ def _begun(folder: Path, wanted: dict[str, Any], overwrite: bool) -> AnswerStore
     """The store in `folder`, made where there is none."""
     if not overwrite and any((folder / name).exists() for name in (INDEX, ANSWERS)):
         store = AnswerStore.read(folder)
-        if other := [name for name, value in wanted.items() if store.index[name] != value]:
+        if other := [name for name, value in wanted.items() if store.index.get(name) != value]:
             raise FileExistsError(
                 f"{folder} holds a store with other {' and '.join(other)}; choose another --output or add --overwrite"
             )
@@ -156,6 +156,7 @@ def _answer(cli: Any, data: VisionDataModule, teachers: list[ImageClassifier], s
     try:
         with torch.inference_mode(), cli.trainer.precision_plugin.forward_context():
             for batch in loader:
+                assert isinstance(batch, dict)  # as asked
                 index = batch["index"]
                 image = data.augment(batch["image"].to(device), index.to(device), 0)
                 answers = _answers(teachers, image, data, store.index["temperature"])

@@ -20,6 +20,7 @@ from lightning_vision import main
 from lightning_vision.catalogue import find
 from lightning_vision.configs import read_config, shipped
 from support.photos import photo_folder, photo_table
+from support.stores import digits_store
 from support.teachers import write_checkpoints
 from support.trainers import QUIET
 
@@ -33,6 +34,7 @@ SHORT = ["--trainer.limit_val_batches", "1", "--trainer.accelerator", "cpu", *QU
 DATA: dict[str, Callable[[], Path]] = {
     "root": lambda: photo_folder("photos", ("brick", "cat", "coffee"), number=12),
     "csv": lambda: photo_table("photos.csv", DATA["root"]()),
+    "store": lambda: digits_store("store"),
 }
 
 
@@ -75,7 +77,7 @@ def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) 
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"version_0", "version_1"}
     # Nothing was written beside the folder that the flag named.
     assert Path.cwd() == tmp_path
-    assert {path.name for path in tmp_path.iterdir()} <= {"predictions", "run", "photos", "photos.csv"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"predictions", "run", "photos", "photos.csv", "store"}
 
 
 @pytest.mark.parametrize("name", PIECES)

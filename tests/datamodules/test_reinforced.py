@@ -25,9 +25,9 @@ from lightning_vision import ImageClassifier
 from lightning_vision.datamodules import Digits, ImageFolder, PlacedDigits, Reinforced, from_datasets, soft_targets
 from lightning_vision.datamodules.augmentation import RandomErasing, ShiftCrop
 from lightning_vision.datamodules.common._answers import AnswerStore
-from lightning_vision.datamodules.common._fingerprint import fingerprint
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from support.photos import digit_folder
+from support.stores import answered
 from support.trainers import quiet_trainer
 
 ENTRIES, KNOWN, SEED = 3, 4, 5
@@ -37,23 +37,9 @@ def digits(**options: Any) -> Digits:
     return Digits(**{"batch_size": 64, "shift": 1, "augment": [RandomErasing(1.0)], "seed": SEED} | options)
 
 
-def stored(folder: Path, data: VisionDataModule, count: int = ENTRIES, top_k: int = KNOWN) -> Path:
-    """A store of `data` with answers drawn at random."""
-    data.setup()
-    assert data.train_set is not None
-    folder.mkdir(parents=True)
-    sizes = {"samples": len(data.train_set), "num_classes": data.num_classes, "num_samples": count, "top_k": top_k}
-    store = AnswerStore.create(folder, {**sizes, "seed": data.seed, "data": fingerprint(data, data.seed)})
-    logits = 2 * torch.randn(store.rows, data.num_classes, generator=torch.Generator().manual_seed(0))
-    top = logits.softmax(1).topk(top_k)
-    store.write(torch.arange(store.rows), top.indices, top.values)
-    store.save(store.rows)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stored(tmp_path_factory.mktemp("stores") / "digits", digits())
+    return answered(tmp_path_factory.mktemp("stores") / "digits", digits(), ENTRIES, KNOWN)
 
 
 class Seen(LightningModule):
@@ -182,7 +168,7 @@ def test_two_ranks_share_the_entries_of_an_epoch(store: Path, two_ranks: Callabl
 def test_a_balanced_epoch_draws_an_entry_for_every_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Digits, "load", few_of_a_class)
     data = digits(sampler="balanced")
-    balanced = Reinforced(data, stored(tmp_path / "store", digits(), count=50))
+    balanced = Reinforced(data, answered(tmp_path / "store", digits(), 50, KNOWN))
     rows = torch.cat([row for _, _, row in balanced.train_dataloader()])
     rare = rows[rows % len(data.train_set) < 3]  # type: ignore[arg-type]  # loaded by then
 
@@ -231,7 +217,7 @@ def test_row_20_any_datamodule_replays_what_the_teacher_saw(
     make: Callable[[Path], VisionDataModule], tmp_path: Path
 ) -> None:
     plain = make(tmp_path)
-    folder = stored(tmp_path / "store", plain, top_k=2)
+    folder = answered(tmp_path / "store", plain, ENTRIES, 2)
     data = Reinforced(plain, folder, seed=1)
     batches = seen(data, max_epochs=1, limit_train_batches=2)
     loader = data.train_dataloader()
