@@ -77,8 +77,8 @@ class Guidance(Taught):
     To the loss of each batch comes 1 - CKA (`linear_cka`) of what a layer puts out and what a layer of the guide puts
     out for the same images, the mean over pairs of layers. Widths and kinds of layers may differ, nothing is learned
     beside the network. The guide's answers do not matter, only its layers: one with random weights hands on what its
-    architecture makes alike. Logged is `train/guidance`, before its weight. Watch the task's loss beside it: an alignment
-    that is not stopped can drown the task, as on the card's digits.
+    architecture makes alike. Logged is `train/guidance`, before its weight. Watch the task's loss beside it: without a
+    stop alignment can drown the task, as with the card's digits.
 
     Args:
         teacher: The guide: a network, the path of a checkpoint (`*.ckpt`), a name of timm's, or a list of those, over
