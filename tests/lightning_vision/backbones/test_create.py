@@ -19,7 +19,7 @@ create_module = importlib.import_module("lightning_vision.backbones.create")
 
 
 def test_names_lists_ours_among_timms() -> None:
-    assert names("resnet*_cifar") == [f"resnet{depth}_cifar" for depth in (8, 20, 32, 44, 56, 110)]
+    assert names("resnet*_cifar") == [f"resnet{depth}_cifar" for depth in (8, 14, 20, 32, 44, 56, 110)]
     assert {"resnet18", "resnet8_cifar"} <= set(names())
 
 
