@@ -2,16 +2,17 @@
 
 from math import isqrt
 
+import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 
-__all__ = ["at_one_size", "is_aligned", "positions"]
+__all__ = ["at_one_size", "is_aligned", "pooled", "positions"]
 
 
 def is_aligned(student: Size, teacher: Size) -> bool:
-    """Whether two layers can be compared entry by entry but for width and the size of maps."""
+    """Whether two layers can be compared entry by entry but for width and the size of maps; B does not matter."""
     if len(student) == 3:
-        return student[:2] == teacher[:2] and len(teacher) == 3
+        return len(teacher) == 3 and student[1] == teacher[1]
     return len(student) == len(teacher) and len(student) in (2, 4)
 
 
@@ -32,6 +33,13 @@ def positions(features: Tensor) -> Tensor:
         )
     side = isqrt(features.shape[1])
     return features[:, features.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
+
+
+def pooled(features: Tensor) -> Tensor:
+    """An embedding `(B, C)` of each image, in at least float32: maps and tokens averaged over positions."""
+    over = {3: [1], 4: [2, 3]}.get(features.ndim, [])
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return wide.mean(dim=over) if over else wide.flatten(1)
 
 
 def at_one_size(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..hooks._checks import number
 from ._layouts import at_one_size, is_aligned, positions
 
 __all__ = ["attention_map", "attention_transfer_loss"]
@@ -14,10 +15,13 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
 
     Args:
         features: Maps `(B, C, H, W)` or tokens `(B, N, C)`.
-        power: p, above 0; 2 as the authors. A larger one looks at the strongest channels alone.
+        power: p, at least 1; 2 as the authors. A larger one looks at the strongest channels alone.
 
     Returns:
         `(B, H, W)` or `(B, N)`, in at least float32, as it was before normalising.
+
+    Raises:
+        ValueError: `power` is below 1, and the gradient of a channel that is 0 would be infinite.
 
     Example:
         >>> import torch
@@ -27,6 +31,7 @@ def attention_map(features: Tensor, power: float = 2.0) -> Tensor:
 
     Reference: Zagoruyko & Komodakis 2017, arXiv:1612.03928
     """
+    number("attention_map", "power", power, 1)
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     return wide.abs().pow(power).sum(dim=1 if features.ndim == 4 else 2)
 
@@ -45,7 +50,7 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, power: float = 2.0
         power: p of `attention_map`.
 
     Raises:
-        ValueError: One of the two is neither maps nor tokens.
+        ValueError: One of the two is neither maps nor tokens, or `power` is below 1.
 
     Example:
         >>> import torch

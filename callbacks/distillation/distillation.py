@@ -14,6 +14,7 @@ from torch import Size, Tensor, nn
 
 from ..hooks._checks import number
 from ..hooks.taught import Answer, Taught
+from ._layouts import pooled
 from .attention_transfer import attention_transfer_loss
 from .decoupled_kd import decoupled_kd_loss
 from .feature_hints import HintAdapter, hint_loss
@@ -37,8 +38,9 @@ class LayerLoss:
 
 
 def _relations(student: Tensor, teacher: Tensor) -> Tensor:
-    """Distances and angles, whose weights the authors have as 1 to 2."""
-    return relational_distance_loss(student, teacher) + 2 * relational_angle_loss(student, teacher)
+    """Distances and angles of embeddings, the mean over positions; the authors have their weights as 1 to 2."""
+    ours, theirs = pooled(student), pooled(teacher)
+    return relational_distance_loss(ours, theirs) + 2 * relational_angle_loss(ours, theirs)
 
 
 LAYER_LOSSES: Mapping[str, LayerLoss] = {
@@ -71,7 +73,8 @@ class Distillation(Taught):
         layers: Paths of the student's layers, below `network`, each with that of the teacher's layer for it; None
             compares no layers.
         layer_loss: Compares layers: `hints`, the mean squared difference after an adapter that trains along;
-            `attention`, where the two look; `relational`, how images lie to each other. The mean over pairs of layers.
+            `attention`, where the two look; `relational`, how images lie to each other, by the mean of maps and tokens
+            over positions. The mean over pairs of layers.
         layer_weight: Factor of the comparison of layers, at least 0. Neutral 0.
         network: Path of the part of the module that makes logits of images, as `network`; empty is the module itself,
             whose forward `training_step` calls.
@@ -86,7 +89,8 @@ class Distillation(Taught):
 
     Raises:
         ValueError: from the constructor, for a setting out of range; otherwise as `Taught` says, above all at set-up if
-            a file is missing or holds code, if teacher and student have other classes, or a layer is not there.
+            a file is missing or holds code, if teacher and student have other classes, or a layer is not there or
+            cannot be compared with the teacher's.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -174,14 +178,12 @@ class Distillation(Taught):
         return list(self._pairs.values())
 
     def parts(self, student: Mapping[str, Size], teachers: Sequence[Mapping[str, Size]]) -> Mapping[str, nn.Module]:
-        adapter = LAYER_LOSSES[self.layer_loss].adapter
-        if adapter is None:
-            return {}
-        return {
-            _part(ours, number): adapter(student[ours], teacher[theirs])
+        adapters = {
+            _part(ours, number): self._adapter(ours, student[ours], theirs, teacher[theirs])
             for number, teacher in enumerate(teachers)
             for ours, theirs in self._pairs.items()
         }
+        return {part: adapter for part, adapter in adapters.items() if adapter is not None}
 
     def compare(self, batch: Any, student: Answer, teachers: Sequence[Answer]) -> Mapping[str, Tensor]:
         terms = {}
@@ -206,6 +208,25 @@ class Distillation(Taught):
     @property
     def _pairs(self) -> Mapping[str, str]:
         return self.layers if self.layers and self.layer_weight else {}
+
+    @torch.no_grad()
+    def _adapter(self, ours: str, student: Size, theirs: str, teacher: Size) -> nn.Module | None:
+        """What the student's layer goes through, after a try by zeros; a ValueError if the two cannot be compared."""
+        for whose, path, shape in (("student", ours, student), ("teacher", theirs, teacher)):
+            if len(shape) < 2 or shape[0] != 2:
+                raise ValueError(
+                    f"Distillation: the layer {path!r} of the {whose} puts out {tuple(shape)} for two images, which is "
+                    "no row for each; name another with layers=."
+                )
+        method, zeros = LAYER_LOSSES[self.layer_loss], torch.zeros(student)
+        try:
+            adapter = None if method.adapter is None else method.adapter(student, teacher)
+            method.loss(zeros if adapter is None else adapter(zeros), torch.zeros(teacher))
+        except ValueError as error:
+            raise ValueError(
+                f"Distillation: {ours!r} of the student and {theirs!r} of the teacher cannot be compared: {error}"
+            ) from error
+        return adapter
 
     def _compared(self, student: Tensor, teacher: Tensor, part: str) -> Tensor:
         if part in self.trained:

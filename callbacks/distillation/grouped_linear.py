@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..hooks._checks import whole
+
 __all__ = ["GroupedLinear"]
 
 
@@ -27,7 +29,8 @@ class GroupedLinear(nn.Module):
         `(..., shared + G width)` to `(..., K)`, outputs in their own order, not that of the groups.
 
     Raises:
-        ValueError: An output is missing, stands twice or is no whole number; a group is empty; there are no features.
+        ValueError: An output is missing, stands twice or is no whole number; a group is empty; there are no features;
+            when it is called, if features are of another width.
 
     Example:
         >>> import torch
@@ -41,16 +44,16 @@ class GroupedLinear(nn.Module):
     def __init__(self, groups: Sequence[Sequence[int]], width: int, shared: int = 0, bias: bool = True) -> None:
         super().__init__()
         order = [output for group in groups for output in group]
-        if sorted(order) != list(range(len(order))) or not all(map(len, groups)) or not order:
+        numbers = [it for it in order if isinstance(it, int) and not isinstance(it, bool)]
+        if len(numbers) < len(order) or sorted(numbers) != list(range(len(order))) or not all(map(len, groups)):
             raise ValueError(
                 f"GroupedLinear: groups is {[list(it) for it in groups]}; let each output from 0 on stand in exactly "
                 "one group, and no group be empty."
             )
-        if width < 0 or shared < 0 or width + shared == 0:
-            raise ValueError(
-                f"GroupedLinear: width is {width} and shared is {shared}; give whole numbers of at least 0, one of "
-                "them above."
-            )
+        whole("GroupedLinear", "width", width, 0)
+        whole("GroupedLinear", "shared", shared, 0)
+        if width + shared == 0:
+            raise ValueError("GroupedLinear: width and shared are 0; give at least one of them above.")
         self.width, self.shared = width, shared
         self.weights = nn.ParameterList(torch.empty(len(it), shared + width) for it in groups)
         self.bias = nn.Parameter(torch.empty(len(order))) if bias else None
@@ -68,6 +71,13 @@ class GroupedLinear(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, features: Tensor) -> Tensor:
+        total = self.shared + len(self.groups) * self.width
+        if features.shape[-1] != total:
+            # Of too many, the slices would drop the last ones.
+            raise ValueError(
+                f"GroupedLinear: the features are {tuple(features.shape)}, and {self.shared} shared and {self.width} "
+                f"of each of {len(self.groups)} groups are {total}; let the layer before it put out that many."
+            )
         common, own = features[..., : self.shared], features[..., self.shared :]
         found = [
             F.linear(torch.cat([common, own[..., number * self.width : (number + 1) * self.width]], dim=-1), weight)

@@ -15,7 +15,7 @@ def relational_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     scale of an embedding changes it, and widths may differ. Computed in at least float32.
 
     Args:
-        student: `(B, ...)`, flattened; 0 for fewer than two images.
+        student: `(B, ...)`, flattened, so average maps over positions before; 0 for fewer than two images.
         teacher: `(B, ...)`, of the same images.
 
     Example:
@@ -51,7 +51,7 @@ def relational_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     float32.
 
     Args:
-        student: `(B, ...)`, flattened; 0 for fewer than three images.
+        student: `(B, ...)`, flattened, so average maps over positions before; 0 for fewer than three images.
         teacher: `(B, ...)`, of the same images.
 
     Example:

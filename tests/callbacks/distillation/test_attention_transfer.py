@@ -58,6 +58,16 @@ def test_tokens_meet_maps_as_a_square_without_those_in_front():
     assert attention_transfer_loss(tokens, 2 * tokens) < 1e-20
 
 
+def test_the_sign_of_a_channel_has_a_finite_gradient_where_it_is_zero():
+    features = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    attention_map(features, 1.0).sum().backward()
+    with pytest.raises(ValueError) as refusal:
+        attention_map(features, 0.5)
+
+    assert features.grad.isfinite().all()
+    assert str(refusal.value) == "attention_map: power is 0.5; give a finite number of at least 1."
+
+
 def test_vectors_have_no_positions():
     with pytest.raises(ValueError) as refusal:
         attention_transfer_loss(torch.zeros(2, 3), torch.zeros(2, 3))

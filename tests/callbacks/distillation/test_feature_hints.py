@@ -56,6 +56,13 @@ def test_an_adapter_brings_any_layout_to_the_teachers_width(case):
     assert adapter.layer.weight.grad.abs().sum() > 0
 
 
+def test_how_many_images_there_are_does_not_matter_to_an_adapter():
+    for student, teacher, _ in SHAPES.values():
+        one, other = HintAdapter(student, teacher), HintAdapter(torch.Size([5, *student[1:]]), torch.Size(teacher))
+
+        assert (type(one.layer), one.as_maps) == (type(other.layer), other.as_maps)
+
+
 def test_maps_and_tokens_are_adapted_position_by_position():
     maps = features(2, 5, 3, 3)
     tokens = maps.flatten(2).transpose(1, 2)

@@ -82,11 +82,20 @@ def test_it_has_the_weights_of_its_blocks_alone_and_is_loaded_as_any_layer():
             "GroupedLinear: groups is [[0, 1], []]; let each output from 0 on stand in exactly one group, and no group "
             "be empty.",
         ),
+        ([[0], [1]], 2.5, 0, "GroupedLinear: width is 2.5; give a whole number of at least 0."),
+        ([[0], [1]], 3, -1, "GroupedLinear: shared is -1; give a whole number of at least 0."),
+        (
+            [["0"], [1.0]],
+            3,
+            0,
+            "GroupedLinear: groups is [['0'], [1.0]]; let each output from 0 on stand in exactly one group, and no "
+            "group be empty.",
+        ),
         (
             [[0], [1]],
             0,
             0,
-            "GroupedLinear: width is 0 and shared is 0; give whole numbers of at least 0, one of them above.",
+            "GroupedLinear: width and shared are 0; give at least one of them above.",
         ),
     ],
 )
@@ -95,3 +104,14 @@ def test_groups_that_do_not_fit_are_refused(groups, width, shared, sentence):
         GroupedLinear(groups, width, shared)
 
     assert str(refusal.value) == sentence
+
+
+def test_features_of_another_width_are_refused_as_a_dense_layer_does():
+    for width in (9, 11):
+        with pytest.raises(ValueError) as refusal:
+            GroupedLinear([[0, 1], [2]], width=4, shared=2)(torch.rand(5, width))
+
+        assert str(refusal.value) == (
+            f"GroupedLinear: the features are (5, {width}), and 2 shared and 4 of each of 2 groups are 10; let the "
+            "layer before it put out that many."
+        )

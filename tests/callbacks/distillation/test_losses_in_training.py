@@ -37,7 +37,8 @@ def relational(_, __, ___, inner, found):
     different = ~torch.eye(len(inner), dtype=torch.bool)
 
     def relations(layer):
-        apart = layer.flatten(1)[None] - layer.flatten(1)[:, None]
+        embedding = layer.mean(dim=(2, 3))
+        apart = embedding[None] - embedding[:, None]
         lengths = (apart.square().sum(dim=2) + (~different).float()).sqrt()
         directions = apart / lengths[:, :, None]
         cosines = torch.einsum("jic,jkc->jik", directions, directions)
@@ -85,3 +86,52 @@ def test_training_equals_a_loop_by_hand(case):
     teacher.eval()
     assert distance(by_hand(weight), module.state_dict()) < 2e-5
     assert distance(by_hand(0.5 * weight), module.state_dict()) > 1e-3
+
+
+class Windows(nn.Module):
+    """Puts out four rows of each image, as attention inside windows does."""
+
+    def forward(self, maps):
+        return maps.flatten(1).unflatten(1, (4, -1)).flatten(0, 1)
+
+
+def network_of(*layers):
+    return nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), *layers, nn.Flatten(), nn.Linear(36, 10))
+
+
+REFUSED = {
+    "attention of vectors": (
+        "attention",
+        {"network.4": "2"},
+        network_of(nn.ReLU()),
+        "'network.4' of the student and '2' of the teacher cannot be compared: a layer puts out (2, 36), which has no "
+        "positions; name one that puts out maps (B, C, H, W) or tokens (B, N, C).",
+    ),
+    "hints of vectors beside maps": (
+        "hints",
+        {"network.4": "1"},
+        network_of(nn.ReLU()),
+        "'network.4' of the student and '1' of the teacher cannot be compared: HintAdapter: a student's layer puts out "
+        "(2, 36) and the teacher's (2, 4, 3, 3); name layers that both put out maps (B, C, H, W) or tokens (B, N, C), "
+        "or both vectors (B, C).",
+    ),
+    "windows": (
+        "relational",
+        {"network.2": "1.0"},
+        network_of(nn.Sequential(Windows(), nn.Unflatten(0, (-1, 4)))),
+        "the layer '1.0' of the teacher puts out (8, 9) for two images, which is no row for each; name another with "
+        "layers=.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_layers_that_cannot_be_compared_are_refused_at_set_up(case):
+    layer_loss, layers, teacher, sentence = REFUSED[case]
+    callback = Distillation(teacher, layers=layers, layer_loss=layer_loss)
+    trainer = quiet_trainer(callbacks=[callback], max_epochs=1)
+    with pytest.raises(ValueError) as refusal:
+        trainer.fit(seeded(Plain), ResumableLoader(labelled_images(12), 6))
+
+    assert str(refusal.value) == f"Distillation: {sentence}"
+    assert trainer.fit_loop.epoch_loop.batch_progress.total.ready == 0
