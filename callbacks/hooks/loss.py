@@ -69,6 +69,9 @@ class Loss(Method):
         """Whether this batch is trained on as without the callback; then nothing is computed, kept or logged for it."""
         return False
 
+    def ahead(self, pl_module: LightningModule, batch: Any) -> None:
+        """Called before `training_step`, with the batch that it will see: for what needs memory of its own."""
+
     @abstractmethod
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
         """The terms of one batch, a scalar under each name of `weights`.
@@ -119,6 +122,7 @@ class Loss(Method):
             outputs: dict[str, list[Any]] = {path: [] for path in self.outputs_of}
             self._outputs = outputs
             try:
+                self.ahead(pl_module, args[0])
                 result = proceed(*args, **kwargs)
             finally:
                 self._outputs = None

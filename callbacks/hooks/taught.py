@@ -83,6 +83,7 @@ class Taught(TrainedParts, Loss):
         self._prints: list[str] = []  # of the teachers
         self._asked: list[tuple[Tensor, int, list[Answer]]] = []  # of this step, for a replay
         self._asked_at = -1
+        self._answered: list[Answer] = []  # to the batch whose step runs
         self._replayed = False
 
     def student_layers(self, network: nn.Module) -> Sequence[str]:
@@ -132,6 +133,11 @@ class Taught(TrainedParts, Loss):
         for teacher in self.teachers:
             teacher.to(pl_module.device)
 
+    def ahead(self, pl_module: LightningModule, batch: Any) -> None:
+        super().ahead(pl_module, batch)
+        # Teachers first: what they compute with is free again when the student keeps its own for the backward pass.
+        self._answered = self._answers(pl_module, self.fields.image(batch))
+
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
         kind = type(self).__name__
         calls = outputs[self.outputs_of[0]]
@@ -141,7 +147,8 @@ class Taught(TrainedParts, Loss):
                 "batch's images is not clear; call it once, or name with network= a part that is called once."
             )
         layers = {name: only_output(kind, "the student", name, outputs[path]) for name, path in self._paths.items()}
-        return self.compare(batch, Answer(calls[0], layers), self._answers(pl_module, self.fields.image(batch)))
+        answers, self._answered = self._answered, []
+        return self.compare(batch, Answer(calls[0], layers), answers)
 
     @torch.no_grad()
     def answer(self, teacher: nn.Module, images: Tensor) -> Answer:
@@ -273,7 +280,8 @@ class Taught(TrainedParts, Loss):
 
     def _release(self) -> None:
         self._rest()
-        self.teachers, self.trained, self._heard, self._asked, self._asked_at = [], {}, {}, [], -1
+        self.teachers, self.trained, self._heard = [], {}, {}
+        self._asked, self._asked_at, self._answered = [], -1, []
 
 
 def _as_its_own(network: nn.Module, images: Tensor) -> Tensor:
