@@ -19,7 +19,9 @@ from ..hooks.taught import Answer, Taught
 __all__ = ["KnowledgeConcentration", "pace_weight", "vertical_divergences"]
 
 
-def vertical_divergences(student: Tensor, teacher: Tensor, classes: Sequence[int], temperature: float = 4.0) -> Tensor:
+def vertical_divergences(
+    student: Tensor, teacher: Tensor, classes: Sequence[int] | Tensor, temperature: float = 4.0
+) -> Tensor:
     """What a student has still to learn of a specialist about the classes that this one knows, for each image.
 
     T^2 KL(softmax(t / T) || softmax(s_V / T)), with s_V the student's logits of those classes: their probabilities
@@ -28,7 +30,7 @@ def vertical_divergences(student: Tensor, teacher: Tensor, classes: Sequence[int
     Args:
         student: Logits `(B, K)`.
         teacher: Logits `(B, V)` in the order of `classes`, or of more classes, numbered as the student's.
-        classes: Which of the student's classes the V are.
+        classes: Which of the student's classes the V are, also as a tensor `(V,)`, on their device.
         temperature: T, above 0.
 
     Returns:
@@ -41,7 +43,7 @@ def vertical_divergences(student: Tensor, teacher: Tensor, classes: Sequence[int
 
     Reference: Gao et al. 2017, arXiv:1711.07607
     """
-    chosen = torch.tensor(classes, device=student.device)
+    chosen = torch.as_tensor(classes, device=student.device)
     known = teacher if teacher.shape[1] == len(classes) else teacher.index_select(1, chosen)
     ours, theirs = (
         it.to(torch.promote_types(it.dtype, torch.float32)).div(temperature).log_softmax(dim=1)
@@ -176,6 +178,7 @@ class KnowledgeConcentration(Taught):
         self.kd_weight, self.temperature, self.own_images = kd_weight, temperature, own_images
         self.pace_steps, self.pace_loss = pace_steps, pace_loss
         self._step = 0
+        self._chosen = [torch.tensor(it) for it in self.classes]  # where the logits are
 
     def parts(
         self, student: Mapping[str, torch.Size], teachers: Sequence[Mapping[str, torch.Size]]
@@ -200,7 +203,8 @@ class KnowledgeConcentration(Taught):
 
     def compare(self, batch: Any, student: Answer, teachers: Sequence[Answer]) -> Mapping[str, Tensor]:
         found = []
-        for teacher, classes in zip(teachers, self.classes, strict=True):
+        self._chosen = [it.to(student.logits.device) for it in self._chosen]
+        for teacher, classes in zip(teachers, self._chosen, strict=True):
             each = vertical_divergences(student.logits, teacher.logits, classes, self.temperature)
             share = self._share(batch, classes, each)
             # The mean over the batch, not over a teacher's own images: each image weighs the same, on any rank.
@@ -211,15 +215,14 @@ class KnowledgeConcentration(Taught):
             found.append(taught)
         return {"concentration": torch.stack(found).sum()}
 
-    def _share(self, batch: Any, classes: Sequence[int], like: Tensor) -> Tensor:
+    def _share(self, batch: Any, classes: Tensor, like: Tensor) -> Tensor:
         """How much of each image is the teacher's to speak of: `(B,)`, 0 to 1."""
         if not self.own_images:
             return torch.ones_like(like)
         target = self.fields.target(batch)
-        chosen = torch.tensor(classes, device=target.device)
         if target.ndim == 1:
-            return (target[:, None] == chosen).any(dim=1).to(like.dtype)
-        return target.index_select(1, chosen).sum(dim=1).to(like.dtype)
+            return (target[:, None] == classes).any(dim=1).to(like.dtype)
+        return target.index_select(1, classes).sum(dim=1).to(like.dtype)
 
 
 def _verticals(classes: object) -> list[list[int]]:

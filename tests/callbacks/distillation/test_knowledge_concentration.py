@@ -152,6 +152,7 @@ def test_a_teacher_of_more_classes_is_heard_on_its_own():
     few = vertical_divergences(student, teacher[:, [7, 1, 4]], [7, 1, 4])
 
     assert torch.equal(few, vertical_divergences(student, teacher, [7, 1, 4]))
+    assert torch.equal(few, vertical_divergences(student, teacher, torch.tensor([7, 1, 4])))
 
 
 def test_row_69_the_schedule_of_the_weights_is_monotone_to_one():
