@@ -299,7 +299,8 @@ class Generations(Distilling, Ensemble, BeginsAnew):
             Ensemble.load_state_dict(self, state_dict)
 
     def _hear(self, network: torch.nn.Module, args: Any, output: Any) -> None:
-        if self._asked and network.training:
+        # The first one: under DDP the module itself is called once more, around its training_step.
+        if self._asked and network.training and self._answer is None:
             self._answer = output
 
     def _logits(self, answer: Any) -> Tensor:
