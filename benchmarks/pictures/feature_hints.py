@@ -10,7 +10,7 @@ from ._trained_digits import digits, trained
 
 __all__ = ["draw"]
 
-STEPS, SHOWN = 200, 6
+STEPS, SHOWN = 150, 6
 
 
 def draw() -> Figure:
@@ -27,7 +27,7 @@ def draw() -> Figure:
         adam = torch.optim.Adam([*student.parameters(), *adapter.parameters()], 0.01)
         before, losses = adapter(student(images[:SHOWN])).detach(), list[float]()
         for _ in range(STEPS):
-            batch = torch.randint(len(images), (64,))
+            batch = torch.randint(len(images), (32,))
             adam.zero_grad()
             loss = hint_loss(adapter(student(images[batch])), hints[batch])
             loss.backward()
