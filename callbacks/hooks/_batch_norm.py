@@ -149,8 +149,10 @@ def _batch_norms(parts: list[nn.Module]) -> list[_BatchNorm]:
 
 def twin(loader: Any) -> Any:
     """A copy of a loader that shares nothing but the data, so that iterating it moves nothing of the loader."""
-    shared: dict[int, Any] = {id(it): it for it in vars(loader).values() if isinstance(it, Dataset)}
+    # One with slots has none.
+    own = getattr(loader, "__dict__", {})
+    shared: dict[int, Any] = {id(it): it for it in own.values() if isinstance(it, Dataset)}
     shared |= {id(loader.dataset): loader.dataset} if hasattr(loader, "dataset") else {}
-    if (running := vars(loader).get("_iterator")) is not None:
+    if (running := own.get("_iterator")) is not None:
         shared[id(running)] = None
     return copy.deepcopy(loader, shared)

@@ -6,6 +6,7 @@ conditions, ranks and pairs in `conformance/`.
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -384,6 +385,64 @@ def test_the_shape_of_images_is_found_without_moving_the_loader():
     assert torch.equal(torch.get_rng_state(), stream)
     module.example_input_array = torch.zeros(1, 3, 32, 32)
     assert image_shape(trainer, module, fields) == (3, 32, 32)
+
+
+class Slots:
+    """Batches behind an object without a `__dict__`."""
+
+    __slots__ = ("batches",)
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Locked:
+    """Batches behind something that cannot be copied."""
+
+    def __init__(self, batches):
+        self.batches, self.lock = batches, threading.Lock()
+
+    def __iter__(self):
+        with self.lock:
+            yield from self.batches
+
+
+@pytest.mark.parametrize("kind", [Slots, Locked, "parts", "list"])
+def test_whatever_lightning_fits_from_tells_the_shape_of_images(kind):
+    images, labels = labelled_images(20).tensors
+    if kind == "parts":
+        data = {"image": DataLoader(images, 5), "target": DataLoader(labels, 5)}
+    elif kind == "list":
+        data = [DataLoader(images, 5), DataLoader(labels, 5)]
+    else:
+        data = kind([(images, labels)] * 2)
+    trainer = quiet_trainer(max_epochs=0)
+    trainer.fit(module := Plain(), data)
+
+    assert image_shape(trainer, module, Fields("It", "image", "target")) == (1, 8, 8)
+
+
+class Once(Locked):
+    def __next__(self):
+        raise AssertionError("Nobody is to take a batch.")
+
+
+NOT_ASKED = [
+    (lambda batches: batches, r"failed \(a list of batches is for Lightning a list of loaders; give DataLoader\("),
+    (Once, r"asking the training loader for a batch failed \(cannot pickle '_thread.lock' object\)"),
+    (lambda batches: Slots([{"pixels": batches[0][0]}]), "^It: the batch has no images under 'image', its keys are 'p"),
+]
+
+
+@pytest.mark.parametrize(("made", "sentence"), NOT_ASKED)
+def test_loaders_that_do_not_tell_the_shape_of_images_are_refused(made, sentence):
+    trainer = quiet_trainer(max_epochs=0)
+    trainer.fit(module := Plain(), made([labelled_images(20).tensors] * 2))
+    with pytest.raises(ValueError, match=sentence):
+        image_shape(trainer, module, Fields("It", "image", "target"))
 
 
 def test_images_that_cannot_be_found_are_asked_for():
