@@ -147,8 +147,6 @@ class Distillation(Taught):
         }
         for argument, value in factors.items():
             number("Distillation", argument, value, 0)
-        if isinstance(teacher, (list, tuple)) and not teacher:
-            raise ValueError("Distillation: teacher is an empty list; give at least one.")
         if temperature == 0:
             raise ValueError("Distillation: temperature is 0; give a number above 0.")
         for argument, chosen, known in (("loss", loss, ("kd", "decoupled")), ("layer_loss", layer_loss, LAYER_LOSSES)):

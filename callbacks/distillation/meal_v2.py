@@ -98,7 +98,10 @@ def discriminator_loss(discriminator: nn.Module, student: Tensor, teacher: Tenso
     answers = torch.cat([reverse_gradient(student), teacher.detach()])
     answers = answers.to(torch.promote_types(answers.dtype, torch.float32)).log_softmax(dim=1)
     labels = torch.arange(2, device=answers.device).repeat_interleave(len(student))
-    return F.binary_cross_entropy_with_logits(discriminator(answers), labels.to(answers.dtype))
+    # Of a run in half precision throughout; under autocast its weights are wide.
+    like = next(discriminator.parameters(), answers)
+    told = discriminator(answers.to(like.dtype)).to(answers.dtype)
+    return F.binary_cross_entropy_with_logits(told, labels.to(answers.dtype))
 
 
 @final
@@ -115,7 +118,8 @@ class MEALV2(Taught):
         teacher: Teachers, a list or one: a network from images to logits, the path of a checkpoint (`*.ckpt`) whose
             module is the teacher, or a name of timm's.
         teacher_weights: Of names: `pretrained`, timm's own; `random`; or a file.
-        weight: Factor of the divergence, at least 0; 1 as the authors.
+        weight: Factor of the divergence, at least 0; 1 as the authors. Neutral: 0, `discriminator_weight` 0 and
+            `hard_weight` 1.
         discriminator_weight: Factor of the discriminator's loss, at least 0; 0 leaves the discriminator out. The
             authors have 1 and no turned gradient.
         discriminator_width: Of its first hidden layer, at least 1; the second has a quarter of it.
@@ -125,7 +129,7 @@ class MEALV2(Taught):
         image_key: Key of the images, if batches are mappings; in other batches they come first.
         target_key: Key of the labels, if batches are mappings; in other batches they come second.
         seed: Of the first weights of the discriminator.
-        name: Part of the state key. Neutral: `weight` and `discriminator_weight` 0, `hard_weight` 1.
+        name: Part of the state key.
 
     Shape:
         Images `(B, C, H, W)`, logits `(B, K)` of the student and of each teacher.

@@ -72,7 +72,10 @@ class Taught(TrainedParts, Loss):
         **others: Any,
     ) -> None:
         super().__init__(**others)
-        whole(type(self).__name__, "seed", seed, 0)
+        kind = type(self).__name__
+        whole(kind, "seed", seed, 0)
+        if isinstance(teacher, (list, tuple)) and not teacher:
+            raise ValueError(f"{kind}: teacher is an empty list; give at least one.")
         self.teacher, self.teacher_weights, self.network, self.seed = teacher, teacher_weights, network, seed
         self.image_key, self.target_key = image_key, target_key
         self.fields = Fields(type(self).__name__, image_key, target_key)

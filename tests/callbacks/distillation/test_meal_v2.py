@@ -228,6 +228,13 @@ def test_the_discriminator_is_drawn_from_the_seed():
     assert distance(other, first) > 1e-5
 
 
+def test_a_run_in_half_precision_throughout_has_a_discriminator_of_its_kind():
+    callback = MEALV2(teacher=networks(), discriminator_weight=5.0)
+    trained(callback, precision="bf16-true", max_epochs=1)
+
+    assert {it.dtype for it in callback.state_dict()["parts"]["discriminator"].values()} == {torch.bfloat16}
+
+
 def test_a_turned_gradient_leaves_the_value():
     x = torch.tensor([1.0, -2.0], requires_grad=True)
     y = reverse_gradient(x)
@@ -246,6 +253,7 @@ BAD = [
     ({"hard_weight": -0.5}, "MEALV2: hard_weight is -0.5; give a finite number of at least 0."),
     ({"temperature": 0.0}, "MEALV2: temperature is 0.0; give a number above 0."),
     ({"discriminator_width": 0}, "MEALV2: discriminator_width is 0; give a whole number of at least 1."),
+    ({"teacher": []}, "MEALV2: teacher is an empty list; give at least one."),
     ({"seed": 0.5}, "MEALV2: seed is 0.5; give a whole number of at least 0."),
 ]
 
@@ -253,7 +261,7 @@ BAD = [
 @pytest.mark.parametrize(("settings", "sentence"), BAD)
 def test_settings_out_of_range_are_refused(settings, sentence):
     with pytest.raises(ValueError) as refusal:
-        MEALV2(teacher="teacher.ckpt", **settings)
+        MEALV2(**{"teacher": "teacher.ckpt"} | settings)
 
     assert str(refusal.value) == sentence
 
