@@ -74,7 +74,8 @@ class Taught(TrainedParts, Loss):
         super().__init__(**others)
         kind = type(self).__name__
         whole(kind, "seed", seed, 0)
-        if isinstance(teacher, (list, tuple)) and not teacher:
+        # Without a term nobody has to be asked.
+        if self.weights and isinstance(teacher, (list, tuple)) and not teacher:
             raise ValueError(f"{kind}: teacher is an empty list; give at least one.")
         self.teacher, self.teacher_weights, self.network, self.seed = teacher, teacher_weights, network, seed
         self.image_key, self.target_key = image_key, target_key
