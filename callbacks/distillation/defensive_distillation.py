@@ -69,7 +69,8 @@ class DefensiveDistillation(Answering):
         Images `(B, C, H, W)`, logits `(B, K)`.
 
     Raises:
-        ValueError: from the constructor, for a temperature that is not above 0; at set-up, if a teacher does not fit.
+        ValueError: from the constructor, for a temperature that is not above 0; at set-up, if a teacher does not fit;
+            at the first step of a fit without a teacher, if the network puts out no tensor in training.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -127,6 +128,11 @@ class DefensiveDistillation(Answering):
         return () if self.weights else ("",)
 
     def answered(self, path: str, given: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            raise ValueError(
+                f"DefensiveDistillation: in training the network puts out a {type(output).__name__} and no logits, "
+                "which a temperature could divide; name with network= the part that puts them out."
+            )
         return output / self.temperature
 
     def compare(self, batch: Any, student: Answer, teachers: Sequence[Answer]) -> Mapping[str, Tensor]:

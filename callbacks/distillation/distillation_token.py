@@ -15,7 +15,7 @@ from torch import Size, Tensor, nn
 
 from ..finetuning._classifier import classifier_of
 from ..hooks._checks import number, whole
-from ..hooks._class_counts import class_counts
+from ..hooks._class_counts import check_counts, class_counts
 from ..hooks._frozen import part_name
 from ..hooks._teachers import Teacher
 from ..hooks.answering import Answering
@@ -85,8 +85,8 @@ class DistillationToken(Answering):
     Raises:
         ValueError: from the constructor, for a setting out of range; at set-up, if the teacher does not fit, several
             parts have a `dist_head`, the one that has it has no `class_head`, or the only head is no Linear layer;
-            before the first step, if class counts are needed and nobody tells them; at the first step, if a head was
-            not called or the counts are of other classes.
+            before the first step, if class counts are needed and nobody tells them or they are of other classes; at the
+            first step, if a head was not called.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -144,6 +144,7 @@ class DistillationToken(Answering):
         if beta >= 1:
             raise ValueError(f"{kind}: beta is {beta!r}; give a number from 0 to below 1.")
         whole(kind, "drw_epoch", drw_epoch, 0)
+        check_counts(kind, "class_counts", class_counts)
         if temperature is not None:
             number(kind, "temperature", temperature, 0)
             if temperature == 0 or beta:
@@ -164,6 +165,7 @@ class DistillationToken(Answering):
         )
         self.alpha, self.temperature, self.beta, self.drw_epoch = alpha, temperature, beta, drw_epoch
         self.class_counts, self.class_head, self.dist_head = class_counts, class_head, dist_head
+        self._classes = 0
         self._parent = ""  # path of what has both heads
         self._heads: tuple[str, str | None] = ("", None)  # their paths, None for one that is added
         self._answers_of: dict[str, Tensor] = {}  # of the heads, in this step
@@ -191,6 +193,7 @@ class DistillationToken(Answering):
         return ()
 
     def parts(self, student: Mapping[str, Size], teachers: Sequence[Mapping[str, Size]]) -> Mapping[str, nn.Module]:
+        self._classes = student[""][1]
         if self._heads[1] is not None:
             return {}
         rank_zero_warn(
@@ -198,7 +201,7 @@ class DistillationToken(Answering):
             f"{self._heads[0]!r} learns from the teacher while it trains, and predictions are of the first alone; for "
             "a distillation token take one of timm's deit_*_distilled_*."
         )
-        return {"head_dist": nn.Linear(self._width, student[""][1])}
+        return {"head_dist": nn.Linear(self._width, self._classes)}
 
     def changed_parts(self, network: nn.Module) -> Sequence[str]:
         head, other = self._heads
@@ -220,7 +223,17 @@ class DistillationToken(Answering):
         self._weights = None
         if self.beta:
             counts = class_counts("DistillationToken", trainer, self.class_counts, "class_counts")
+            if len(counts) != self._classes:
+                raise ValueError(
+                    f"DistillationToken: there are training images of {len(counts)} classes and logits of "
+                    f"{self._classes}; give class_counts=[...] with a number for each class."
+                )
             self._weights = effective_number_weights(counts, self.beta).to(pl_module.device)
+
+    def ahead(self, pl_module: LightningModule, batch: Any) -> None:
+        super().ahead(pl_module, batch)
+        # Of a step that had no loss, which is not to speak for this one.
+        self._answers_of = {}
 
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
         self._reweighted = pl_module.current_epoch >= self.drw_epoch
@@ -237,19 +250,20 @@ class DistillationToken(Answering):
         decided = mean_logits([it.logits for it in teachers], self.temperature or 1.0)
         if self.temperature is not None:
             return {"distillation_token": kd_loss(logits, decided, self.temperature)}
-        if self._weights is not None and len(self._weights) != logits.shape[1]:
-            raise ValueError(
-                f"DistillationToken: there are training images of {len(self._weights)} classes and logits of "
-                f"{logits.shape[1]}; give class_counts=[...] with a number for each class."
-            )
         weights = self._weights if self._reweighted else None
         return {"distillation_token": hard_distillation_loss(logits, decided, weights)}
 
     def _only_head(self, network: nn.Module) -> str:
         (path, *others) = classifier_of("DistillationToken", cast(LightningModule, network), "class_head")
+        if others:
+            raise ValueError(
+                f"DistillationToken: {type(network).__name__} has no part {self.dist_head!r}, and of its heads "
+                f"{', '.join(map(repr, [path, *others]))} which one learns from the teacher is not clear; name it with "
+                "dist_head=."
+            )
         known = {part_name(it): it for it, _ in network.named_modules()}
         layer = network.get_submodule(known[path]) if path in known else None
-        if others or not isinstance(layer, nn.Linear):
+        if not isinstance(layer, nn.Linear):
             raise ValueError(
                 f"DistillationToken: {type(network).__name__} has no part {self.dist_head!r}, and its only head "
                 f"{path!r} is no Linear layer that a second one could stand beside; take a network with two heads, "
@@ -257,3 +271,7 @@ class DistillationToken(Answering):
             )
         self._width = layer.in_features
         return known[path]
+
+    def _release(self) -> None:
+        super()._release()
+        self._answers_of, self._weights = {}, None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..hooks._checks import number, whole
 from ..hooks._fields import Fields
+from ..hooks._heard import own_paths
 from ..hooks._metadata import Pixels, normalised_by
 from ..hooks.evaluation import Stage
 from ..hooks.observe import Observe
@@ -48,11 +49,11 @@ class AdversarialAccuracy(Observe):
         name: Part of the state key, and what numbers are called instead of `adversarial`.
 
     Shape:
-        Images `(B, C, H, W)`, integer labels `(B,)`, logits `(B, K)`.
+        Images `(B, C, H, W)`, integer labels `(B,)` (outside 0..K-1 are passed over), logits `(B, K)`, K >= 2.
 
     Raises:
         ValueError: from the constructor, for a setting out of range; at set-up, if there is no such part; in the first
-            batch, if labels are no integers `(B,)` or logits not `(B, K)`.
+            batch, if images are no floating-point numbers, labels no integers `(B,)` or logits not `(B, K)`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -113,16 +114,12 @@ class AdversarialAccuracy(Observe):
         self.cw_lr, self.cw_kappa, self.cw_first_c = cw_lr, cw_kappa, cw_first_c
         self.network, self.image_key, self.target_key = network, image_key, target_key
         self.fields = Fields(kind, image_key, target_key)
+        self._path = ""
         self._pixels: Pixels | None = None
         self._sums: dict[str, Tensor] = {}
 
     def starts(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
-        paths = [path for path, _ in pl_module.named_modules()]
-        if self.network not in paths:
-            raise ValueError(
-                f"AdversarialAccuracy: {type(pl_module).__name__} has no part {self.network!r}; name with network= one "
-                f"of its `named_modules()`, such as {', '.join(map(repr, paths[1:6]))}."
-            )
+        self._path = own_paths("AdversarialAccuracy", "the module", pl_module, [self.network])[self.network]
         self._pixels, self._sums = normalised_by(trainer), {}
 
     def look(self, pl_module: LightningModule, batch: Any, outputs: Any, batch_index: int) -> Mapping[str, float]:
@@ -133,21 +130,26 @@ class AdversarialAccuracy(Observe):
                 f"AdversarialAccuracy: the labels of a batch are {came} and not whole numbers (B,), so there is no "
                 "class to lead away from; say with target_key= where they stand, or leave it out."
             )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"AdversarialAccuracy: the images of a batch are {images.dtype}, in which no small step can be taken; "
+                "let the datamodule make floating-point numbers of them, in on_after_batch_transfer for example."
+            )
         low, high = self._range(images)
-        network = pl_module.get_submodule(self.network)
+        network = pl_module.get_submodule(self._path)
 
         def answer(pixels: Tensor) -> Tensor:
             logits: Tensor = network((low + (high - low) * pixels).to(images.dtype))
-            if logits.ndim != 2:
+            if logits.ndim != 2 or logits.shape[1] < 2:
                 raise ValueError(
-                    f"AdversarialAccuracy: the network answers with {tuple(logits.shape)} and not with logits (B, K); "
-                    "name with network= the part of the module that does."
+                    f"AdversarialAccuracy: the network answers with {tuple(logits.shape)} and not with logits (B, K) "
+                    "of two or more classes; name with network= the part of the module that does."
                 )
             return logits.float()
 
         # Images that leave the range of pixels, as padding may, are attacked as far as they lie in it.
         pixels = ((images.float() - low) / (high - low)).clamp(0, 1)
-        for key, value in self._attacked(answer, pixels, labels).items():
+        for key, value in self._attacked(answer, pixels, labels.long()).items():
             self._sums[key] = self._sums.get(key, 0) + value.double()
         return {}
 
@@ -162,7 +164,7 @@ class AdversarialAccuracy(Observe):
         found = dict(zip(self._names(), summed.tolist(), strict=True))
         images, fooled = found.pop("images"), found.pop("cw_fooled", 0)
         if not images:
-            rank_zero_warn("AdversarialAccuracy: no batch came, so nothing was attacked.")
+            rank_zero_warn("AdversarialAccuracy: no image with a class came, so nothing was attacked.")
             return
         for key, value in found.items():
             count = fooled if key == "cw_l2" else images
@@ -176,6 +178,13 @@ class AdversarialAccuracy(Observe):
     def _attacked(self, answer: Classifier, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Sums over the images of a batch, by the names of what they are."""
 
+        with torch.no_grad():
+            logits = answer(pixels)
+        known = (labels >= 0) & (labels < logits.shape[1])
+        pixels, labels, clean = pixels[known], labels[known], (logits.argmax(1) == labels)[known]
+        if not len(labels):
+            return {}
+
         def right(moved: Tensor) -> Tensor:
             with torch.no_grad():
                 return answer(moved).argmax(1) == labels
@@ -183,7 +192,6 @@ class AdversarialAccuracy(Observe):
         def distance(moved: Tensor) -> Tensor:
             return (moved - pixels).flatten(1).norm(dim=1)
 
-        clean = right(pixels)
         found = {"images": torch.ones_like(labels), "clean": clean}
         for epsilon in self.epsilons:
             moved = fgsm(answer, pixels, labels, epsilon)

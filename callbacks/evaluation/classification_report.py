@@ -6,7 +6,7 @@ from typing import Any, Literal, final
 from lightning.pytorch import LightningModule, Trainer
 
 from ..hooks._checks import whole
-from ..hooks._class_counts import class_counts
+from ..hooks._class_counts import check_counts, class_counts
 from ..hooks._metadata import Pixels
 from ..hooks.best_report import BestReport
 from ..hooks.evaluation import Stage
@@ -94,7 +94,12 @@ class ClassificationReport(BestReport):
                 raise ValueError(f"ClassificationReport: long_tail is {long_tail!r}; give two numbers, as [20, 100].")
             whole("ClassificationReport", "the first of long_tail", long_tail[0], 1)
             whole("ClassificationReport", "the second of long_tail", long_tail[1], long_tail[0])
+        check_counts("ClassificationReport", "class_counts", class_counts)
         self.worst, self.long_tail, self.class_counts = worst, long_tail, class_counts
+
+    def ready(self, trainer: Trainer) -> None:
+        if self.long_tail is not None:
+            class_counts("ClassificationReport", trainer, self.class_counts, "class_counts")
 
     def tally(self, pl_module: LightningModule, names: list[str] | None, pixels: Pixels | None) -> ClassTally:
         return ClassTally(self.worst, names, pixels, pl_module)

@@ -6,7 +6,17 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-__all__ = ["class_counts"]
+from ._checks import whole
+
+__all__ = ["check_counts", "class_counts"]
+
+
+def check_counts(owner: str, argument: str, given: object) -> None:
+    """Refuse what a user gave unless it is None or a list of whole numbers, at least 0."""
+    if given is not None and not isinstance(given, (list, tuple)):
+        raise ValueError(f"{owner}: {argument} is {given!r}; give a list, the training images of each class.")
+    for count in given or ():
+        whole(owner, f"one of {argument}", count, 0)
 
 
 def class_counts(owner: str, trainer: Trainer, given: Sequence[int] | None, argument: str) -> list[int]:
@@ -15,7 +25,8 @@ def class_counts(owner: str, trainer: Trainer, given: Sequence[int] | None, argu
     Args:
         owner: Who speaks in a refusal.
         trainer: Asked where nothing is given: its datamodule's `class_counts["train"]`, numbers by name, else the
-            integer labels of the training loader's dataset (`targets`, `labels` or the second of `tensors`).
+            integer labels of the training loader's dataset (`targets`, `labels` or the second of `tensors`), of which
+            negative ones are passed over.
         given: What a user gave.
         argument: By which it would be given.
 
@@ -47,8 +58,12 @@ def _of_dataset(trainer: Trainer) -> list[int] | None:
     dataset: Any = getattr(trainer.train_dataloader, "dataset", None)
     tensors = getattr(dataset, "tensors", ())
     for labels in (getattr(dataset, "targets", None), getattr(dataset, "labels", None), *tensors[1:2]):
-        found = torch.as_tensor(labels) if labels is not None and len(labels) else None
-        if found is not None and found.ndim == 1 and not found.is_floating_point():
-            counts: list[int] = found.bincount().tolist()
+        try:
+            found = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError):
+            # None, names, or boxes.
+            continue
+        if found.ndim == 1 and len(found) and not found.is_floating_point():
+            counts: list[int] = found[found >= 0].long().bincount().tolist()
             return counts
     return None

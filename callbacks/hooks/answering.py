@@ -7,7 +7,7 @@ see the network as it is. Public hooks used: those of `taught.py`; torch's forwa
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
@@ -18,7 +18,11 @@ __all__ = ["Answering"]
 
 
 class Answering(Taught):
-    """Changes what parts of the network put out while `training_step` runs; teachers may add terms to its loss."""
+    """Changes what parts of the network put out while `training_step` runs; teachers may add terms to its loss.
+
+    Raises:
+        ValueError: what `Taught` raises; before the first step, if another class changes the output of the same part.
+    """
 
     @abstractmethod
     def changed_parts(self, network: nn.Module) -> Sequence[str]:
@@ -41,15 +45,25 @@ class Answering(Taught):
         super().on_fit_start(trainer, pl_module)
         if self.off:
             return
-        network = pl_module.get_submodule(self.outputs_of[0])
-        for path in self.changed_parts(network):
+        changed = self._changed(pl_module)
+        for rival in cast(list[Answering], self.rivals(trainer, Answering)):
+            if type(rival) is not type(self) and set(changed.values()) & set(rival._changed(pl_module).values()):
+                raise ValueError(
+                    f"{type(self).__name__}: {rival.state_key} changes what the same part of the network puts out, and "
+                    "one would undo the other; give one of the two another network=, or leave it out."
+                )
+        for path, part in changed.items():
             # After all of `listen`, also those of others, which therefore hear what the network itself puts out.
-            self.undo_later(network.get_submodule(path).register_forward_hook(self._changer(path)).remove)
+            self.undo_later(part.register_forward_hook(self._changer(path)).remove)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if not self.off:
             self.ready(trainer, pl_module)
+
+    def _changed(self, pl_module: LightningModule) -> dict[str, nn.Module]:
+        network = pl_module.get_submodule(self.outputs_of[0])
+        return {path: network.get_submodule(path) for path in self.changed_parts(network)}
 
     def _changer(self, path: str) -> Callable[[nn.Module, Any, Any], Any]:
         return partial(self._change, path)

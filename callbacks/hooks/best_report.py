@@ -1,6 +1,6 @@
 """The report of the best validation of a fit, written when the fit ends, and of a validation or test, at its end.
 
-Public hooks used: those of `evaluation.py`, `on_fit_end`, `state_dict`.
+Public hooks used: those of `evaluation.py`, `on_train_start`, `on_fit_end`, `state_dict`.
 """
 
 import math
@@ -44,6 +44,9 @@ class BestReport(Predictions):
         self.best: dict[str, Any] | None = None
         self._evaluates = False
 
+    def ready(self, trainer: Trainer) -> None:
+        """Refuse before a fit's first step what would be refused after its first validation."""
+
     def reported(self, trainer: Trainer, report: dict[str, Any], stage: Stage) -> None:
         """A watched validation, also one that is not the best of its fit, or a test was reported, on all ranks."""
 
@@ -61,6 +64,11 @@ class BestReport(Predictions):
         # A checkpoint's state comes later.
         if stage == "fit" and trainer.global_step == 0:
             self.best = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if not self.off:
+            self.ready(trainer)
 
     def tallied(self, trainer: Trainer, tally: Tally, stage: Stage) -> None:
         fits = trainer.state.fn == "fit"

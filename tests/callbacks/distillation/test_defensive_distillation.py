@@ -95,6 +95,21 @@ def test_outside_of_training_steps_the_network_answers_as_it_is():
     assert module._forward_hooks == {}
 
 
+class Pairs(Plain):
+    """Puts out two logits in training, as networks with an auxiliary head do."""
+
+    def forward(self, image):
+        logits = super().forward(image)
+        return (logits, logits) if self.training else logits
+
+
+def test_what_is_no_logits_in_training_is_refused():
+    with pytest.raises(ValueError, match=r"^DefensiveDistillation: in training the network puts out a tuple and no"):
+        quiet_trainer(callbacks=[DefensiveDistillation()], max_epochs=1).fit(
+            Pairs(), ResumableLoader(labelled_images(24), 12)
+        )
+
+
 class OfDigits(LightningModule):
     def __init__(self):
         super().__init__()

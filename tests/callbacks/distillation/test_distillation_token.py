@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import nn
+from torch.utils.data import DataLoader
 
-from lightning_vision.callbacks import DistillationToken, MixUp
+from lightning_vision.callbacks import DefensiveDistillation, DistillationToken, MixUp
 from lightning_vision.callbacks.distillation.distillation_token import hard_distillation_loss
 from lightning_vision.callbacks.distillation.effective_numbers import effective_number_weights
 from lightning_vision.callbacks.distillation.kd_loss import kd_loss
@@ -270,7 +271,76 @@ def test_the_hard_loss_is_the_soft_one_of_a_teacher_that_is_certain():
     assert torch.allclose(kd_loss(ours, theirs * 1e4, 1.0), hard_distillation_loss(ours, theirs))
 
 
+class Skips(Student):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx == 2 else loss
+
+
+def test_a_fit_whose_last_batch_has_no_loss_leaves_nothing_of_it_in_the_callback():
+    callback = DistillationToken(teacher())
+    trained(student(Skips), callback, max_epochs=1)
+    again = trained(student(), copy.deepcopy(callback)).state_dict()
+
+    assert distance(trained(student(), DistillationToken(teacher())).state_dict(), again) == 0.0
+
+
+class SkipsTheHead(Student):
+    """Asks both heads in a step that has no loss, and in the next one only the first."""
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 0:
+            self(batch[0])
+            return None
+        self.network.forward_head = lambda tokens: self.network.head(tokens[:, 0])
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+def test_what_a_head_said_in_a_step_without_a_loss_is_not_taken_for_a_later_one():
+    with pytest.raises(
+        ValueError, match=r"^DistillationToken: training_step did not call the head 'network.head_dist'"
+    ):
+        trained(student(SkipsTheHead), DistillationToken(teacher()))
+
+
+def test_a_temperature_that_the_class_head_would_undo_is_refused():
+    both = [DefensiveDistillation(temperature=5.0, network="network"), DistillationToken(teacher(), network="network")]
+    with pytest.raises(
+        ValueError, match=r"^DefensiveDistillation: DistillationToken changes what the same part of the"
+    ):
+        trained(student(), *both)
+
+    # Around the network it divides what the class head said.
+    outside = trained(student(), DefensiveDistillation(temperature=5.0), DistillationToken(teacher())).state_dict()
+    assert distance(outside, by_hand()) > 1e-3
+
+
+@pytest.mark.parametrize("targets", [["cat"] * 30, [{"boxes": 1}] * 30, 7])
+def test_targets_that_are_no_classes_are_not_counted(targets):
+    data = labelled_images(30)
+    data.targets, data.tensors = targets, data.tensors[:1]
+    with pytest.raises(ValueError, match=r"^DistillationToken: how many training images each class has is not known"):
+        trained(student(), DistillationToken(teacher(), beta=0.9), loader=DataLoader(data, 10))
+
+
+def test_images_without_a_class_are_not_counted():
+    data = labelled_images(200)
+    data.targets = torch.cat([data.tensors[1], torch.full((5,), -1)]).tolist()
+    counts = data.tensors[1].bincount(minlength=10).tolist()
+    asked = [
+        trained(student(), DistillationToken(teacher(), beta=0.9, **it), loader=DataLoader(data, 50), max_epochs=1)
+        for it in ({}, {"class_counts": counts})
+    ]
+
+    assert distance(*(it.state_dict() for it in asked)) == 0.0
+
+
 BAD = [
+    ({"class_counts": 5}, "DistillationToken: class_counts is 5; give a list, the training images of each class."),
+    (
+        {"class_counts": [3, "4"]},
+        "DistillationToken: one of class_counts is '4'; give a whole number of at least 0.",
+    ),
     ({"alpha": 1.5}, "DistillationToken: alpha is 1.5; give a number from 0 to 1."),
     ({"beta": 1.0}, "DistillationToken: beta is 1.0; give a number from 0 to below 1."),
     ({"drw_epoch": -1}, "DistillationToken: drw_epoch is -1; give a whole number of at least 0."),
@@ -318,6 +388,12 @@ REFUSED = {
         {"class_head": "fc"},
         "DistillationToken: 'network.head_dist' has no class head 'fc' beside it; name it with class_head=.",
     ),
+    "a typing error": (
+        Student,
+        {"dist_head": "head_dst"},
+        "DistillationToken: Student has no part 'head_dst', and of its heads 'network.head', 'network.head_dist' which "
+        "one learns from the teacher is not clear; name it with dist_head=.",
+    ),
     "no linear head": (
         NoLinear,
         {},
@@ -351,6 +427,8 @@ def test_what_cannot_work_is_refused(case):
     kind, settings, sentence = REFUSED[case]
     with warnings.catch_warnings(), pytest.raises(ValueError) as refusal:
         warnings.simplefilter("ignore")
-        trained(student(kind), DistillationToken(teacher(), **settings))
+        module = student(kind)
+        trained(module, DistillationToken(teacher(), **settings))
 
     assert str(refusal.value) == sentence
+    assert getattr(module, "foreign", []) == []

@@ -145,7 +145,9 @@ def test_settings_out_of_range_are_refused(settings, sentence):
 
 
 def test_a_part_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"^AdversarialAccuracy: Plain has no part 'net'; name with network= one of "):
+    with pytest.raises(
+        ValueError, match=r"^AdversarialAccuracy: the module \(Plain\) has no layer 'net'; there are network"
+    ):
         logged(AdversarialAccuracy(network="net"), Normalised(), module())
 
 
@@ -159,6 +161,54 @@ def test_labels_that_are_no_classes_are_refused():
     loader = DataLoader(TensorDataset(images, torch.rand(4, 10)), batch_size=4)
     with pytest.raises(ValueError, match=r"^AdversarialAccuracy: the labels of a batch are \(4, 10\) and not whole"):
         quiet_trainer(callbacks=[AdversarialAccuracy()]).validate(TakesAny(), loader, verbose=False)
+
+
+def scored(net, images, labels):
+    callback, loader = AdversarialAccuracy(**SETTINGS), DataLoader(TensorDataset(images, labels), batch_size=32)
+    (scores,) = quiet_trainer(callbacks=[callback]).validate(net, loader, verbose=False)
+    return scores
+
+
+@pytest.mark.parametrize("nobodys", [-1, -100, 10])
+def test_images_without_a_class_are_passed_over(nobodys):
+    images, labels = labelled_images(32).tensors
+    some = labels < 7
+    # Least and largest pixel are to be the same in both.
+    images[some.nonzero()[0, 0]].flatten()[:2] = torch.tensor([-9.0, 9.0])
+    net = TakesAny()
+
+    expected = scored(net, images[some], labels[some])
+    assert scored(net, images, torch.where(some, labels, nobodys)) == pytest.approx(expected, abs=1e-4)
+    assert expected["val/adversarial/clean"] > 0
+
+
+def test_short_integers_are_labels_too():
+    images, labels = labelled_images(8).tensors
+    net = TakesAny()
+
+    assert scored(net, images, labels) == scored(net, images, labels.int())
+
+
+class TakesBytes(TakesAny):
+    def forward(self, image):
+        return super().forward(image.float() / 255)
+
+
+def test_images_that_are_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"^AdversarialAccuracy: the images of a batch are torch.uint8, in which no"):
+        scored(TakesBytes(), torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+
+
+class OneLogit(TakesAny):
+    def forward(self, image):
+        return super().forward(image)[:, :1]
+
+
+def test_a_single_logit_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^AdversarialAccuracy: the network answers with \(8, 1\) and not with logits"
+    ):
+        scored(OneLogit(), *labelled_images(8).tensors)
 
 
 def test_what_makes_no_logits_is_refused():

@@ -90,6 +90,28 @@ def test_counts_that_nobody_tells_are_refused(tmp_path):
         validated(tmp_path, long_tail=[20, 100])
 
 
+class Stepped(Plain):
+    steps = 0
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        return super().training_step(batch, batch_idx)
+
+
+def test_in_a_fit_that_is_refused_before_the_first_step(tmp_path):
+    net, loader = Stepped(), DataLoader([labelled_images(4)[it] for it in range(4)], batch_size=2)
+    trainer = quiet_trainer(callbacks=[ClassificationReport(worst=0, long_tail=[20, 100])], default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"^ClassificationReport: how many training images each class has is not"):
+        trainer.fit(net, loader, loader)
+
+    assert net.steps == 0
+
+
+def test_counts_that_are_no_list_are_refused():
+    with pytest.raises(ValueError, match=r"^ClassificationReport: class_counts is 7; give a list, the training images"):
+        ClassificationReport(long_tail=[20, 100], class_counts=7)
+
+
 def test_several_labels_an_image_are_refused(tmp_path):
     images, labels = torch.zeros(4, 1, 8, 8), torch.eye(10)[:4]
     net = Plain()
