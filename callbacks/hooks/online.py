@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
@@ -30,7 +31,7 @@ class Online(Taught):
 
     While fitting, validations log the student's expected calibration error as `val/student_ece`, followed by the state
     key where two callbacks do; it is torchmetrics' `MulticlassCalibrationError` over the first loader and all
-    processes.
+    processes. A `validation_step` that does not call the network is warned of.
 
     Args:
         ece_bins: Bins of confidence of the calibration error; 0 leaves it out.
@@ -117,6 +118,13 @@ class Online(Taught):
         super().on_validation_epoch_end(trainer, pl_module)
         if self._ece is None:
             return
+        batches = torch.tensor(float(self._ece.update_count), device=pl_module.device)
+        if not trainer.strategy.reduce(batches, reduce_op="sum"):
+            rank_zero_warn(
+                f"{type(self).__name__}: validation_step of {type(pl_module).__name__} got no logits from the network, "
+                "so there is no calibration error to log; set ece_bins=0 if that is meant."
+            )
+            return
         others = any(isinstance(it, Online) and it.ece_bins for it in self.rivals(trainer, Online))
         # Equal on all ranks already; Lightning warns of what it is not told to average.
         label = f"val/student_ece/{self.state_key}" if others else "val/student_ece"
@@ -128,7 +136,9 @@ class Online(Taught):
         on_cpu = device.type == "cpu"
         with torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type):
             # Not `torch.manual_seed`, which seeds all devices there are.
-            (torch.default_generator if on_cpu else getattr(torch, device.type)).manual_seed(self._draws)
+            torch.default_generator.manual_seed(self._draws)
+            if not on_cpu:
+                getattr(torch, device.type).manual_seed(self._draws)
             yield
 
     def _forget(self) -> None:

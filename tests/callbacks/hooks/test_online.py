@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lightning_vision.callbacks import BDKD, SAM, ExactResume, MixUp
@@ -187,6 +188,19 @@ def test_without_bins_no_calibration_error_is_logged():
     assert any("val/loss" in row for _, row in recorder.rows)
 
 
+def test_validations_that_ask_another_network_are_told_of():
+    class Elsewhere(Plain):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/other", batch[0].mean())
+
+    recorder = Recorder()
+    with pytest.warns(UserWarning, match="^BDKD: validation_step of Elsewhere got no logits from the network, so ther"):
+        trained(BDKD(teacher=teacher()), kind=Elsewhere, logger=recorder, val=plain_loader(20, 5), max_epochs=1)
+
+    assert not any("val/student_ece" in row for _, row in recorder.rows)
+    assert any("val/other" in row for _, row in recorder.rows)
+
+
 def test_the_teacher_learns_mixed_labels_from_mixed_images():
     """The loss of the batch's labels is mixed for both networks: teacher's logged loss is that of the mixture."""
     recorder = Recorder()
@@ -232,16 +246,23 @@ def test_two_ranks_end_with_one_student_and_one_teacher_and_one_calibration_erro
         module = Plain()
         rank, recorder = torch.distributed.get_rank(), Recorder()
         train = ResumableLoader(labelled_images(60), 6, rank, 2)
-        val = ResumableLoader(labelled_images(40), 5, rank, 2)
+        # Of 7 images and 6, so that a mean of both errors is another one.
+        val = DataLoader(Subset(labelled_images(13), range(rank, 13, 2)), 5)
         callback = BDKD(teacher=small_network(), teacher_kd_weight=0.5)
         options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False, "max_epochs": 1}
         trainer = quiet_trainer(callbacks=[callback], logger=recorder, **options)
         trainer.fit(module, train, val)
         learned = callback.state_dict()["parts"]["teacher"]
         weights = [it.flatten() for name, it in learned.items() if "running" not in name and "num" not in name]
-        ece = trainer.callback_metrics["val/student_ece"]
-        return torch.cat([*(it.detach().flatten() for it in module.parameters()), *weights, ece[None]])
+        image, target = labelled_images(13).tensors
+        with torch.no_grad():
+            expected = multiclass_calibration_error(module.eval()(image), target, num_classes=10, n_bins=15)
+        found = trainer.callback_metrics["val/student_ece"]
+        return torch.cat([*(it.detach().flatten() for it in module.parameters()), *weights]), expected, found
 
-    first, second = two_ranks(found)
+    (first, expected, ece), (second, _, other) = two_ranks(found)
 
     assert torch.equal(first, second)
+    assert ece == other
+    assert torch.isclose(expected, ece, atol=1e-6)
+    assert ece > 0.005
