@@ -211,7 +211,7 @@ class ReplayedImages(ImageSet):
 
     def __init__(self, images: ImageSet, store: AnswerStore, seed: int) -> None:
         self.images, self.store, self.seed = images, store, seed
-        self.targets = images.targets
+        self.targets, self.answers = images.targets, f"{store.index['checksum']:08x}"
 
     def __len__(self) -> int:
         return len(self.images)

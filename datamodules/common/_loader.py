@@ -80,6 +80,7 @@ class ShardedLoader:
         self._skipped: list[str] = []
         self._plan: dict[str, int | str] = {
             "samples": len(dataset),
+            "answers": dataset.answers,
             "batch_size": batch_size,
             "world_size": world_size,
             "seed": seed,
@@ -134,9 +135,9 @@ class ShardedLoader:
 
         Raises:
             ValueError: inside an epoch, other batches would follow than those that were left, because the batch size,
-                the number of processes, the seed, the sampler or the data differ.
+                the number of processes, the seed, the sampler, the data or their answers differ.
         """
-        state = {"sampler": "all", **state}  # files of version 0.1 know no other
+        state = {"sampler": "all", "answers": "none", **state}  # files of version 0.1 know no other
         within = 0 < state["yielded"] < state["batches"]
         for name, value in self._plan.items():
             if within and state[name] != value:

@@ -47,6 +47,8 @@ class ImageSet(Dataset[tuple[Tensor, ...]], ABC):
 
     targets: Tensor | None = None
     """Labels of all samples where they are known: int64 `(N,)`, or 0 and 1, float32 `(N, K)`."""
+    answers: str = "none"
+    """Which teachers' answers are given in the place of labels: a checksum of them."""
 
     @abstractmethod
     def __len__(self) -> int: ...

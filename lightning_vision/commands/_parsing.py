@@ -80,14 +80,15 @@ def spell_out(args: list[str], options: Callable[..., Any]) -> list[str]:
 
 
 def _gathered(args: list[str], flag: str) -> list[str]:
-    """`args` with the values of a flag that is given more than once as one list, where it was given first."""
-    places = [place for place, arg in enumerate(args) if arg == flag and place + 1 < len(args)]
-    if len(places) < 2:
-        return args
-    taken = {place + step for place in places for step in (0, 1)}
-    listed = [flag, json.dumps([args[place + 1] for place in places])]
-    first = places[0]
-    return args[:first] + listed + [arg for place, arg in enumerate(args) if place > first and place not in taken]
+    """`args` with the values of a flag that is given more than once, as `FLAG VALUE` or `FLAG=VALUE`, in one list."""
+    values, others, words = [], [], iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == flag:
+            values.append(value if equals else next(words, ""))
+        else:
+            others.append(word)
+    return [*others, flag, json.dumps(values)] if len(values) > 1 and all(values) else args
 
 
 def import_named(value: Any) -> None:

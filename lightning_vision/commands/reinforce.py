@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from lightning_vision.base.module import shortened
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.classification.calibration import Calibration
 from lightning_vision.classification.classifier import ImageClassifier
-from lightning_vision.commands._folders import prepare_folder
+from lightning_vision.commands._folders import keep_existing, prepare_folder
 from lightning_vision.commands._report import print_table, require, require_one_process
 from lightning_vision.datamodules.common._answers import ANSWERS, INDEX, AnswerStore
-from lightning_vision.datamodules.common._fingerprint import fingerprint
+from lightning_vision.datamodules.common._fingerprint import fingerprint, first_difference
 from lightning_vision.datamodules.common._loader import ShardedLoader
 from lightning_vision.datamodules.common._sets import Fetched, ImageSet
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
@@ -52,7 +53,7 @@ def run(
         `mean`; of several `agreement`, the share of entries to which all give the same class.
 
     Raises:
-        ValueError: an option is out of its range, several processes; the data are not of this package, have no training
+        ValueError: an option is out of its range, several processes; a teacher answers with what is no number; the data are not of this package, have no training
             images or several labels an image; a teacher is no ImageClassifier of these classes and channels, or its
             file holds code; the store is damaged or the folder cannot be written to.
         FileNotFoundError: there is no such checkpoint.
@@ -126,13 +127,14 @@ def _digest(path: str) -> str:
 
 def _begun(folder: Path, wanted: dict[str, Any], overwrite: bool) -> AnswerStore:
     """The store in `folder`, made where there is none."""
-    if not overwrite and any((folder / name).exists() for name in (INDEX, ANSWERS)):
+    if not overwrite and (folder / INDEX).exists():
         store = AnswerStore.read(folder)
-        if other := [name for name, value in wanted.items() if store.index.get(name) != value]:
+        if other := [name for name, value in wanted.items() if first_difference(store.index, {name: value})]:
             raise FileExistsError(
                 f"{folder} holds a store with other {' and '.join(other)}; choose another --output or add --overwrite"
             )
         return store
+    keep_existing([folder / ANSWERS], overwrite)
     return AnswerStore.create(folder, {**wanted, "tallies": {}})
 
 
@@ -154,13 +156,17 @@ def _answer(cli: Any, data: VisionDataModule, teachers: list[ImageClassifier], s
         teacher.to(device)
     saved = tenth = done
     try:
-        with torch.inference_mode(), cli.trainer.precision_plugin.forward_context():
+        with torch.inference_mode():
             for batch in loader:
                 assert isinstance(batch, dict)  # as asked
                 index = batch["index"]
                 image = data.augment(batch["image"].to(device), index.to(device), 0)
-                answers = _answers(teachers, image, data, store.index["temperature"])
+                answers = _answers(teachers, image, data, store.index["temperature"], cli.trainer.precision_plugin)
                 top = answers.mean(0).topk(store.index["top_k"])
+                if not answers.isfinite().all():
+                    raise ValueError(
+                        "a teacher gives probabilities that are no numbers; give another, or --trainer.precision 32"
+                    )
                 store.write(index, top.indices.cpu(), top.values.cpu())
                 told = _tallied(answers, top, batch.get("target"))
                 tallies = {name: tallies.get(name, 0.0) + value for name, value in told.items()}
@@ -177,7 +183,9 @@ def _answer(cli: Any, data: VisionDataModule, teachers: list[ImageClassifier], s
         loader.close()
 
 
-def _answers(teachers: list[ImageClassifier], image: Tensor, data: VisionDataModule, temperature: float) -> Tensor:
+def _answers(
+    teachers: list[ImageClassifier], image: Tensor, data: VisionDataModule, temperature: float, precision: Precision
+) -> Tensor:
     """Probabilities that teachers give of augmented images, float32 `(teachers, B, C)`, each normalised as it learned.
 
     Args:
@@ -185,13 +193,15 @@ def _answers(teachers: list[ImageClassifier], image: Tensor, data: VisionDataMod
         image: uint8 `(B, C, H, W)`, or floats of the user's.
         data: How images are normalised for a teacher that does not tell.
         temperature: What logits are divided by.
+        precision: Of the teachers' forward; images are prepared outside of it, as in training.
     """
     found = []
     for teacher in teachers:
         told = teacher.preprocessing or {"mean": data.mean, "std": data.std}
         unit = 255 if image.dtype == torch.uint8 else 1
         seen = rescale(image, *scale_and_shift(told["mean"], told["std"], image.device, unit))
-        logits = (teacher.calibration or Calibration()).logits(teacher, seen)
+        with precision.forward_context():
+            logits = (teacher.calibration or Calibration()).logits(teacher, seen)
         found.append((logits.float() / temperature).softmax(1))
     return torch.stack(found)
 

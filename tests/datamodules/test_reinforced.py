@@ -141,6 +141,27 @@ def test_row_20_neither_workers_nor_resumption_change_the_samples(store: Path, t
     assert not equal(straight[:5], straight[5:])
 
 
+@pytest.mark.parametrize("swapped", ["other answers", "labels", "answers for labels"])
+def test_resuming_inside_an_epoch_with_other_answers_is_refused(swapped: str, store: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(store, tmp_path / "other")
+    part = AnswerStore.read(other)
+    part.write(torch.tensor([8]), torch.zeros(1, KNOWN, dtype=torch.int64), torch.full((1, KNOWN), 0.25))
+    part.save(part.rows)
+    ours, moved = Reinforced(digits(), store), Reinforced(digits(), shutil.copytree(store, tmp_path / "moved"))
+    first, second = {
+        "other answers": (ours, Reinforced(digits(), other)),
+        "labels": (ours, digits()),
+        "answers for labels": (digits(), ours),
+    }[swapped]
+    writer = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3)
+    seen(first, max_steps=3, callbacks=[writer])
+    message = r"^cannot resume inside epoch 0 with answers \w+, it was saved with answers \w+; use that again or a"
+    with pytest.raises(ValueError, match=message):
+        seen(second, tmp_path / "step=3.ckpt", max_steps=4)
+    if first is ours:
+        assert len(seen(moved, tmp_path / "step=3.ckpt", max_steps=4)) == 1
+
+
 def test_another_seed_draws_other_entries_of_the_same_store(store: Path) -> None:
     first, again, other = (
         torch.cat([row for _, _, row in Reinforced(digits(), store, seed).train_dataloader()]) for seed in (1, 1, 2)
@@ -308,6 +329,20 @@ def test_a_store_of_other_data_is_refused_before_training(change: dict[str, Any]
         Reinforced(digits(**change), store).setup("fit")
 
 
+def test_a_store_of_another_kind_of_processor_is_taken_and_one_of_other_draws_is_not(
+    store: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(store, tmp_path / "copy")
+    index = json.loads((folder / "store.json").read_text())
+    means = index["data"]["augmentation"]["means"]
+    means[:] = [mean * 1.003 for mean in means]
+    (folder / "store.json").write_text(json.dumps(index))
+    Reinforced(digits(), folder).setup("fit")
+    (folder / "store.json").write_text(json.dumps(index | {"seed": 6}))
+    with pytest.raises(ValueError, match="another augmentation than"):
+        Reinforced(digits(), folder).setup("fit")
+
+
 def test_other_classes_labels_or_statistics_are_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits()
     data.setup()
@@ -376,3 +411,16 @@ def test_an_image_that_the_teachers_could_not_see_is_named(store: Path, tmp_path
     with pytest.raises(ValueError, match=r"^training image 8 could not be decoded when the store in \S+copy was made"):
         for epoch in range(9):
             data.train_set.fetch(torch.tensor([7, 8]), epoch)  # type: ignore[union-attr]  # loaded by then
+
+
+def test_files_that_are_left_out_have_no_part_in_a_store(tmp_path: Path) -> None:
+    data = ImageFolder(
+        digit_folder(tmp_path / "photos"), 8, train_size=10, channels=1, batch_size=16, seed=SEED, on_bad_image="skip"
+    )
+    data.setup()
+    Path(data.train_set.paths[0]).write_bytes(b"no image")  # type: ignore[union-attr]  # FileImages
+    folder = answered(tmp_path / "store", data, ENTRIES, 2)
+    with pytest.warns(UserWarning, match="left out 1 of"):
+        batches = seen(Reinforced(data, folder), max_epochs=1)
+
+    assert sum(len(image) for image, _ in batches) == len(data.train_set) - 1  # type: ignore[arg-type]

@@ -362,3 +362,12 @@ def test_more_words_than_a_command_takes_are_refused() -> None:
     assert spell_out(["a", "b", "c"], several) == ["--base", "a", "--files", '["b", "c"]']
     with pytest.raises(ValueError, match=r"^b c: there are more words than ckpt_path; leave out what is too much, or"):
         spell_out(["a", "b", "c"], one)
+
+
+def test_an_option_given_again_adds_to_what_it_has_in_either_spelling() -> None:
+    def several(cli: Any, files: list[str] | str, bins: int = 15) -> None: ...
+
+    assert spell_out(["--files=a", "--bins", "3", "--files=b=c"], several) == ["--bins", "3", "--files", '["a", "b=c"]']
+    assert spell_out(["--files", "a", "--files=b"], several) == ["--files", '["a", "b"]']
+    assert spell_out(["--files=a", "--bins", "3"], several) == ["--files=a", "--bins", "3"]
+    assert spell_out(["--files", "a", "--files"], several) == ["--files", "a", "--files"]

@@ -223,6 +223,33 @@ def test_a_teacher_of_other_images_is_refused(teacher: str, tmp_path: Path) -> N
         reinforce(tmp_path / "store", "--teacher", path)
 
 
+def test_a_store_does_not_depend_on_the_precision_but_for_the_answers(teacher: str, tmp_path: Path) -> None:
+    flags = ["--data.augment", "strong", "--teacher", teacher, "--num_samples", "1"]
+    reinforce(tmp_path / "store", *flags)
+    by_row = list(Watching.shown)
+    Watching.shown.clear()
+    reinforce(tmp_path / "half", *flags, "--trainer.precision", "bf16-true")
+
+    assert Watching.shown == by_row
+
+
+def test_answers_that_are_no_numbers_are_not_stored(teacher: str, tmp_path: Path) -> None:
+    content = torch.load(teacher, weights_only=True)
+    content["state_dict"] = {name: value * torch.nan for name, value in content["state_dict"].items()}
+    torch.save(content, teacher)
+    with pytest.raises(ValueError, match=r"^a teacher gives probabilities that are no numbers; give another, or --tr"):
+        reinforce(tmp_path / "store", "--teacher", teacher)
+
+
+def test_a_table_that_no_index_tells_of_is_kept(teacher: str, tmp_path: Path) -> None:
+    (tmp_path / "answers.npy").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"answers.npy exists; choose another --output or add --overwrite$"):
+        reinforce(tmp_path, "--teacher", teacher)
+    reinforce(tmp_path, "--teacher", teacher, "--num_samples", "1", "--overwrite")
+
+    assert (tmp_path / "answers.npy").stat().st_size > SAMPLES
+
+
 class Code:
     """Runs when it is unpickled carelessly."""
 
