@@ -169,3 +169,10 @@ def test_row_44_on_digits_gradients_shrink_while_carlini_wagner_still_succeeds()
 def test_a_temperature_that_is_none_is_refused(temperature):
     with pytest.raises(ValueError, match=r"^DefensiveDistillation: temperature is .*; give a "):
         DefensiveDistillation(temperature=temperature)
+
+
+def test_an_empty_list_of_teachers_is_refused_where_none_is_not():
+    with pytest.raises(ValueError, match=r"^DefensiveDistillation: teacher is an empty list; give at least one"):
+        DefensiveDistillation([])
+
+    assert not DefensiveDistillation().off

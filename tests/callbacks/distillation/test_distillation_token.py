@@ -300,7 +300,7 @@ def test_what_a_head_said_in_a_step_without_a_loss_is_not_taken_for_a_later_one(
     with pytest.raises(
         ValueError, match=r"^DistillationToken: training_step did not call the head 'network.head_dist'"
     ):
-        trained(student(SkipsTheHead), DistillationToken(teacher()))
+        trained(student(SkipsTheHead), DistillationToken(teacher()), limit_train_batches=2, max_epochs=1)
 
 
 def test_a_temperature_that_the_class_head_would_undo_is_refused():
