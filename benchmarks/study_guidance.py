@@ -3,7 +3,7 @@
 The constants below were committed before the first run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from statistics import mean
@@ -21,7 +21,7 @@ from .study import in_processes, table
 from .study_freezing import silent_trainer
 from .study_lowdata import FewDigits
 
-__all__ = ["alignment", "blocks", "deep_network", "random_guide"]
+__all__ = ["SETTING", "WIDTH", "alignment", "blocks", "deep_network", "random_guide", "tables"]
 
 SEEDS = range(5)
 SHOTS, BATCH, STEPS, STOP = 20, 50, 600, 300
@@ -31,6 +31,11 @@ ARMS: Mapping[str, Callable[[nn.Module], list[Callback]]] = {
     "guided": lambda guide: [Guidance(guide, network="network")],
     f"guided for {STOP} steps": lambda guide: [Guidance(guide, network="network", stop_step=STOP)],
 }
+SETTING = (
+    f"{SHOTS} training images a class for {STEPS} steps (Adam, rate {LR}, batches of {BATCH}); the guide is a "
+    "`resnet8_cifar` with random weights, another one for each seed. SE is the standard error of the paired difference "
+    "over the seeds."
+)
 
 
 def blocks(quick: bool) -> dict[str, str]:
@@ -39,19 +44,26 @@ def blocks(quick: bool) -> dict[str, str]:
     Args:
         quick: One seed, four steps.
     """
+    note = f"Percent, over 359 test digits. {DEPTH} hidden layers of width {WIDTH} without norms learn {SETTING}"
+    return {"study_guidance": f"{tables(partial(deep_network, DEPTH, WIDTH), list(ARMS), quick)}\n\n{note}"}
+
+
+def tables(make: Callable[[], nn.Module], arms: Sequence[str], quick: bool) -> str:
+    """Accuracy and alignment of each arm and seed.
+
+    Args:
+        make: Makes the network that is guided, after the seed was set.
+        arms: Some of `ARMS`, the plain one first.
+        quick: One seed, four steps.
+    """
     seeds, steps, processes = (SEEDS[:1], 4, 0) if quick else (SEEDS, STEPS, 2)
-    tasks = [(arm, seed, steps) for arm in ARMS for seed in seeds]
+    tasks = [(make, arm, seed, steps) for arm in arms for seed in seeds]
     outcomes = dict(zip(tasks, in_processes(_run, tasks, processes), strict=True))
     accuracy, cka = (
-        {arm: [100 * outcomes[arm, seed, steps][which] for seed in seeds] for arm in ARMS} for which in (0, 1)
-    )
-    note = (
-        f"Percent, over 359 test digits. {DEPTH} hidden layers of width {WIDTH} without norms learn {SHOTS} training "
-        f"images a class for {steps} steps (Adam, rate {LR}, batches of {BATCH}); the guide is a `resnet8_cifar` with "
-        "random weights, another one for each seed. SE is the standard error of the paired difference over the seeds."
+        {arm: [100 * outcomes[make, arm, seed, steps][which] for seed in seeds] for arm in arms} for which in (0, 1)
     )
     first, second = table(accuracy, {}, {}), table(cka, {}, {})
-    return {"study_guidance": f"Accuracy:\n\n{first}\n\nCKA with the guide, mean over pairs:\n\n{second}\n\n{note}"}
+    return f"Accuracy:\n\n{first}\n\nCKA with the guide, mean over pairs:\n\n{second}"
 
 
 def deep_network(depth: int, width: int) -> nn.Sequential:
@@ -88,11 +100,11 @@ def _keep(put: dict[str, Tensor], path: str, module: nn.Module, args: object, ou
     put[path] = output
 
 
-def _run(arm: str, seed: int, steps: int) -> tuple[float, float]:
+def _run(make: Callable[[], nn.Module], arm: str, seed: int, steps: int) -> tuple[float, float]:
     """Accuracy and alignment on test digits, fractions."""
     torch.manual_seed(seed)
     module: LightningModule = ImageClassifier(
-        deep_network(DEPTH, WIDTH), num_classes=10, in_channels=1, optimizer=partial(torch.optim.Adam, lr=LR)
+        make(), num_classes=10, in_channels=1, optimizer=partial(torch.optim.Adam, lr=LR)
     )
     digits, guide = FewDigits(batch_size=BATCH, seed=seed, shots=SHOTS), random_guide(seed)
     trainer = silent_trainer(steps, *ARMS[arm](guide))
