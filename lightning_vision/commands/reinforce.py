@@ -53,9 +53,9 @@ def run(
         `mean`; of several `agreement`, the share of entries to which all give the same class.
 
     Raises:
-        ValueError: an option is out of its range, several processes; a teacher answers with what is no number; the data are not of this package, have no training
-            images or several labels an image; a teacher is no ImageClassifier of these classes and channels, or its
-            file holds code; the store is damaged or the folder cannot be written to.
+        ValueError: an option is out of its range, several processes; the data are not of this package, have no training
+            images or several labels an image; a teacher is no ImageClassifier of these classes and channels, its file
+            holds code or its answers are no numbers; the store is damaged or the folder cannot be written to.
         FileNotFoundError: there is no such checkpoint.
         FileExistsError: another store is in the folder and `overwrite` is off.
     """
