@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ._frozen import part_name
 
-__all__ = ["Answer", "Heard", "only_output", "own_paths"]
+__all__ = ["Answer", "Heard", "only_output", "own_paths", "refuse_other_answers"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,7 @@ class Heard:
             logits = self.network(images)
         finally:
             self._calls = None
-        if not (isinstance(logits, Tensor) and logits.ndim == 2):
-            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(
-                f"{self.owner}: {self.whose} ({type(self.network).__name__}) answers with {came} and not with logits "
-                "(B, K); give one that does, or name with network= the part of the module that does."
-            )
+        refuse_other_answers(self.owner, f"{self.whose} ({type(self.network).__name__})", logits)
         return Answer(logits, {path: only_output(self.owner, self.whose, path, it) for path, it in calls.items()})
 
     def _keep(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -88,6 +83,16 @@ def own_paths(owner: str, whose: str, network: nn.Module, paths: Sequence[str]) 
                 f"{owner}: {whose} ({type(network).__name__}) has no layer {path!r}; there are {', '.join(close)}."
             )
     return {path: known[path] for path in paths}
+
+
+def refuse_other_answers(owner: str, whose: str, answer: Any) -> None:
+    """Refuse what is no logits `(B, K)`."""
+    if not (isinstance(answer, Tensor) and answer.ndim == 2):
+        came = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ValueError(
+            f"{owner}: {whose} answers with {came} and not with logits (B, K); give one that does, or name with "
+            "network= the part of the module that does."
+        )
 
 
 def only_output(owner: str, whose: str, path: str, calls: Sequence[Any]) -> Tensor:

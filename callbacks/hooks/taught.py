@@ -19,7 +19,7 @@ from ._around import last_word
 from ._checks import whole
 from ._example_images import image_shape
 from ._fields import Fields
-from ._heard import Answer, Heard, only_output, own_paths
+from ._heard import Answer, Heard, only_output, own_paths, refuse_other_answers
 from ._replay import read_streams, rewind
 from ._teachers import Renormalised, Teacher, build_teachers, fingerprint, lend, statistics_of, timms_statistics
 from ._trained_parts import TrainedParts
@@ -150,6 +150,8 @@ class Taught(TrainedParts, Loss):
                 f"{kind}: training_step called the network {len(calls)} times, and which answer is the one to the "
                 "batch's images is not clear; call it once, or name with network= a part that is called once."
             )
+        # One that answers with logits in evaluation mode may put out a tuple in training.
+        refuse_other_answers(kind, "the student in training", calls[0])
         layers = {name: only_output(kind, "the student", name, outputs[path]) for name, path in self._paths.items()}
         answers, self._answered = self._answered, []
         return self.compare(batch, Answer(calls[0], layers), answers)

@@ -337,6 +337,23 @@ def test_a_network_that_is_called_twice_in_a_step_is_refused():
         fitted(Distillation(network_of()), kind=Twice)
 
 
+class TwoHeadsInTraining(Plain):
+    """Its forward answers with a pair while it trains, as networks with a second head do."""
+
+    def forward(self, image):
+        answer = super().forward(image)
+        return (answer, answer) if self.training else answer
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self(batch[0])[0], batch[1])
+
+
+def test_a_network_whose_answer_is_another_one_in_training_is_refused():
+    sentence = r"^Distillation: the student in training answers with tuple and not with logits \(B, K\);"
+    with pytest.raises(ValueError, match=sentence):
+        fitted(Distillation(network_of()), kind=TwoHeadsInTraining)
+
+
 def test_images_are_renormalised_where_both_statistics_are_known():
     ours, theirs = ([0.5], [0.25]), ([0.1], [0.5])
     raw = torch.rand(4, 1, 8, 8)
