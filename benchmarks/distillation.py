@@ -65,7 +65,7 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of two steps.
     """
-    batches = batches_of(8 if quick else 64, 2 if quick else 10)
+    batches = batches_of(8 if quick else 64, 2 if quick else 8)
     # `Plain` calls its network and not itself.
     taught = partial(Distillation, network="network", temperature=TEMPERATURE)
     ours: dict[str, Callable[[], Callback]] = {
@@ -83,9 +83,9 @@ def rows(quick: bool) -> list[Row]:
         side: fitting(module, batches, 1, *callbacks, partial(Clock, seconds[side]))
         for side, (module, callbacks) in makers.items()
     }
-    repetitions, warmup = (1, 0) if quick else (15, 1)
+    repetitions, warmup = (1, 0) if quick else (11, 1)
     take_turns(sides, repetitions, warmup)
-    steps = {side: each[warmup:] for side, each in seconds.items()}
+    steps = {side: [it / len(batches) for it in each[warmup:]] for side, each in seconds.items()}
     step, teacher = "a step with `Distillation`", "the student's step and a bare forward of the teacher"
     return [
         Row.slowdown(step, teacher, steps["kd"], steps["asking"], "cpu", "<= 1.03"),
