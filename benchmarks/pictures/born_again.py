@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_vision.callbacks.distillation.born_again import confidence_weights, permuted_dark_knowledge
 from lightning_vision.callbacks.distillation.kd_loss import kd_loss
-from lightning_vision.callbacks.hooks.generations import drawn_anew
+from lightning_vision.callbacks.hooks._begins_anew import drawn_anew
 
 __all__ = ["draw"]
 

@@ -1,13 +1,16 @@
 """Trainings that begin anew within one fit, and what time it is to those that have to begin with them."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Generator, Tensor
 
 from ._lengths import lengths
 from .method import Method, callbacks_of
 
-__all__ = ["BeginsAnew", "lengths_of_a_part", "steps_of_the_part"]
+__all__ = ["BeginsAnew", "drawn_anew", "lengths_of_a_part", "steps_of_the_part", "too_long_a_schedule"]
 
 
 class BeginsAnew(Method):
@@ -31,6 +34,40 @@ def lengths_of_a_part(trainer: Trainer, pl_module: LightningModule) -> tuple[int
     for it in _of(trainer):
         training = None if training is None else it.part(training)
     return epoch, training
+
+
+def too_long_a_schedule(owner: str, trainer: Trainer, epoch: int | None, part: int) -> str | None:
+    """A warning if a schedule of the module's own, which begins anew with each part, was planned for more steps.
+
+    Args:
+        owner: Who warns.
+        trainer: Whose schedules are asked.
+        epoch: Optimizer steps of an epoch; None if they are not known.
+        part: Optimizer steps of a part.
+    """
+    for config in trainer.lr_scheduler_configs:
+        unit = 1 if config.interval == "step" else epoch
+        for argument in ("T_max", "total_steps"):
+            planned = getattr(config.scheduler, argument, None)
+            if unit is not None and isinstance(planned, int) and planned * unit * config.frequency > part:
+                return (
+                    f"{owner}: {type(config.scheduler).__name__} begins anew with each generation, and its "
+                    f"{argument}={planned} ({config.interval}s) is longer than the {part} optimizer steps of one; give "
+                    "it the length of a generation."
+                )
+    return None
+
+
+def drawn_anew(tensors: Mapping[str, Tensor], random: Generator) -> dict[str, Tensor]:
+    """Tensors by name with the numbers of each one in another order, as from the same distribution drawn once more.
+
+    Constants, such as a norm's ones and zeros, stay what they are.
+
+    >>> drawn_anew({"bias": torch.zeros(2)}, Generator().manual_seed(0))
+    {'bias': tensor([0., 0.])}
+    """
+    orders = {name: torch.randperm(it.numel(), generator=random) for name, it in tensors.items()}
+    return {name: it.flatten()[orders[name].to(it.device)].view_as(it) for name, it in tensors.items()}
 
 
 def _of(trainer: Trainer) -> list[BeginsAnew]:

@@ -16,36 +16,21 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Generator, Tensor
 
-from lightning_vision.base.weights import load_checkpoint
-
-from ._begins_anew import BeginsAnew
+from ._begins_anew import BeginsAnew, drawn_anew, too_long_a_schedule
 from ._checks import flag, number, whole
 from ._counted_steps import refuse_uncounted_steps
 from ._fields import Fields
+from ._generation_files import saved_generation, scores_now, teacher_from, tell_of_generations
+from ._heard import refuse_other_answers
 from ._lengths import lengths
-from ._live_tensors import plain_name
-from ._run_folder import run_folder
 from ._standing import copied, put_back, standing
-from ._table import table_text, write_table
 from .distilling import Distilling
 from .ensemble import Ensemble
 from .masks import Masks
 from .method import Method
 from .targets import Targets
 
-__all__ = ["Generations", "drawn_anew"]
-
-
-def drawn_anew(tensors: Mapping[str, Tensor], random: Generator) -> dict[str, Tensor]:
-    """Tensors by name with the numbers of each one in another order, as from the same distribution drawn once more.
-
-    Constants, such as a norm's ones and zeros, stay what they are.
-
-    >>> drawn_anew({"bias": torch.zeros(2)}, Generator().manual_seed(0))
-    {'bias': tensor([0., 0.])}
-    """
-    orders = {name: torch.randperm(it.numel(), generator=random) for name, it in tensors.items()}
-    return {name: it.flatten()[orders[name].to(it.device)].view_as(it) for name, it in tensors.items()}
+__all__ = ["Generations"]
 
 
 class Generations(Distilling, Ensemble, BeginsAnew):
@@ -144,7 +129,8 @@ class Generations(Distilling, Ensemble, BeginsAnew):
         return training // self.generations
 
     def due(self, step: int) -> bool:
-        return self._training is not None and step in {self._end(it) for it in range(self.generations)}
+        # Of the running one alone: a run may have been resumed with another length.
+        return self._training is not None and step == self._end(self.generation)
 
     def random(self) -> Generator:
         """A generator for the draws of the batch at hand, the same when it is replayed or the run resumed."""
@@ -192,7 +178,9 @@ class Generations(Distilling, Ensemble, BeginsAnew):
             self.generation, self.began, self.rows, self.start, self._scores = 0, 0, [], {}, {}
         super().on_train_start(trainer, pl_module)
         if not self.off and trainer.global_step == 0 and self.teacher_ckpt is not None:
-            self._read_teacher(self.teacher_ckpt)
+            assert self._trained is not None
+            wanted = {name: self.teacher[name] for name in self._trained.state_dict() if name in self.teacher}
+            self.teacher |= teacher_from(type(self).__name__, self.teacher_ckpt, self.network, wanted)
 
     def ready(self, trainer: Trainer, pl_module: LightningModule) -> str | None:
         kind = type(self).__name__
@@ -216,17 +204,17 @@ class Generations(Distilling, Ensemble, BeginsAnew):
                 f"end inside epochs of {epoch} steps, so validation scores their weights before they are trained; let "
                 "the number of epochs be a multiple of the generations."
             )
-        for config in trainer.lr_scheduler_configs:
-            unit = 1 if config.interval == "step" else epoch
-            for argument in ("T_max", "total_steps"):
-                planned = getattr(config.scheduler, argument, None)
-                if unit is not None and isinstance(planned, int) and planned * unit * config.frequency > length:
-                    return (
-                        f"{kind}: {type(config.scheduler).__name__} begins anew with each generation, and its "
-                        f"{argument}={planned} ({config.interval}s) is longer than the {length} optimizer steps of "
-                        "one; give it the length of a generation."
-                    )
-        return None
+        if self.began != self._begin(self.generation) or trainer.global_step > self._end(self.generation):
+            rank_zero_warn(
+                f"{kind}: this run goes on in generation {self.generation}, which began after {self.began} optimizer "
+                f"steps; in {self._training} steps of {self.generations} generations it lasts from "
+                f"{self._begin(self.generation)} to {self._end(self.generation)}, so they will not be of one length; "
+                "resume with the length and the generations of the run that wrote the checkpoint."
+            )
+            if trainer.global_step < self._end(self.generation):
+                # It may have been a member already, and is one when it ends.
+                self._keep([pair for pair in zip(self.steps, self.members, strict=True) if pair[0] <= self.began])
+        return too_long_a_schedule(kind, trainer, epoch, length)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
@@ -262,9 +250,7 @@ class Generations(Distilling, Ensemble, BeginsAnew):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if not self.off and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            names = [it for it in trainer.callback_metrics if it != "generation" and not it.startswith("train")]
-            self._scores = {"scored_at": trainer.global_step}
-            self._scores |= {name: float(trainer.callback_metrics[name]) for name in names}
+            self._scores = scores_now(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
@@ -276,10 +262,7 @@ class Generations(Distilling, Ensemble, BeginsAnew):
                 f"{self.generation} of 0 to {self.generations - 1}."
             )
         self._record(trainer)
-        if trainer.is_global_zero:
-            file = run_folder(trainer) / "report" / f"{self.name or 'generations'}.csv"
-            write_table(self.rows, file)
-            print(f"{table_text(self.rows)}\nalso in {file}")
+        tell_of_generations(trainer, self.rows, self.name or "generations")
 
     def term(self, pl_module: LightningModule, batch: Any, outputs: Mapping[str, list[Any]]) -> Mapping[str, Tensor]:
         logits = self._logits(outputs[self.outputs_of[0]][0])
@@ -304,18 +287,18 @@ class Generations(Distilling, Ensemble, BeginsAnew):
             self._answer = output
 
     def _logits(self, answer: Any) -> Tensor:
-        if isinstance(answer, Tensor) and answer.ndim == 2:
-            return answer
-        came = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise ValueError(
-            f"{type(self).__name__}: the network answers with {came} and not with logits (B, K); name with network= "
-            "the part of the module that does."
-        )
+        refuse_other_answers(type(self).__name__, "the network", answer)
+        logits: Tensor = answer
+        return logits
+
+    def _begin(self, generation: int) -> int:
+        """Optimizer steps done when a generation begins."""
+        assert self._training is not None
+        return generation * self._training // self.generations
 
     def _end(self, generation: int) -> int:
-        """Optimizer steps done when a generation ends."""
-        assert self._training is not None
-        return (generation + 1) * self._training // self.generations
+        """Optimizer steps done when it ends."""
+        return self._begin(generation + 1)
 
     def _bear(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the running generation and let the next one begin, taught by it."""
@@ -333,30 +316,6 @@ class Generations(Distilling, Ensemble, BeginsAnew):
     def _record(self, trainer: Trainer) -> None:
         row: dict[str, Any] = {"generation": self.generation, "first_step": self.began, "steps": trainer.global_step}
         row["steps"] -= self.began
-        if trainer.checkpoint_callbacks:
-            file = run_folder(trainer) / "generations" / f"generation_{self.generation}.ckpt"
-            # All ranks call it, for a strategy may gather weights; rank 0 writes.
-            trainer.save_checkpoint(file, weights_only=True)
+        if (file := saved_generation(trainer, self.generation)) is not None:
             row["file"] = str(file)
         self.rows = [*self.rows[: self.generation], row | self._scores]
-
-    def _read_teacher(self, path: str) -> None:
-        kind = type(self).__name__
-        try:
-            found = load_checkpoint(path)["state_dict"]
-        except FileNotFoundError as error:
-            raise ValueError(f"{kind}: teacher_ckpt: {error}; give the path of a checkpoint.") from error
-        assert self._trained is not None
-        below = f"{plain_name(self.outputs_of[0])}." if self.outputs_of[0] else ""
-        saved = {name.removeprefix(below): it for name, it in found.items() if name.startswith(below)}
-        missing = [
-            name
-            for name in self._trained.state_dict()
-            if name in self.teacher and getattr(saved.get(name), "shape", None) != self.teacher[name].shape
-        ]
-        if missing:
-            raise ValueError(
-                f"{kind}: teacher_ckpt={path!r} is of another network: it has no {missing[0]} of the shape "
-                f"{tuple(self.teacher[missing[0]].shape)}; give a checkpoint of the network that is trained."
-            )
-        self.teacher |= {name: saved[name].to(it) for name, it in self.teacher.items() if name in saved}
