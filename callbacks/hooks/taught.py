@@ -154,6 +154,11 @@ class Taught(TrainedParts, Loss):
         refuse_other_answers(kind, "the student in training", calls[0])
         layers = {name: only_output(kind, "the student", name, outputs[path]) for name, path in self._paths.items()}
         answers, self._answered = self._answered, []
+        if any(len(it.logits) != len(calls[0]) for it in answers):
+            raise ValueError(
+                f"{kind}: training_step gave the network {len(calls[0])} images, and the batch has "
+                f"{len(answers[0].logits)}; give it those of the batch, once."
+            )
         return self.compare(batch, Answer(calls[0], layers), answers)
 
     @torch.no_grad()

@@ -337,6 +337,21 @@ def test_a_network_that_is_called_twice_in_a_step_is_refused():
         fitted(Distillation(network_of()), kind=Twice)
 
 
+class Doubled(Plain):
+    """Answers to each image and to its mirror image in one call."""
+
+    def training_step(self, batch, batch_idx):
+        image, target = batch
+        return torch.nn.functional.cross_entropy(self(torch.cat([image, image.flip(3)])), target.repeat(2))
+
+
+def test_a_step_on_other_images_than_those_of_the_batch_is_refused():
+    with pytest.raises(
+        ValueError, match=r"^Distillation: training_step gave the network 12 images, and the batch has 6"
+    ):
+        fitted(Distillation(network_of()), kind=Doubled)
+
+
 class TwoHeadsInTraining(Plain):
     """Its forward answers with a pair while it trains, as networks with a second head do."""
 
