@@ -300,6 +300,37 @@ def test_it_is_undone_and_a_second_fit_works(error):
     fit()
 
 
+class RestsFrom(Margin):
+    """Rests from a step on, and is asked for nothing then."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step, self.calls, self.own_weight = step, 0, 0.5
+
+    def resting(self, trainer):
+        return trainer.global_step >= self.step
+
+    def ahead(self, pl_module, batch):
+        assert not self.resting(pl_module.trainer)
+
+    def term(self, pl_module, batch, outputs):
+        self.calls += 1
+        return super().term(pl_module, batch, outputs)
+
+
+def test_a_batch_that_it_rests_in_is_one_without_it():
+    always, never, later = RestsFrom(0), RestsFrom(10), RestsFrom(3)
+    plain, rested = run(Plain, max_epochs=1), run(Plain, always, max_epochs=1)
+    logged = [step for step, row in run(Plain, later).rows if "train/margin" in row]
+
+    assert torch.equal(weights(Plain, max_epochs=1), weights(Plain, RestsFrom(0), max_epochs=1))
+    assert not torch.equal(weights(Plain, max_epochs=1), weights(Plain, never, max_epochs=1))
+    assert plain.rows == rested.rows
+    assert (always.calls, never.calls, later.calls) == (0, 5, 3)
+    # Lightning repeats what was logged last until the epoch ends.
+    assert logged[:3] == [0, 1, 2] and max(logged) <= 4
+
+
 class Iterates(Plain):
     def training_step(self, dataloader_iter):
         return super().training_step(next(dataloader_iter)[0], 0)
