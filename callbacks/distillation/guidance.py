@@ -77,8 +77,9 @@ class Guidance(Taught):
     To the loss of each batch comes 1 - CKA (`linear_cka`) of what a layer puts out and what a layer of the guide puts
     out for the same images, the mean over pairs of layers. Widths and kinds of layers may differ, nothing is learned
     beside the network. The guide's answers do not matter, only its layers: one with random weights hands on what its
-    architecture makes alike. Logged is `train/guidance`, before its weight. Watch the task's loss beside it: without a
-    stop alignment can drown the task, as with the card's digits.
+    architecture makes alike. Logged is `train/guidance`, before its weight. Give a deep network norms: CKA does not see
+    scale, so its gradient grows as layers come to differ less between images, while that of the task shrinks; without
+    norms it drowned the task on the card's digits.
 
     Args:
         teacher: The guide: a network, the path of a checkpoint (`*.ckpt`), a name of timm's, or a list of those, over
@@ -153,8 +154,13 @@ class Guidance(Taught):
         for argument, value in (("stop_epoch", stop_epoch), ("stop_step", stop_step)):
             if value is not None:
                 whole("Guidance", argument, value, 1)
-        if layers is not None and not (isinstance(layers, Mapping) and layers):
-            raise ValueError(f"Guidance: layers is {layers!r}; give a layer of the guide for each layer, or None.")
+        if layers is not None:
+            if not (isinstance(layers, Mapping) and layers):
+                raise ValueError(f"Guidance: layers is {layers!r}; give a layer of the guide for each layer, or None.")
+            if not all(isinstance(it, str) for pair in layers.items() for it in pair):
+                raise ValueError(
+                    f"Guidance: layers is {layers!r}; give paths as text, in quotes where they are numbers."
+                )
         super().__init__(
             teacher=teacher,
             teacher_weights=teacher_weights,
@@ -189,7 +195,8 @@ class Guidance(Taught):
     def parts(self, student: Mapping[str, Size], teachers: Sequence[Mapping[str, Size]]) -> Mapping[str, nn.Module]:
         for shapes in (student, *teachers):
             for path, shape in shapes.items():
-                if not shape or shape[0] % 2:
+                # Places first and images second, as transformers of torch have it unless told otherwise.
+                if not shape or shape[0] % 2 or (shape[0] > 2 and shape[1:2] == (2,)):
                     raise ValueError(
                         f"Guidance: the layer {path!r} puts out {tuple(shape)} for two images, which is no row for "
                         "each; pair others with layers=."

@@ -295,6 +295,7 @@ def test_layers_are_paired_as_named():
         ({"stop_epoch": 0}, "stop_epoch is 0; give a whole number of at least 1"),
         ({"stop_step": 1.5}, "stop_step is 1.5; give a whole number of at least 1"),
         ({"layers": {}}, "layers is {}; give a layer of the guide for each layer, or None"),
+        ({"layers": {1: 3}}, "layers is {1: 3}; give paths as text, in quotes where they are numbers"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(setting, words):
@@ -314,6 +315,17 @@ class Windows(Guide):
         return self.head((self.first(image).mean() * table).mean(dim=0).expand(len(image), -1))
 
 
+class PlacesFirst(Guide):
+    """Its second layer has rows of the image in front and images second, as torch's transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(8, 12)
+
+    def forward(self, image):
+        return self.head(self.second(image[:, 0].transpose(0, 1)).mean(dim=0))
+
+
 @pytest.mark.parametrize(
     ("guide", "layers", "words"),
     [
@@ -321,6 +333,7 @@ class Windows(Guide):
         (Guide, {"network.3": "secnod"}, r"the teacher \(Guide\) has no layer 'secnod'; there are second"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), None, "the guide, Sequential, has no Linear or conv"),
         (Windows, None, r"the layer 'second' puts out \(5, 12\) for two images, which is no row for each"),
+        (PlacesFirst, {"network.3": "second"}, r"'second' puts out \(8, 2, 12\) for two images, which is no row for"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(guide, layers, words):
