@@ -19,6 +19,9 @@ class CrossAttentionProjector(nn.Module):
     Shape:
         `(B, M, D)` to `(B, N, C)`.
 
+    Raises:
+        ValueError: M or D is another than at first.
+
     Reference: Fan et al. 2024, arXiv:2411.06786
     """
 
@@ -32,6 +35,12 @@ class CrossAttentionProjector(nn.Module):
         self.widen, self.narrow = nn.Linear(out, 4 * out), nn.Linear(4 * out, out)
 
     def forward(self, features: Tensor) -> Tensor:
+        if features.shape[1:] != self.positions.shape:
+            now, then = tuple(features.shape[1:]), tuple(self.positions.shape)
+            raise ValueError(
+                f"ScaleKD: the network's features are {now}, tokens and numbers, and were {then} at set-up; "
+                "give images of one size."
+            )
         known = self.norm_before(features) + self.positions
         gathered, _ = self.attention(self.queries.expand(len(features), -1, -1), known, known, need_weights=False)
         gathered = self.norm_after(gathered)

@@ -1,5 +1,6 @@
 """What a network does after one of its layers, so that it can be done with other features in that layer's place."""
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -44,6 +45,9 @@ class Tail:
         self._begun = False
         self._inside: nn.Module | None = None
         with ExitStack() as stack, torch.no_grad():
+            if "torch._dynamo" in sys.modules:
+                # In compiled code hooks do not fire.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             for part in network.modules():
                 if id(part) not in around:
                     stack.callback(part.register_forward_pre_hook(self._enter, with_kwargs=True).remove)
@@ -64,16 +68,20 @@ class Tail:
         return (features if self.head is None else self.head(features)), seen[-1]
 
     @torch.no_grad()
-    def check(self, features: Tensor, logits: Tensor) -> None:
-        """Refuse if the layer's own output does not become the network's own answer.
+    def check(self, features: Tensor, logits: Tensor, seen: Tensor) -> None:
+        """Refuse if of the layer's own output does not come what came of it in the network.
+
+        Args:
+            features: What the layer put out.
+            logits: The network's answer.
+            seen: What `last` put out.
 
         Raises:
             ValueError: The network does more after the layer than to call one part after the other.
         """
         try:
-            answer, _ = self(features)
-            apart, largest = (it.float().abs().max() for it in (answer - logits, logits))
-            fits = answer.shape == logits.shape and bool(apart <= torch.finfo(logits.dtype).eps ** 0.5 * largest)
+            pairs = zip(self(features), (logits, seen), strict=True)
+            fits = all(ours.shape == theirs.shape and _close(ours, theirs) for ours, theirs in pairs)
         except (RuntimeError, TypeError, ValueError, IndexError):
             fits = False
         if not fits:
@@ -93,3 +101,8 @@ class Tail:
             self._inside = None
         if module is self.network.get_submodule(self.layer):
             self._begun = True
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    apart, largest = (it.float().abs().max() for it in (ours - theirs, theirs))
+    return bool(apart <= torch.finfo(theirs.dtype).eps ** 0.5 * largest)

@@ -57,11 +57,14 @@ class ScaleKD(Taught):
         name: Part of the state key.
 
     Shape:
-        Images `(B, C, H, W)`; features are maps, in either layout, tokens or vectors, of one size in all batches.
+        Images `(B, C, H, W)`; features are maps, tokens or vectors, of one size in all batches. Networks of timm's say
+        where their maps have channels and which tokens stand for no patch; those of others have maps `(B, C, H, W)`,
+        and all their tokens count as patches.
 
     Raises:
-        ValueError: from the constructor, for a setting out of range; at set-up, if a stage is not there or `heads` does
-            not divide a width; in the first batch, if a teacher's last stage cannot be given other features.
+        ValueError: from the constructor, for a setting out of range, or if nothing is compared in perception; at
+            set-up, if a stage is not there or `heads` does not divide a width; in the first batch, if a teacher's last
+            stage cannot be given other features; in a later one, if images have another size.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -123,10 +126,16 @@ class ScaleKD(Taught):
         if heads is not None:
             whole("ScaleKD", "heads", heads, 1)
         for argument, stages in (("student_stages", student_stages), ("teacher_stages", teacher_stages)):
-            if stages is not None and (isinstance(stages, str) or len(stages) != 2):
+            two = isinstance(stages, (list, tuple)) and len(stages) == 2 and all(isinstance(it, str) for it in stages)
+            if stages is not None and not two:
                 raise ValueError(
                     f"ScaleKD: {argument} is {stages!r}; give two paths, of the last stage but one and it."
                 )
+        if perception_weight and not (alpha or beta or kd_weight):
+            raise ValueError(
+                f"ScaleKD: perception_weight is {perception_weight!r}, and alpha, beta and kd_weight, which weigh what "
+                "is compared there, are 0; give one of them, or perception_weight=0."
+            )
         super().__init__(
             teacher=teacher,
             teacher_weights=teacher_weights,
@@ -141,6 +150,8 @@ class ScaleKD(Taught):
         self.alpha, self.beta, self.perception_weight, self.kd_weight = alpha, beta, perception_weight, kd_weight
         self.temperature, self.student_stages, self.teacher_stages = temperature, student_stages, teacher_stages
         self.heads = heads
+        # The views that count; each has its projectors.
+        self._views = [term for term in ("mimic", "mimic_without_dc") if weights[term]]
         self._ours: list[str] = []  # the network's two stages
         self._theirs: list[list[str]] = []  # of each teacher
         self._layouts: list[Layout] = []  # the network's, then those of the teachers
@@ -162,12 +173,14 @@ class ScaleKD(Taught):
         made: dict[str, nn.Module] = {}
         for place, (shapes, stages) in enumerate(zip(teachers, self._theirs, strict=True)):
             for what, ours, theirs in zip(("perception", "mimic"), self._ours, stages, strict=True):
-                wanted = self.perception_weight if what == "perception" else self.alpha or self.beta
-                if wanted:
+                # Answers alone need one, too; all that there are get a gradient, as DDP asks.
+                views = max(len(self._views), 1) if what == "perception" else len(self._views)
+                if views and (what == "mimic" or self.perception_weight):
                     known, asked = self._layouts[0].shape(student[ours]), self._layouts[1 + place].shape(shapes[theirs])
                     heads = self._heads(theirs, asked[-1])
-                    views = [CrossAttentionProjector(known, asked, heads) for _ in range(2)]
-                    made[f"{what}_{place}"] = nn.ModuleList(views)
+                    made[f"{what}_{place}"] = nn.ModuleList(
+                        CrossAttentionProjector(known, asked, heads) for _ in range(views)
+                    )
         return made
 
     def compare(self, batch: Any, student: Answer, teachers: Sequence[Answer]) -> Mapping[str, Tensor]:
@@ -175,12 +188,11 @@ class ScaleKD(Taught):
             self._watch(self.fields.image(batch), teachers)
         each: dict[str, list[Tensor]] = {term: [] for term in self.weights}
         for place, answer in enumerate(teachers):
-            if self.alpha or self.beta:
+            if self._views:
                 features = answer.layers[self._theirs[place][1]]
-                views = self._views(place, self._projected("mimic", place, student), features)
-                for term, value in zip(("mimic", "mimic_without_dc"), views, strict=True):
-                    if term in each:
-                        each[term].append(value)
+                projected = self._projected("mimic", place, student)
+                for term, tokens in zip(self._views, projected, strict=True):
+                    each[term].append(self._apart(term, place, tokens, features))
             if self.perception_weight:
                 each["perception"].append(self._perceived(place, student, answer))
         if self.kd_weight:
@@ -189,7 +201,7 @@ class ScaleKD(Taught):
         return {term: torch.stack(values).mean() for term, values in each.items()}
 
     def _of_use(self, stages: Sequence[str]) -> list[str]:
-        wanted = (self.perception_weight, self.alpha or self.beta or self.perception_weight)
+        wanted = (self.perception_weight, self._views or self.perception_weight)
         return list(dict.fromkeys(stage for stage, weight in zip(stages, wanted, strict=True) if weight))
 
     def _heads(self, layer: str, width: int) -> int:
@@ -205,7 +217,7 @@ class ScaleKD(Taught):
             paths = own_paths("ScaleKD", "the teacher", teacher, stages)
             layer, last = stages
             tail = Tail("ScaleKD", teacher, paths[layer], paths[last], images)
-            tail.check(answer.layers[layer], answer.logits)
+            tail.check(answer.layers[layer], answer.logits, answer.layers[last])
             self._tails.append(tail)
 
     def _projected(self, what: str, place: int, student: Answer) -> list[Tensor]:
@@ -213,20 +225,27 @@ class ScaleKD(Taught):
         tokens = self._layouts[0].tokens(student.layers[self._ours[what == "mimic"]])
         return [projector(tokens) for projector in self.trained[f"{what}_{place}"].children()]
 
-    def _views(self, place: int, projected: Sequence[Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
-        """The distance of tokens to those of a teacher's features, and that of others without their DC component."""
+    def _apart(self, term: str, place: int, projected: Tensor, features: Tensor) -> Tensor:
+        """The distance of tokens to those of a teacher's features, in the view of a term."""
         layout = self._layouts[1 + place]
-        (seen, other), tokens = projected, layout.tokens(features)
-        ours, theirs = (split_dc(layout.patches(it))[1] for it in (other, tokens))
-        return token_distance(seen, tokens), token_distance(ours, theirs)
+        tokens = layout.tokens(features)
+        if term == "mimic":
+            return token_distance(projected, tokens)
+        ours, theirs = (split_dc(layout.patches(it))[1] for it in (projected, tokens))
+        return token_distance(ours, theirs)
 
     def _perceived(self, place: int, student: Answer, answer: Answer) -> Tensor:
         stage, last = self._theirs[place]
         layout, like = self._layouts[1 + place], answer.layers[stage]
-        features = torch.cat([layout.features(it, like.shape) for it in self._projected("perception", place, student)])
+        projected = self._projected("perception", place, student)
+        features = torch.cat([layout.features(it, like.shape) for it in projected])
         logits, seen = self._tails[place](features.to(like.dtype))
-        plain, without_dc = self._views(place, layout.tokens(seen).chunk(2), answer.layers[last])
-        value = self.alpha * plain + self.beta * without_dc
+        values = [
+            self.weights[term] * self._apart(term, place, it, answer.layers[last])
+            # One more than there are views where answers alone count.
+            for term, it in zip(self._views, layout.tokens(seen).chunk(len(projected)), strict=False)
+        ]
         if self.kd_weight:
-            value = value + self.kd_weight * kd_loss(logits, answer.logits.repeat(2, 1), self.temperature)
-        return value
+            theirs = answer.logits.repeat(len(projected), 1)
+            values.append(self.kd_weight * kd_loss(logits, theirs, self.temperature))
+        return torch.stack(values).sum()

@@ -126,7 +126,8 @@ def test_the_tail_of_a_network_makes_its_answer_of_its_own_features(kind):
     for hook in hooks:
         hook.remove()
     tail = Tail("ScaleKD", network, *stages, images)
-    tail.check(kept[stages[0]], logits)
+    seen = [kept[it] for it in stages]
+    tail.check(seen[0], logits, seen[1])
     answer, last = tail(kept[stages[0]])
     layout = Layout("ScaleKD", network)
 
@@ -135,7 +136,9 @@ def test_the_tail_of_a_network_makes_its_answer_of_its_own_features(kind):
     assert torch.equal(kept[stages[0]], layout.features(layout.tokens(kept[stages[0]]), kept[stages[0]].shape))
     assert layout.first == (kind == "ViT") and layout.channels_last == (kind == "Swin")
     with pytest.raises(ValueError, match="is more than one part after the other, so no features can take that layer's"):
-        tail.check(kept[stages[0]].flip(0), logits)
+        tail.check(seen[0].flip(0), logits, seen[1].flip(0))
+    with pytest.raises(ValueError, match="is more than one part after the other"):
+        tail.check(seen[0], logits, seen[1] + 1)
 
 
 def test_a_layer_inside_a_residual_block_is_refused():
@@ -148,7 +151,20 @@ def test_a_layer_inside_a_residual_block_is_refused():
     with pytest.raises(
         ValueError, match=r"^ScaleKD: what the teacher does after its layer 'blocks.0.mlp' is more than"
     ):
-        Tail("ScaleKD", network, inside, "blocks.1", images).check(kept[0], logits)
+        Tail("ScaleKD", network, inside, "blocks.1", images).check(kept[0], logits, logits)
+
+
+def test_a_compiled_teacher_is_watched_too(compiler):
+    """Its last stage is found in the first batch, when it has been asked before."""
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10)]
+    plain, ends = seeded(lambda: nn.Sequential(*layers)), []
+    for teacher in (plain, torch.compile(plain, backend="eager")):
+        module = seeded(Plain)
+        trainer = quiet_trainer(callbacks=[ScaleKD(teacher)], max_steps=2, limit_val_batches=0)
+        trainer.fit(module, plain_loader(30))
+        ends.append(module.state_dict())
+
+    assert distance(*ends) < 1e-6
 
 
 def as_in_a_fit(teachers, images, **settings):
@@ -167,7 +183,7 @@ def as_in_a_fit(teachers, images, **settings):
             hook.remove()
     shapes = [{it: put.shape for it, put in answer.layers.items()} for answer in answers]
     made = callback.parts(shapes[0], shapes)
-    callback.trained = {name: nn.ModuleList([nn.Identity(), nn.Identity()]) for name in made}
+    callback.trained = {name: nn.ModuleList(nn.Identity() for _ in part.children()) for name, part in made.items()}
     return callback, answers
 
 
@@ -295,6 +311,27 @@ def test_terms_that_are_left_out_are_not_computed_and_have_no_projectors(left, t
     assert parts == list(callback.trained)
 
 
+@pytest.mark.parametrize("left", [{}, {"alpha": 0.0}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0}], ids=str)
+def test_every_projector_gets_a_gradient_as_ddp_asks(left):
+    images, teacher = drawn(4, 1, 8, 8, dtype=torch.float32), seeded(tiny_vit).eval()
+    callback, (answer,) = as_in_a_fit([teacher], images, **left)
+    shapes = {path: it.shape for path, it in answer.layers.items()}
+    callback.trained = dict(callback.parts(shapes, [shapes]))
+    sum(callback.compare((images, None), others_than(answer), [answer]).values()).backward()
+
+    assert callback.trained
+    assert all(it.grad is not None for part in callback.trained.values() for it in part.parameters())
+
+
+def test_images_of_another_size_are_refused():
+    projector = CrossAttentionProjector(torch.Size([2, 9, 6]), torch.Size([2, 4, 8]), 2)
+
+    with pytest.raises(
+        ValueError, match=r"^ScaleKD: the network's features are \(16, 6\), tokens and numbers, and were"
+    ):
+        projector(torch.zeros(3, 16, 6))
+
+
 @torch.no_grad()
 def test_terms_of_two_teachers_are_averaged():
     images, teachers = drawn(4, 1, 8, 8, dtype=torch.float32), [seeded(tiny_vit).eval(), tiny_vit().eval()]
@@ -322,6 +359,11 @@ def test_terms_of_two_teachers_are_averaged():
         ({"seed": -1}, "seed is -1; give a whole number of at least 0"),
         ({"student_stages": "layer4"}, "student_stages is 'layer4'; give two paths"),
         ({"teacher_stages": ["layer4"]}, r"teacher_stages is \['layer4'\]; give two paths"),
+        ({"teacher_stages": [3, 4]}, r"teacher_stages is \[3, 4\]; give two paths"),
+        (
+            {"alpha": 0.0, "beta": 0.0, "kd_weight": 0.0},
+            "perception_weight is 1.0, and alpha, beta and kd_weight, which weigh what is compared there, are 0",
+        ),
     ],
 )
 def test_a_setting_out_of_range_is_refused(setting, words):
