@@ -1,8 +1,10 @@
 """Train a teacher, assistants of falling size and a student, each taught by the one before, and compare the ways."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +85,8 @@ def run(
         own = _model_words(chain[place])
         if epochs is not None:
             own += ["--trainer.max_epochs", str(epochs[place])]
-        if len(stage) > 1:
-            own += _teacher_words(done[stage[:-1]]["checkpoint"], taught)
-        done[stage] = networks.trained(stage, own)
+        teacher = done[stage[:-1]]["checkpoint"] if len(stage) > 1 else None
+        done[stage] = networks.trained(stage, [*own, *_teacher_words(teacher, taught)], teacher)
         if len(stage) > 1 and done[stage]["parameters"] >= done[stage[:-1]]["parameters"]:
             print(f"  {stage[-1]} is not smaller than {stage[-2]}, which taught it", flush=True)
     rows = [{"path": " > ".join(stage), "network": stage[-1], **row} for stage, row in done.items()]
@@ -165,7 +166,9 @@ def _model_words(entry: str) -> list[str]:
     return ["--config", str(find_config(entry))] if _is_config(entry) else ["--model.backbone", entry]
 
 
-def _teacher_words(checkpoint: str, taught: dict[str, float]) -> list[str]:
+def _teacher_words(checkpoint: str | None, taught: dict[str, float]) -> list[str]:
+    if checkpoint is None:
+        return []
     key = f"--callbacks.{ENTRY}"
     settings = [word for name, value in taught.items() for word in (f"{key}.{name}", repr(value))]
     return [key, "Distillation", f"{key}.teacher", checkpoint, *settings]
@@ -197,24 +200,29 @@ class _Chain:
         """What a network reaches that is trained already."""
         return {**self._measured(checkpoint), "checkpoint": str(Path(checkpoint).absolute())}
 
-    def trained(self, stage: Way, own: list[str]) -> dict[str, Any]:
+    def trained(self, stage: Way, own: list[str], teacher: str | None) -> dict[str, Any]:
         """What a training reached: from its mark if it was finished, else after it is begun or gone on with."""
         place = self.folder / "-".join(stage)
         words = [*self.words, *own, "--trainer.default_root_dir", str(place)]
+        # Files may have changed where they lie: a config was edited, a teacher trained anew.
+        known = {
+            "words": words,
+            "configs": [Path(it).read_text(encoding="utf-8") for flag, it in pairwise(words) if flag == "--config"],
+            "teacher": teacher and hashlib.sha256(Path(teacher).read_bytes()).hexdigest(),
+        }
         mark = place / MARK
         told: dict[str, Any] = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
-        if told and told["words"] != words:
+        if other := [it for it in known if told and told[it] != known[it]]:
             if not self.overwrite:
-                raise ValueError(
-                    f"{place} holds a training with other settings; choose another --output or add --overwrite"
-                )
+                what = "another teacher" if other == ["teacher"] else "other settings"
+                raise ValueError(f"{place} holds a training with {what}; choose another --output or add --overwrite")
             shutil.rmtree(place)
             told = {}
         if "reached" in told:
             print(f"  finished before, in {place}", flush=True)
             return dict(told["reached"])
         prepare_folder(place, "choose another --output")
-        _write(mark, {"words": words})
+        _write(mark, known)
         begun = any(place.glob("**/checkpoints/*last*.ckpt"))
         best = console.main(["fit", *words, *(["--ckpt_path", "last"] if begun else [])]).best_ckpt
         if best is None:
@@ -222,7 +230,7 @@ class _Chain:
                 f"the fit in {place} wrote no checkpoint to learn from; add a ModelCheckpoint to the config"
             )
         reached = {**self._measured(best), "checkpoint": str(Path(best).absolute())}
-        _write(mark, {"words": words, "reached": reached})
+        _write(mark, {**known, "reached": reached})
         return reached
 
     def _measured(self, checkpoint: str) -> dict[str, Any]:

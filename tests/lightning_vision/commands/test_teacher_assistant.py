@@ -1,6 +1,7 @@
 """A teacher, assistants and a student in one command: what is trained, by whom it is taught, and what is told."""
 
 import csv
+import shutil
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from lightning_vision import main
 from lightning_vision.callbacks import Distillation
+from lightning_vision.commands.teacher_assistant import _ways
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._sets import ArrayImages
 from support.compare import distance
 from support.data import ResumableLoader, labelled_images
 from support.modules import Plain, small_network
+from support.teachers import teacher_file
 from support.trainers import QUIET, quiet_trainer
 
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.num_sanity_val_steps", "0", *QUIET]
@@ -107,9 +110,8 @@ def test_one_config_trains_every_way_and_tells_of_it(tmp_path: Path, capsys: pyt
     }
 
 
-def test_row_257_an_empty_chain_is_plain_distillation_bit_for_bit_and_leaves_the_teacher(
-    tmp_path: Path, teacher: str
-) -> None:
+def test_row_257_an_empty_chain_is_plain_distillation_bit_for_bit_and_leaves_the_teacher(tmp_path: Path) -> None:
+    teacher = str(shutil.copy(teacher_file(), tmp_path / "large.ckpt"))
     before = Path(teacher).read_bytes()
     output = chain(teacher, "resnet8_cifar", *CONFIG, "--paths", "[]", "--alpha", "0.25", "--output", "chain")
     plain = ["--config", str(tmp_path / "chain/teacher_assistant_fit.yaml"), *CONFIG[2:]]
@@ -117,7 +119,7 @@ def test_row_257_an_empty_chain_is_plain_distillation_bit_for_bit_and_leaves_the
     words = [word for name, value in kd.items() for word in (f"--callbacks.kd.{name}", value)]
     taught = main(["fit", *plain, "--trainer.default_root_dir", "student", "--callbacks.kd", "Distillation", *words])
 
-    assert [row["path"] for row in output["rows"]] == ["last", "last > resnet8_cifar"]
+    assert [row["path"] for row in output["rows"]] == ["large", "large > resnet8_cifar"]
     assert distance(state_of(str(taught.best_ckpt)), state_of(output["student"])) == 0.0
     assert Path(teacher).read_bytes() == before
 
@@ -170,8 +172,10 @@ class KillOnce(Callback):
 TWICE = ["--trainer.max_epochs", "2", "--callbacks.kill", f"{__name__}.KillOnce", "--output"]
 
 
-def test_a_command_that_was_interrupted_goes_on_inside_the_training(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["resnet14_cifar", "resnet8_cifar", *CONFIG, *TWICE, "out"]
+def test_row_257_a_chain_of_three_that_was_interrupted_goes_on_inside_the_training(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["resnet20_cifar", "resnet14_cifar", "resnet8_cifar", *CONFIG, "--paths", "[]", *TWICE, "out"]
     Path("kill").touch()
     with pytest.raises(RuntimeError, match="killed"):
         chain(*words)
@@ -180,15 +184,31 @@ def test_a_command_that_was_interrupted_goes_on_inside_the_training(capsys: pyte
     printed = capsys.readouterr().out
     with open(output["table"], encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    second = "resnet20_cifar > resnet14_cifar"
 
-    assert [row["path"] for row in rows] == ["resnet14_cifar", "resnet14_cifar > resnet8_cifar", "resnet8_cifar"]
-    assert [row["parameters"] for row in rows] == ["172218", "75002", "75002"]
+    assert [row["path"] for row in rows] == ["resnet20_cifar", second, f"{second} > resnet8_cifar"]
+    assert [row["parameters"] for row in rows] == ["269434", "172218", "75002"]
     assert len({row["val/loss"] for row in rows}) == 3
+    assert output["student"] == rows[2]["checkpoint"]
     assert all(row["path"] in printed for row in rows)
     assert printed.count("finished before") == 1
     # It went on in the folder of the first part, whose numbers are kept beside those of the second.
-    assert {path.name for path in Path("out/resnet14_cifar-resnet8_cifar").glob("version_*")} == {"version_0"}
-    assert len(list(Path("out/resnet14_cifar-resnet8_cifar/version_0").glob("metrics*.csv"))) == 2
+    assert {path.name for path in Path("out/resnet20_cifar-resnet14_cifar").glob("version_*")} == {"version_0"}
+    assert len(list(Path("out/resnet20_cifar-resnet14_cifar/version_0").glob("metrics*.csv"))) == 2
+
+    # Each was taught by the one before, and by no other.
+    Path(rows[0]["checkpoint"]).write_bytes(teacher_file().read_bytes())
+    with pytest.raises(ValueError, match="-resnet14_cifar holds a training with another teacher; choose another --out"):
+        chain(*words)
+
+
+def test_the_other_ways_are_the_direct_one_and_the_student_alone_if_none_are_given() -> None:
+    three = ["large", "medium", "small"]
+
+    assert _ways(three, None) == [three, ["large", "small"], ["small"]]
+    assert _ways(three[:2], None) == [["large", "medium"], ["medium"]]
+    assert _ways(three, [["medium", "small"], three]) == [three, ["medium", "small"]]
+    assert _ways(three, []) == [three]
 
 
 @pytest.mark.slow
@@ -219,6 +239,7 @@ ALONE, CHAIN = "resnet8_cifar", "last > resnet14_cifar > resnet8_cifar"
 ALONE_TOO = ("--paths", "[[resnet8_cifar]]")
 
 
+@pytest.mark.slow
 def test_row_257_a_chain_of_three_on_a_hundred_digits_beats_the_student_alone(tmp_path: Path, teacher: str) -> None:
     reached = few(tmp_path, teacher, 0, 8, *ALONE_TOO)
 
@@ -238,14 +259,20 @@ def test_row_257_it_does_so_over_seeds(tmp_path: Path, teacher: str) -> None:
 
 @pytest.mark.slow
 def test_epochs_and_configs_of_each_network_are_heeded() -> None:
-    Path("narrow.yaml").write_text("model:\n  init_args:\n    backbone: resnet8_cifar\n    drop_rate: 0.5\n")
-    output = chain("resnet14_cifar", "narrow.yaml", *CONFIG, "--epochs", "[2,1]", "--paths", "[]", "--output", "out")
+    narrow = "model:\n  init_args:\n    backbone: resnet8_cifar\n    drop_rate: 0.5\n"
+    Path("narrow.yaml").write_text(narrow)
+    words = ["resnet14_cifar", "narrow.yaml", *CONFIG, "--epochs", "[2,1]", "--paths", "[]", "--output", "out"]
+    output = chain(*words)
     student = torch.load(output["student"], weights_only=True)
     teacher = torch.load(output["rows"][0]["checkpoint"].replace("best", "last"), weights_only=True)
 
     assert [row["path"] for row in output["rows"]] == ["resnet14_cifar", "resnet14_cifar > narrow"]
     assert student["hyper_parameters"]["drop_rate"] == 0.5
     assert (teacher["global_step"], student["global_step"]) == (4, 2)
+
+    Path("narrow.yaml").write_text(narrow.replace("0.5", "0.1"))
+    with pytest.raises(ValueError, match="-narrow holds a training with other settings; choose another --output"):
+        chain(*words)
 
 
 @pytest.mark.slow
