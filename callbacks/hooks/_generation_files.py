@@ -57,7 +57,7 @@ def teacher_from(owner: str, path: str, part: str, wanted: Mapping[str, Tensor])
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{owner}: teacher_ckpt: {error}; give the path of a checkpoint.") from error
     below, found = f"{part}." if part else "", {plain_name(name): it for name, it in found.items()}
-    saved = {name: found.get(f"{below}{plain_name(name)}") for name in wanted}
+    saved: dict[str, Any] = {name: found.get(f"{below}{plain_name(name)}") for name in wanted}
     missing = [name for name, it in wanted.items() if getattr(saved[name], "shape", None) != it.shape]
     if missing:
         raise ValueError(
