@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-__all__ = ["SHOTS", "exponential_counts", "shot_accuracy"]
+__all__ = ["exponential_counts", "shot_accuracy"]
 
 SHOTS = ("many", "medium", "few")
 
