@@ -9,8 +9,7 @@ from torch import nn
 from lightning_vision.backbones import create
 from lightning_vision.callbacks import DefensiveDistillation, tempered_cross_entropy
 
-from .distillation_token import Asking
-from .fits import Plain, batches_of, fitting
+from .fits import Asking, Plain, batches_of, fitting
 from .side_by_side import Row, take_turns, unprepared
 
 __all__ = ["rows"]

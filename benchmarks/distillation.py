@@ -13,25 +13,12 @@ from torch.distributions import Categorical, kl_divergence
 from lightning_vision.backbones import create
 from lightning_vision.callbacks import Distillation, kd_loss
 
-from .fits import Plain, batches_of, fitting
+from .fits import Asking, Plain, batches_of, fitting
 from .side_by_side import Row, take_turns, unprepared
 
 __all__ = ["rows"]
 
 TEMPERATURE = 4.0
-
-
-class Asking(Plain):
-    """Its step asks the teacher, which stands in a list and so is no part of it, and does nothing with the answer."""
-
-    def __init__(self, network: nn.Module, teacher: nn.Module) -> None:
-        super().__init__(network)
-        self.teachers = [teacher.eval()]
-
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        with torch.no_grad():
-            self.teachers[0](batch[0])
-        return super().training_step(batch)
 
 
 class ByHand(Asking):

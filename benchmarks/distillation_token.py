@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_vision.backbones import create
 from lightning_vision.callbacks import DistillationToken
 
-from .fits import Plain, batches_of, fitting
+from .fits import Asking, Plain, batches_of, fitting
 from .side_by_side import Row, take_turns
 
 __all__ = ["rows"]
@@ -31,19 +31,6 @@ class ByHand(Plain):
         with torch.no_grad():
             decided = self.teachers[0](batch[0]).argmax(1)
         return F.cross_entropy(own, batch[1]) / 2 + F.cross_entropy(other, decided) / 2
-
-
-class Asking(Plain):
-    """Asks the teacher and does nothing with what it says."""
-
-    def __init__(self, network: nn.Module, teacher: nn.Module) -> None:
-        super().__init__(network)
-        self.teachers = [teacher.eval()]
-
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        with torch.no_grad():
-            self.teachers[0](batch[0])
-        return super().training_step(batch)
 
 
 def rows(quick: bool) -> list[Row]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from .side_by_side import Side
 
-__all__ = ["Batches", "Plain", "batches_of", "fitting"]
+__all__ = ["Asking", "Batches", "Plain", "batches_of", "fitting"]
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -41,6 +41,19 @@ class Plain(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
         }
+
+
+class Asking(Plain):
+    """Its step asks a teacher, which stands in a list and so is no part of it, and does nothing with the answer."""
+
+    def __init__(self, network: nn.Module, teacher: nn.Module) -> None:
+        super().__init__(network)
+        self.teachers = [teacher.eval()]
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.no_grad():
+            self.teachers[0](batch[0])
+        return super().training_step(batch)
 
 
 def batches_of(size: int, count: int) -> Batches:
