@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..hooks._checks import number
+from ..hooks._checks import above_zero, number
 from ..hooks._teachers import Teacher
 from ..hooks.online import Online
 from .kd_loss import kd_loss
@@ -203,11 +203,10 @@ class BDKD(Online):
         seed: int = 0,
         name: str | None = None,
     ) -> None:
-        factors = {"alpha": alpha, "beta": beta, "teacher_kd_weight": teacher_kd_weight, "temperature": temperature}
+        factors = {"alpha": alpha, "beta": beta, "teacher_kd_weight": teacher_kd_weight}
         for argument, value in factors.items():
             number("BDKD", argument, value, 0)
-        if temperature == 0:
-            raise ValueError(f"BDKD: temperature is {temperature!r}; give a number above 0.")
+        above_zero("BDKD", "temperature", temperature)
         if entropy_rule not in get_args(EntropyRule):
             raise ValueError(f"BDKD: entropy_rule is {entropy_rule!r}; give 'share', 'step' or 'none'.")
         # A teacher that nobody learns from need not train.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from ..hooks._checks import number
+from ..hooks._checks import above_zero
 from ..hooks.generations import Generations
 from .kd_loss import kd_loss
 
@@ -153,9 +153,7 @@ class BornAgain(Generations):
     ) -> None:
         if mode not in ("kd", "cwtm", "dkpp"):
             raise ValueError(f"BornAgain: mode is {mode!r}; give 'kd', 'cwtm' or 'dkpp'.")
-        number("BornAgain", "temperature", temperature, 0)
-        if temperature == 0:
-            raise ValueError(f"BornAgain: temperature is {temperature!r}; give a number above 0.")
+        above_zero("BornAgain", "temperature", temperature)
         super().__init__(
             term="born_again",
             generations=generations,

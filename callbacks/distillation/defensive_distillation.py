@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..hooks._checks import number
+from ..hooks._checks import above_zero
 from ..hooks._teachers import Teacher
 from ..hooks.answering import Answering
 from ..hooks.taught import Answer
@@ -105,9 +105,7 @@ class DefensiveDistillation(Answering):
         target_key: str = "target",
         name: str | None = None,
     ) -> None:
-        number("DefensiveDistillation", "temperature", temperature, 0)
-        if temperature == 0:
-            raise ValueError(f"DefensiveDistillation: temperature is {temperature!r}; give a number above 0.")
+        above_zero("DefensiveDistillation", "temperature", temperature)
         super().__init__(
             teacher=[] if teacher is None else teacher,
             teacher_weights=teacher_weights,

@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Size, Tensor, nn
 
-from ..hooks._checks import number
+from ..hooks._checks import above_zero, number
 from ..hooks.taught import Answer, Taught
 from ._layouts import pooled
 from .attention_transfer import attention_transfer_loss
@@ -139,7 +139,6 @@ class Distillation(Taught):
         name: str | None = None,
     ) -> None:
         factors = {
-            "temperature": temperature,
             "kd_weight": kd_weight,
             "hard_weight": hard_weight,
             "beta": beta,
@@ -147,8 +146,7 @@ class Distillation(Taught):
         }
         for argument, value in factors.items():
             number("Distillation", argument, value, 0)
-        if temperature == 0:
-            raise ValueError("Distillation: temperature is 0; give a number above 0.")
+        above_zero("Distillation", "temperature", temperature)
         for argument, chosen, known in (("loss", loss, ("kd", "decoupled")), ("layer_loss", layer_loss, LAYER_LOSSES)):
             if chosen not in known:
                 raise ValueError(f"Distillation: {argument} is {chosen!r}; give one of {', '.join(known)}.")

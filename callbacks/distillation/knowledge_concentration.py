@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..hooks._checks import flag, number, whole
+from ..hooks._checks import above_zero, flag, number, whole
 from ..hooks._teachers import Teacher
 from ..hooks.taught import Answer, Taught
 
@@ -154,9 +154,7 @@ class KnowledgeConcentration(Taught):
         own = "KnowledgeConcentration"
         number(own, "kd_weight", kd_weight, 0)
         for argument, value in (("temperature", temperature), ("pace_loss", pace_loss)):
-            number(own, argument, value, 0)
-            if value == 0:
-                raise ValueError(f"{own}: {argument} is {value!r}; give a number above 0.")
+            above_zero(own, argument, value)
         whole(own, "pace_steps", pace_steps, 0)
         flag(own, "own_images", own_images)
         self.classes = _verticals(classes)

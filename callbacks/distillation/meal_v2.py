@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..hooks._checks import number, whole
+from ..hooks._checks import above_zero, number, whole
 from ..hooks._teachers import Teacher
 from ..hooks.taught import Answer, Taught
 from .kd_loss import kd_loss, mean_logits
@@ -184,10 +184,9 @@ class MEALV2(Taught):
         name: str | None = None,
     ) -> None:
         factors = {"weight": weight, "discriminator_weight": discriminator_weight, "hard_weight": hard_weight}
-        for argument, value in (factors | {"temperature": temperature}).items():
+        for argument, value in factors.items():
             number("MEALV2", argument, value, 0)
-        if temperature == 0:
-            raise ValueError(f"MEALV2: temperature is {temperature!r}; give a number above 0.")
+        above_zero("MEALV2", "temperature", temperature)
         whole("MEALV2", "discriminator_width", discriminator_width, 1)
         weights = {"distillation": weight, "discriminator": discriminator_weight}
         super().__init__(

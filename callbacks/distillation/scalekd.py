@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Size, Tensor, nn
 
-from ..hooks._checks import number, whole
+from ..hooks._checks import above_zero, number, whole
 from ..hooks._heard import own_paths
 from ..hooks._teachers import Teacher
 from ..hooks.taught import Answer, Taught
@@ -120,9 +120,7 @@ class ScaleKD(Taught):
         weights = {"mimic": alpha, "mimic_without_dc": beta, "perception": perception_weight, "kd": kd_weight}
         for argument, value in zip(("alpha", "beta", "perception_weight", "kd_weight"), weights.values(), strict=True):
             number("ScaleKD", argument, value, 0)
-        number("ScaleKD", "temperature", temperature, 0)
-        if temperature == 0:
-            raise ValueError(f"ScaleKD: temperature is {temperature!r}; give a number above 0.")
+        above_zero("ScaleKD", "temperature", temperature)
         if heads is not None:
             whole("ScaleKD", "heads", heads, 1)
         for argument, stages in (("student_stages", student_stages), ("teacher_stages", teacher_stages)):

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from ..hooks._checks import number, whole
+from ..hooks._checks import above_zero, number, whole
 from ..hooks._fields import Fields
 from ..hooks._heard import own_paths
 from ..hooks._metadata import Pixels, normalised_by
@@ -107,9 +107,7 @@ class AdversarialAccuracy(Observe):
         whole(kind, "cw_searches", cw_searches, 1)
         number(kind, "cw_kappa", cw_kappa, 0)
         for argument, value in (("cw_lr", cw_lr), ("cw_first_c", cw_first_c)):
-            number(kind, argument, value, 0)
-            if value == 0:
-                raise ValueError(f"{kind}: {argument} is {value!r}; give a number above 0.")
+            above_zero(kind, argument, value)
         self.epsilons, self.cw_steps, self.cw_searches = epsilons, cw_steps, cw_searches
         self.cw_lr, self.cw_kappa, self.cw_first_c = cw_lr, cw_kappa, cw_first_c
         self.network, self.image_key, self.target_key = network, image_key, target_key

@@ -5,7 +5,7 @@ from math import inf
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-__all__ = ["flag", "number", "takes_batches", "whole"]
+__all__ = ["above_zero", "flag", "number", "takes_batches", "whole"]
 
 
 def flag(owner: str, argument: str, value: object) -> None:
@@ -26,6 +26,13 @@ def number(owner: str, argument: str, value: object, low: float, high: float = i
     if not fits:
         wanted = f"a finite number of at least {low:g}" if high == inf else f"a number from {low:g} to {high:g}"
         raise ValueError(f"{owner}: {argument} is {value!r}; give {wanted}.")
+
+
+def above_zero(owner: str, argument: str, value: object) -> None:
+    """Refuse what is no finite number, or not above 0."""
+    number(owner, argument, value, 0)
+    if value == 0:
+        raise ValueError(f"{owner}: {argument} is {value!r}; give a number above 0.")
 
 
 def takes_batches(owner: str, pl_module: LightningModule) -> None:

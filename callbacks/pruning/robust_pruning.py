@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ..distillation.kd_loss import kd_loss
-from ..hooks._checks import number, whole
+from ..hooks._checks import above_zero, number, whole
 from ..hooks._fields import Fields
 from ..hooks._layer_names import patterns_of, that_match
 from ..hooks._layer_table import layers_with_weights
@@ -159,9 +159,7 @@ class RobustPruning(Distilling):
         for argument, value in factors.items():
             number("RobustPruning", argument, value, 0)
         for argument, value in (("temperature", temperature), ("sigma", sigma)):
-            number("RobustPruning", argument, value, 0)
-            if value == 0:
-                raise ValueError(f"RobustPruning: {argument} is {value!r}; give a number above 0.")
+            above_zero("RobustPruning", argument, value)
         whole("RobustPruning", "admm_steps", admm_steps, 1)
         terms = {"distillation": kd_weight, "hsic_x": lambda_x, "hsic_y": -lambda_y, "admm": rho}
         super().__init__(weights={term: it for term, it in terms.items() if it}, network=network, name=name)
