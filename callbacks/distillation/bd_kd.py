@@ -15,6 +15,7 @@ from torch import Tensor
 from ..hooks._checks import above_zero, number
 from ..hooks._teachers import Teacher
 from ..hooks.online import Online
+from ._softened import softened
 from .kd_loss import kd_loss
 
 __all__ = ["BDKD", "bd_kd_loss", "bd_kd_teacher_loss", "bd_kd_weights"]
@@ -91,7 +92,7 @@ def bd_kd_loss(
     Reference: Amara et al. 2022, arXiv:2212.12965
     """
     forward, reverse = bd_kd_weights(student, teacher, temperature, entropy_rule)
-    ours, theirs = _softened(student, temperature), _softened(teacher.detach(), temperature)
+    ours, theirs = softened(student, temperature), softened(teacher.detach(), temperature)
     each = alpha * forward * _divergence(theirs, ours) + beta * reverse * _divergence(ours, theirs)
     return temperature**2 * each.mean()
 
@@ -231,13 +232,8 @@ class BDKD(Online):
         return {"bd_kd": bd_kd_loss(student, teacher, *settings), "teacher": own}
 
 
-def _softened(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(z / T), in at least float32."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).div(temperature).log_softmax(dim=1)
-
-
 def _entropy(logits: Tensor, temperature: float) -> Tensor:
-    return torch.special.entr(_softened(logits, temperature).exp()).sum(dim=1)
+    return torch.special.entr(softened(logits, temperature).exp()).sum(dim=1)
 
 
 def _divergence(of: Tensor, by: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._softened import softened
+
 __all__ = ["kd_loss", "mean_logits"]
 
 
@@ -29,7 +31,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tenso
 
     Reference: Hinton et al. 2015, arXiv:1503.02531
     """
-    ours, theirs = (_wide(logits).div(temperature).log_softmax(dim=-1) for logits in (student, teacher))
+    ours, theirs = (softened(logits, temperature) for logits in (student, teacher))
     return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
@@ -50,9 +52,5 @@ def mean_logits(answers: Sequence[Tensor], temperature: float = 1.0) -> Tensor:
     """
     if len(answers) == 1:
         return answers[0]
-    each = torch.stack([_wide(logits).div(temperature).log_softmax(dim=-1) for logits in answers])
+    each = torch.stack([softened(logits, temperature) for logits in answers])
     return temperature * (each.logsumexp(dim=0) - math.log(len(answers)))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
@@ -21,6 +20,7 @@ from ..hooks._checks import number, whole
 from ..hooks._frozen import lies_in, part_name
 from ..hooks._layer_names import patterns_of, that_match
 from ..hooks._live_tensors import plain_name
+from ..hooks._moment import seed_of
 from ..hooks.ascent import Ascent
 from ..hooks.folded import Addition, Folded
 from ..hooks.masks import Masks
@@ -77,8 +77,7 @@ class _LowRank(Addition):
 
     def begin(self, *moment: int) -> None:
         if self.dropout:
-            (words,) = np.random.SeedSequence((self.seed, *moment)).generate_state(1, np.uint64)
-            self.random = Generator(self.down.device).manual_seed(int(words) >> 1)
+            self.random = Generator(self.down.device).manual_seed(seed_of(self.seed, *moment))
 
     def forward(self, layer: nn.Module, given: Tensor, output: Tensor) -> Tensor:
         assert isinstance(layer, nn.Linear | nn.Conv2d)

@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -23,6 +22,7 @@ from ._fields import Fields
 from ._generation_files import saved_generation, scores_now, teacher_from, tell_of_generations
 from ._heard import refuse_other_answers
 from ._lengths import lengths
+from ._moment import seed_of
 from ._standing import copied, put_back, standing
 from .distilling import Distilling
 from .ensemble import Ensemble
@@ -134,8 +134,7 @@ class Generations(Distilling, Ensemble, BeginsAnew):
 
     def random(self) -> Generator:
         """A generator for the draws of the batch at hand, the same when it is replayed or the run resumed."""
-        (words,) = np.random.SeedSequence((self.seed, *self._moment)).generate_state(1, np.uint64)
-        return Generator().manual_seed(int(words) >> 1)
+        return Generator().manual_seed(seed_of(self.seed, *self._moment))
 
     def looked_at(self, network: torch.nn.Module) -> tuple[str, ...]:
         return ()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
 from ._checks import whole
+from ._moment import seed_of
 from .taught import Answer, Taught
 
 __all__ = ["Online"]
@@ -85,8 +85,7 @@ class Online(Taught):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         # Of the moment, not of what was drawn before: a resumed run and a replay of the batch draw alike.
-        moment = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
-        self._draws = int(np.random.SeedSequence(moment).generate_state(1, np.uint64)[0]) >> 1
+        self._draws = seed_of(self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
