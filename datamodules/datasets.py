@@ -111,6 +111,8 @@ def from_datasets(
 class DatasetsModule(VisionDataModule):
     """What `from_datasets` makes; its arguments, with the datasets by split, and those of the base in its order."""
 
+    resize: Resize
+
     def __init__(
         self,
         datasets: dict[str, Dataset],

@@ -25,6 +25,11 @@ class Augmentation(ABC):
     draws: int
     """Uniform numbers that one image needs."""
 
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether a pixel may end elsewhere, so that boxes would have to move along."""
+        return True
+
     @abstractmethod
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         """The augmented images.

@@ -38,6 +38,10 @@ class Chain(Augmentation):
         self.stages = list(stages)
         self.draws = sum(stage.draws for stage in stages)
 
+    @property
+    def moves_pixels(self) -> bool:
+        return any(stage.moves_pixels for stage in self.stages)
+
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         check_images("Chain", images, uniform, self.draws)
         parts = uniform.split([stage.draws for stage in self.stages], dim=1)

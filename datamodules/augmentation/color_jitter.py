@@ -46,6 +46,7 @@ class ColorJitter(Augmentation):
     """
 
     draws = 5
+    moves_pixels = False
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class RandomErasing(Augmentation):
     """
 
     draws = 2 * ATTEMPTS + 5
+    moves_pixels = False
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class Stream(IntEnum):
     AUGMENT = 10
     BALANCE = 11
     ENTRY = 12
+    SCENE = 13
 
 
 def draw_bits(counter: Tensor, *keys: int) -> Tensor:

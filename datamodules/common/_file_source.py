@@ -15,7 +15,7 @@ from ._sets import FileImages, OnBadImage
 from ._split import iterative_split, stratified_split
 from .datamodule import VisionDataModule
 
-__all__ = ["SPLIT_NAMES", "FileSource", "Found"]
+__all__ = ["IMAGENET", "SPLIT_NAMES", "FileSource", "Found", "height_and_width", "stable_key"]
 
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """Splits, and what they are called in folders and tables."""
@@ -31,6 +31,7 @@ class FileSource(VisionDataModule):
     The arguments are those of `ImageFolder`, and in `loading` those of the base.
     """
 
+    resize: Resize
     # For people, once `found` is known.
     split_origin: str = "Split: as the data say."
 
@@ -124,7 +125,7 @@ class FileSource(VisionDataModule):
         what = f"{self.val_fraction:.0%} for validation" + (f", {self.test_fraction:.0%} for testing" if test else "")
         self.split_origin = f"Split: drawn class by class with split_seed {self.split_seed}, {what}."
         divide = stratified_split if targets.ndim == 1 else iterative_split
-        keys = torch.tensor([_stable_key(name) for name in names])
+        keys = torch.tensor([stable_key(name) for name in names])
         parts = divide(targets, list(shares.values()), self.split_seed, keys)
         return {
             split: ([paths[number] for number in part.tolist()], targets[part])
@@ -140,7 +141,7 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _stable_key(name: str) -> int:
+def stable_key(name: str) -> int:
     """64 bits, as a signed integer, that depend on nothing but `name`."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)

@@ -11,7 +11,8 @@ def check_labels(target: Tensor, num_classes: int, index: Tensor | None = None, 
     """Refuse labels that do not fit.
 
     Args:
-        target: Classes int64 `(N,)`, or one column a class for several at once, `(N, num_classes)` in 0..1.
+        target: Classes int64 `(N,)`, or one column a class for several at once, `(N, num_classes)` in 0..1 or NaN,
+            which means that nobody knows.
         num_classes: How many classes there are.
         index: Numbers of the samples for the message, int64 `(N,)`, by default their positions.
         source: What the samples belong to, for the message.
@@ -23,7 +24,7 @@ def check_labels(target: Tensor, num_classes: int, index: Tensor | None = None, 
         raise ValueError(f"{source}labels have {target.shape[1]} columns but there are {num_classes} classes")
     if target.numel() == 0:
         return
-    low, high = target.aminmax()
+    low, high = target.nan_to_num(0).aminmax()
     most = num_classes - 1 if target.ndim == 1 else 1
     if low >= 0 and high <= most:
         return

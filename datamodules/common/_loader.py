@@ -18,7 +18,7 @@ __all__ = ["Sampler", "ShardedLoader"]
 Sampler = Literal["all", "balanced"]
 
 Job = tuple[list[int], int]
-Batch = tuple[Tensor, ...] | dict[str, Tensor]
+Batch = tuple[Any, ...] | dict[str, Any]
 
 
 class ShardedLoader:
@@ -70,6 +70,9 @@ class ShardedLoader:
             self.sampler: EpochOrder = FixedOrder(len(dataset))
         elif sampler == "all":
             self.sampler = EpochOrder(len(dataset), seed)
+        elif dataset.shown is not None:
+            owner, label = dataset.shown.unbind(1)
+            self.sampler = BalancedOrder(label, seed, owner, len(dataset))
         else:
             assert dataset.targets is not None
             self.sampler = BalancedOrder(dataset.targets, seed)
@@ -193,7 +196,7 @@ class ShardedLoader:
         if self._skipped:
             named = ", ".join(self._skipped[:5]) + (", ..." if len(self._skipped) > 5 else "")
             left_out = f"{len(self._skipped)} of {self._bounds[-1][1]} images"
-            warnings.warn(f"left out {left_out} in epoch {sum(self._place)}, undecodable: {named}", stacklevel=2)
+            warnings.warn(f"left out {left_out} in epoch {sum(self._place)}, unusable: {named}", stacklevel=2)
             self._skipped = []
 
 

@@ -41,33 +41,40 @@ class BalancedOrder(EpochOrder):
     """As many places of an epoch for every class, in an order that is a function of (seed, epoch).
 
     Counts of classes differ by at most one; which classes get one more is drawn anew each epoch. Within a class so do
-    counts of samples: a small class comes again and again, of a large one other samples each epoch.
+    counts of samples: a small class comes again and again, of a large one other samples each epoch. A sample of several
+    classes (P > N) is drawn for each of them.
 
     Args:
-        targets: Class of each sample, int64 `(N,)`; classes without samples are left out.
+        targets: Class of each sample, int64 `(N,)`, or several for some `(P,)`; classes without samples are left out.
         seed: Another seed, other orders.
+        owner: Whose class each of `targets` is, int64 `(P,)`; None with one class a sample.
+        samples: N where there is an `owner`; samples without a class never come.
     """
 
-    def __init__(self, targets: Tensor, seed: int = 0) -> None:
-        super().__init__(len(targets), seed)
+    def __init__(self, targets: Tensor, seed: int = 0, owner: Tensor | None = None, samples: int | None = None) -> None:
+        super().__init__(len(targets) if samples is None else samples, seed)
         self.targets = targets
+        self.owner = torch.arange(len(targets)) if owner is None else owner
         self.sizes = targets.bincount()
 
     def positions(self) -> Tensor:
         """Positions of the samples, int64 `(samples,)`; one above `samples` is a copy, as `ImageSet.fetch` says."""
         keys = self.seed, self.epoch, Stream.BALANCE
-        shuffled = draw_bits(torch.arange(self.samples), *keys).argsort(stable=True)
+        shuffled = draw_bits(torch.arange(len(self.targets)), *keys).argsort(stable=True)
         members = shuffled[self.targets[shuffled].argsort(stable=True)]
         present = self.sizes.nonzero()[:, 0]
         # Counters beyond those of the samples: draws that nothing else uses.
-        lots = draw_bits(self.samples + present, *keys).argsort(stable=True)
+        lots = draw_bits(len(self.targets) + present, *keys).argsort(stable=True)
         shares = torch.full((len(present),), self.samples // len(present))
         shares[lots[: self.samples % len(present)]] += 1
         rank = torch.arange(self.samples) - (shares.cumsum(0) - shares).repeat_interleave(shares)
         size = self.sizes[present].repeat_interleave(shares)
         first = (self.sizes.cumsum(0) - self.sizes)[present].repeat_interleave(shares)
-        chosen = members[first + rank % size] + self.samples * (rank // size)
-        return chosen[super().positions()]
+        chosen = self.owner[members[first + rank % size]]
+        # How often each has come before, for its copies differ.
+        grouped = chosen.argsort(stable=True)
+        run = torch.arange(self.samples) - torch.searchsorted(chosen[grouped], chosen[grouped])
+        return (chosen + self.samples * run[grouped.argsort()])[super().positions()]
 
 
 class FixedOrder(EpochOrder, SequentialSampler):

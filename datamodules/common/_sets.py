@@ -1,9 +1,9 @@
 """Labelled images as the loader fetches them: a whole batch at once, from memory or from files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,9 +11,12 @@ from torch.utils.data import Dataset
 
 from lightning_vision.images import BadImageError, Resize, read_image
 
-__all__ = ["ArrayImages", "Fetched", "FileImages", "ImageSet", "OnBadImage", "SampleError"]
+from ..detection.annotations import Annotations
+
+__all__ = ["ArrayImages", "Fetched", "FileImages", "ImageSet", "OnBadImage", "SampleError", "decode_each"]
 
 OnBadImage = Literal["error", "skip"]
+Decoded = TypeVar("Decoded")
 
 
 class SampleError(ValueError):
@@ -26,13 +29,14 @@ class Fetched:
 
     Args:
         image: `(B, C, H, W)`, uint8 in 0..255, or floats that the user scaled.
-        target: int64 `(B,)`, float32 `(B, K)` where several classes may apply, or None without labels.
+        target: int64 `(B,)`, float32 `(B, K)` where several classes may apply, the `Annotations` of B images with
+            boxes, or None without labels.
         index: Position of each sample in its set, as `ImageSet.fetch` was given it, int64 `(B,)`.
         skipped: Files that had to be left out, so that B is smaller.
     """
 
     image: Tensor
-    target: Tensor | None
+    target: Tensor | Annotations | None
     index: Tensor
     skipped: tuple[str, ...] = ()
 
@@ -47,6 +51,8 @@ class ImageSet(Dataset[tuple[Tensor, ...]], ABC):
 
     targets: Tensor | None = None
     """Labels of all samples where they are known: int64 `(N,)`, or 0 and 1, float32 `(N, K)`."""
+    shown: Tensor | None = None
+    """Which samples show which classes, where they may show several: rows of sample and class, int64 `(P, 2)`."""
     answers: str = "none"
     """Which teachers' answers are given in the place of labels: a checksum of them."""
 
@@ -117,21 +123,45 @@ class FileImages(ImageSet):
         return len(self.paths)
 
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
-        images, kept, skipped = [], [], []
-        for position in index.tolist():
-            path = self.paths[position % len(self)]
-            try:
-                images.append(read_image(path, self.channels, self.image_size, self.resize))
-                kept.append(position)
-            except (BadImageError, FileNotFoundError) as error:
-                if self.on_bad_image == "error":
-                    raise BadImageError(f"{error}; remove it or pass on_bad_image='skip'") from error
-                skipped.append(path)
-        if not images:
-            raise BadImageError(
-                f"none of the {len(index)} images of a batch can be decoded, {skipped[0]} for one; "
-                "remove them or pass a larger batch_size"
-            )
-        index = torch.tensor(kept)
+        def read(number: int) -> Tensor:
+            return read_image(self.paths[number], self.channels, self.image_size, self.resize)
+
+        images, index, skipped = decode_each(read, index, self.paths, self.on_bad_image)
         target = None if self.targets is None else self.targets[index % len(self)]
-        return Fetched(torch.stack(images), target, index, tuple(skipped))
+        return Fetched(torch.stack(images), target, index, skipped)
+
+
+def decode_each(
+    read: Callable[[int], Decoded], index: Tensor, paths: list[str], on_bad_image: OnBadImage
+) -> tuple[list[Decoded], Tensor, tuple[str, ...]]:
+    """The images of a batch, where the damaged ones stop it or are left out.
+
+    Args:
+        read: Decodes the file at a position in `paths`.
+        index: Positions of the samples, int64 `(B,)`, as `ImageSet.fetch` takes them.
+        paths: The set's files.
+        on_bad_image: `error` or `skip`.
+
+    Returns:
+        What could be used, whose positions, and the files left out.
+
+    Raises:
+        BadImageError: at a damaged file, or when none is left.
+    """
+    images, kept, skipped, problem = [], [], [], ""
+    for position in index.tolist():
+        number = position % len(paths)
+        try:
+            images.append(read(number))
+            kept.append(position)
+        except (BadImageError, FileNotFoundError) as error:
+            if on_bad_image == "error":
+                raise BadImageError(f"{error}; remove it or pass on_bad_image='skip'") from error
+            problem = problem or str(error)
+            skipped.append(paths[number])
+    if not images:
+        raise BadImageError(
+            f"none of the {len(index)} images of a batch can be used: {problem}; "
+            "remove them or pass a larger batch_size"
+        )
+    return images, torch.tensor(kept), tuple(skipped)

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lightning_vision.images import Resize, rescale, scale_and_shift
+from lightning_vision.images import Fit, Resize, rescale, scale_and_shift
 
 from ..augmentation.augmentation import Augmentation
 from ..augmentation.chain import Chain
@@ -20,7 +20,7 @@ from ..augmentation.policies import Augment, augmentation_for
 from ..augmentation.shift_crop import ShiftCrop
 from ._labels import check_balanced, check_labels
 from ._loader import Batch, Sampler, ShardedLoader
-from ._sets import ImageSet
+from ._sets import Fetched, ImageSet
 from ._sheet import draw_sheet
 from ._uniforms import EpochUniforms, uniforms
 
@@ -58,7 +58,7 @@ class VisionDataModule(LightningDataModule, ABC):
 
     in_channels: int
     image_size: tuple[int, int]
-    resize: Resize = "crop"
+    resize: Resize | Fit = "crop"
     multilabel: bool = False
     """Whether several classes may apply to an image."""
     train_size: tuple[int, int] | None = None
@@ -170,7 +170,7 @@ class VisionDataModule(LightningDataModule, ABC):
         """Load all splits, whatever the stage; once."""
         if not self._loaded:
             self.load()
-            if self.sampler == "balanced" and self.train_set is not None:
+            if self.sampler == "balanced" and self.train_set is not None and self.train_set.shown is None:
                 check_balanced(self.train_set.targets, self.num_classes, type(self).__name__)
             self._loaded = True
 
@@ -253,24 +253,20 @@ class VisionDataModule(LightningDataModule, ABC):
             path: Image file to write.
             epoch: Below the images, show them as augmented in that epoch; None shows them as they are.
             positions: Draw these samples of the split instead of `count` spread ones.
-            titles: Write these above the images instead of the class names.
+            titles: Write these above the images instead of the class names, or of the numbers that a source with boxes
+                gives its images.
 
         Raises:
-            ValueError: the split has no images.
+            ValueError: the split has no images, or none are asked for.
         """
         images = self._images(split)
         if images is None:
             raise ValueError(f"{type(self).__name__} has no {split} images to plot; name another split")
+        if count < 1:
+            raise ValueError(f"count is {count}; give how many images to draw, at least 1")
         if positions is None:
             positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long().tolist()
-        batch = images.fetch(torch.tensor(positions), epoch or 0)
-        image, target = batch.image, batch.target
-        rows = [image]
-        if epoch is not None and self.augmentation is not None:
-            rows.append(self.augment(image, batch.index, epoch))
-        if titles is None:
-            titles = [""] * len(image) if target is None else [self._title(label) for label in target]
-        return draw_sheet([_pixels(row) for row in rows], titles, path, below=f"in epoch {epoch}")
+        return self._sheet(images.fetch(torch.tensor(positions), epoch or 0), titles, path, epoch)
 
     def __str__(self) -> str:
         # Lightning's asks each loader for batches; messages only need to say which datamodule it is.
@@ -290,8 +286,20 @@ class VisionDataModule(LightningDataModule, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _loaders=WeakSet(), _uniforms=EpochUniforms())
 
+    def _sheet(
+        self, batch: Fetched, titles: Sequence[str] | None, path: str | Path | None, epoch: int | None
+    ) -> "Figure":
+        """What `plot` draws of the images that it chose."""
+        image, target = batch.image, batch.target
+        rows = [image]
+        if epoch is not None and self.augmentation is not None:
+            rows.append(self.augment(image, batch.index, epoch))
+        if titles is None:
+            titles = [self._title(label) for label in target] if isinstance(target, Tensor) else [""] * len(image)
+        return draw_sheet([_pixels(row) for row in rows], titles, path, below=f"in epoch {epoch}")
+
     def _title(self, label: Tensor) -> str:
-        present = [int(label)] if label.ndim == 0 else label.nonzero()[:, 0].tolist()
+        present = [int(label)] if label.ndim == 0 else (label > 0).nonzero()[:, 0].tolist()
         return ", ".join(self.class_names[number] for number in present)
 
     def _images(self, split: Split) -> ImageSet | None:

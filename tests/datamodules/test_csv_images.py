@@ -175,7 +175,7 @@ def test_a_damaged_image_can_be_skipped(tmp_path: Path) -> None:
     path = table(tmp_path, "path,label\n0.png,a\n1.png,a\n2.png,a\n")
     (tmp_path / "1.png").write_bytes(b"cut short")
     data = CSVImages(path, val_fraction=0, test_fraction=0, on_bad_image="skip", **ONE)
-    with pytest.warns(UserWarning, match=r"^left out 1 of 3 images in epoch 0, undecodable: .*1\.png$"):
+    with pytest.warns(UserWarning, match=r"^left out 1 of 3 images in epoch 0, unusable: .*1\.png$"):
         batches = list(data.train_dataloader())
 
     assert sorted(batches[0][2].tolist()) == [0, 2]

@@ -342,7 +342,7 @@ def test_a_truncated_jpeg_in_mid_epoch_ends_the_fit_with_its_name(num_workers: i
 def test_a_truncated_jpeg_can_be_skipped_with_a_count(num_workers: int, tmp_path: Path) -> None:
     write(tmp_path, cat=11)
     cut_short(tmp_path / "cat" / "bad.jpg")
-    with pytest.warns(UserWarning, match=r"^left out 1 of 12 images in epoch 0, undecodable: .*bad\.jpg$"):
+    with pytest.warns(UserWarning, match=r"^left out 1 of 12 images in epoch 0, unusable: .*bad\.jpg$"):
         sizes = fit(tmp_path, num_workers=num_workers, on_bad_image="skip")
 
     assert sorted(sizes) == [3, 4, 4]

@@ -301,7 +301,7 @@ def test_a_limited_last_epoch_still_reports_what_was_left_out(tmp_path: Path) ->
         Image.new("L", (4, 4)).save(tmp_path / "cat" / f"{number}.png")
     (tmp_path / "cat" / "0.png").write_bytes(b"cut short")
     options = {"image_size": 4, "val_fraction": 0, "test_fraction": 0, "batch_size": 3, "on_bad_image": "skip"}
-    with pytest.warns(UserWarning, match=r"^left out 1 of 4 images in epoch 1, undecodable: .*0\.png$"):
+    with pytest.warns(UserWarning, match=r"^left out 1 of 4 images in epoch 1, unusable: .*0\.png$"):
         fit(ImageFolder(tmp_path, **options), max_epochs=2, limit_train_batches=1)
 
 
@@ -313,6 +313,7 @@ def test_every_datamodule_goes_through_yaml_and_back(entry: Entry) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     needed: dict[str, dict[str, Any]] = {"ImageFolder": {"root": "somewhere"}, "CSVImages": {"csv": "table.csv"}}
+    needed |= {name: {"root": "somewhere"} for name in ("CocoDetection", "OpenImages", "VOCDetection")}
     given = {"batch_size": 9, **needed.get(entry.name, {})}
     if entry.name == "Reinforced":
         digits = f"{Digits.__module__}.{Digits.__qualname__}"

@@ -329,7 +329,7 @@ def test_a_bad_image_stops_with_one_sentence_that_names_it(num_workers: int, fil
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_skipped_images_make_their_batch_smaller_and_are_reported_once(num_workers: int, files: list[str]) -> None:
-    with pytest.warns(UserWarning, match="^left out 2 of 12 images in epoch 0, undecodable: ") as reports:
+    with pytest.warns(UserWarning, match="^left out 2 of 12 images in epoch 0, unusable: ") as reports:
         found = samples(from_files(files, num_workers, on_bad_image="skip"))
 
     assert found == [[0, 1, 2], [4, 5, 6], [8, 9, 10, 11]]
@@ -379,7 +379,7 @@ def test_resuming_counts_batches_not_readable_images(files: list[str]) -> None:
 
 
 def test_a_batch_without_a_readable_image_is_an_error(files: list[str]) -> None:
-    with pytest.raises(BadImageError, match=r"^none of the 1 images .*03.png for one; remove them or pass a larger"):
+    with pytest.raises(BadImageError, match=r"^none of the 1 images .*03.png: .*; remove them or pass a larger"):
         samples(from_files(files, batch_size=1, on_bad_image="skip"))
 
 

@@ -150,3 +150,15 @@ def test_a_balanced_epoch_is_mixed() -> None:
     early = targets[BalancedOrder(targets).positions()[:200] % 1000]
 
     assert abs(early.float().mean() - 0.5) < 4 * 0.5 / 200**0.5
+
+
+def test_a_sample_of_several_classes_comes_for_each_of_them() -> None:
+    """Half of eight places go to class 0, which sample 0 alone shows, half to class 3, of samples 0 to 3."""
+    owner, label = torch.tensor([0, 0, 1, 2, 3]), torch.tensor([0, 3, 3, 3, 3])
+    order = BalancedOrder(label, 5, owner, samples=8)
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        positions = order.positions()
+
+        assert sorted((positions % 8).tolist()) == [0] * 5 + [1, 2, 3]
+        assert sorted(positions.tolist()) == [0, 1, 2, 3, 8, 16, 24, 32]
