@@ -14,9 +14,9 @@ from timm.models import group_parameters, is_model
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from lightning_vision.backbones import allcnn, cct, pyramidnet, resnet_cifar
+from lightning_vision.backbones import allcnn, cct, plain, pyramidnet, resnet_cifar
 
-FAMILIES = (allcnn, cct, sys.modules["lightning_vision.backbones.maxout"], pyramidnet, resnet_cifar)
+FAMILIES = (allcnn, cct, sys.modules["lightning_vision.backbones.maxout"], plain, pyramidnet, resnet_cifar)
 PUBLISHED = [name for family in FAMILIES for name in family.__all__ if is_model(name)]
 
 # One small member of each family: preset, settings over it, units (layers between stem and head), feature levels.
@@ -24,6 +24,7 @@ SMALL = {
     "resnet": ("resnet8_cifar", {}, 3, [(16, 1), (32, 2), (64, 4)]),
     "allcnn": ("allcnn_c", {}, 8, [(96, 2), (192, 4), (192, 4)]),
     "maxout": ("maxout_tiny", {}, 3, [(32, 2), (48, 4), (48, 8)]),
+    "plain": ("plain8", {}, 7, [(16, 2), (32, 4), (64, 8), (96, 16)]),
     "pyramid": ("pyramidnet110_a48", {"depth": 8, "alpha": 6}, 3, [(18, 1), (20, 2), (22, 4)]),
     "bottleneck": ("pyramidnet164_a270", {"depth": 11, "alpha": 6}, 3, [(72, 1), (80, 2), (88, 4)]),
     "cct": ("cct_2_3x2_32", {}, 2, [(128, 4), (128, 4)]),
