@@ -1,0 +1,5 @@
+"""How a model fares on images that are corrupted in common ways."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
