@@ -24,7 +24,7 @@ from lightning_vision.result import Result
 
 __all__ = ["VisionCLI", "run"]
 
-FROM_DATA = ("num_classes", "in_channels")
+FROM_DATA = ("num_classes", "in_channels", "image_size")
 
 
 class VisionCLI(LightningCLI):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,18 @@ from torch import Tensor
 
 __all__ = [
     "EXTENSIONS",
+    "GREY",
     "BadImageError",
+    "Fit",
+    "FittedImage",
     "Resize",
     "convert_image",
+    "fit_image",
     "list_images",
     "normalise",
+    "open_image",
+    "placement_of",
+    "read_fitted",
     "read_image",
     "rescale",
     "scale_and_shift",
@@ -26,6 +34,11 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", "
 """Endings, in lower case, of the files that count as images."""
 
 Resize = Literal["crop", "squash"]
+Fit = Literal["letterbox", "squash"]
+"""How the whole of an image becomes one of a given size: `letterbox` keeps its proportions and pads with grey."""
+
+GREY = 114
+"""Pixels around a letterboxed image; near the mean of photographs, so that the padding is near 0 once normalised."""
 
 
 class BadImageError(ValueError):
@@ -33,7 +46,7 @@ class BadImageError(ValueError):
 
 
 def read_image(
-    path: str | Path, channels: int = 3, image_size: tuple[int, int] | None = None, resize: Resize = "crop"
+    path: str | Path, channels: int = 3, image_size: tuple[int, int] | None = None, resize: Resize | Fit = "crop"
 ) -> Tensor:
     """Decode one file of any mode Pillow knows, turned as its EXIF orientation says; of several frames the first.
 
@@ -50,20 +63,24 @@ def read_image(
         FileNotFoundError: there is no such file.
         BadImageError: the file is not an image, is cut short or is damaged.
     """
+    return convert_image(open_image(path), channels, image_size, resize)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode one file into a Pillow image, as `read_image` does, of the mode and size it has."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no image file {path}")
     try:
         with Image.open(path) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            return ImageOps.exif_transpose(image)
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(f"cannot decode the image {path}: {reason.removesuffix(f' {str(path)!r}')}") from error
-    return convert_image(upright, channels, image_size, resize)
 
 
 def convert_image(
-    image: Image.Image, channels: int = 3, image_size: tuple[int, int] | None = None, resize: Resize = "crop"
+    image: Image.Image, channels: int = 3, image_size: tuple[int, int] | None = None, resize: Resize | Fit = "crop"
 ) -> Tensor:
     """Turn a Pillow image into pixels: transparency onto white, 16 bits to 8, bilinear with antialiasing.
 
@@ -71,7 +88,8 @@ def convert_image(
         image: Of any mode; `F` counts as 0 to 255.
         channels: 1 (grey) or 3 (RGB).
         image_size: Height and width wanted, pixels; None keeps the image's own.
-        resize: `crop` keeps the aspect ratio and cuts what stands over on both sides, `squash` does not keep it.
+        resize: `crop` keeps the aspect ratio and cuts what stands over on both sides, `squash` does not keep it,
+            `letterbox` keeps it and pads what is missing on both sides with grey.
 
     Shape:
         uint8 `(channels, H, W)`, 0 to 255.
@@ -79,8 +97,10 @@ def convert_image(
     Raises:
         ValueError: `channels` or `resize` is none of those.
     """
-    if channels not in (1, 3) or resize not in ("crop", "squash"):
-        raise ValueError(f"channels must be 1 or 3 and resize 'crop' or 'squash', not {channels} and {resize!r}")
+    if channels not in (1, 3) or resize not in ("crop", "squash", "letterbox"):
+        raise ValueError(
+            f"channels must be 1 or 3 and resize 'crop', 'squash' or 'letterbox', not {channels} and {resize!r}"
+        )
     if image.mode.startswith("I"):
         wide = np.asarray(image).astype(np.float64)
         image = Image.fromarray((wide.clip(0, 65535) / 257).round().astype(np.uint8))
@@ -92,10 +112,81 @@ def convert_image(
     if image_size is not None and image.size != (size := (image_size[1], image_size[0])):
         if resize == "crop":
             image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+        elif resize == "letterbox":
+            across, down, right, below = _letterbox(image.size[::-1], image_size)
+            whole, image = image, Image.new(mode, size, (GREY,) * channels if channels == 3 else GREY)
+            image.paste(whole.resize((across, down), Image.Resampling.BILINEAR), (right, below))
         else:
             image = image.resize(size, Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class FittedImage:
+    """An image file as a detector takes it, and where its pixels went.
+
+    Args:
+        pixels: uint8 `(C, H, W)`, 0 to 255.
+        placement: Scale across, scale down, shift right, shift down: a point x of the file lies at `x * scale + shift`,
+            pixels, counted from the outer edge of the first one.
+        size: Height and width of the file's image, upright, pixels.
+    """
+
+    pixels: Tensor
+    placement: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+
+def read_fitted(
+    path: str | Path, channels: int = 3, image_size: tuple[int, int] | None = None, fit: Fit = "letterbox"
+) -> FittedImage:
+    """Decode the whole of one file into an image of a given size; errors are those of `read_image`.
+
+    Args:
+        path: Image file.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Height and width wanted, pixels; None keeps the file's own.
+        fit: `letterbox` keeps the aspect ratio and pads both sides with grey, `squash` does not keep it.
+    """
+    return fit_image(open_image(path), channels, image_size, fit)
+
+
+def fit_image(
+    image: Image.Image, channels: int = 3, image_size: tuple[int, int] | None = None, fit: Fit = "letterbox"
+) -> FittedImage:
+    """As `read_fitted`, of a Pillow image."""
+    size = image.height, image.width
+    return FittedImage(
+        convert_image(image, channels, image_size, fit), placement_of(size, image_size or size, fit), size
+    )
+
+
+def placement_of(
+    size: tuple[int, int], image_size: tuple[int, int], fit: Fit = "letterbox"
+) -> tuple[float, float, float, float]:
+    """Where `fit_image` puts the points of an image: scale across, scale down, shift right, shift down.
+
+    Args:
+        size: Height and width of the image, pixels.
+        image_size: Height and width that it is fitted into, pixels.
+        fit: `letterbox` or `squash`.
+    """
+    height, width = size
+    if fit == "squash":
+        return image_size[1] / width, image_size[0] / height, 0.0, 0.0
+    across, down, right, below = _letterbox(size, image_size)
+    return across / width, down / height, float(right), float(below)
+
+
+def _letterbox(size: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Width and height to which an image is resized, and what is padded left of it and above, pixels."""
+    height, width = size
+    scale = min(image_size[0] / height, image_size[1] / width)
+    across, down = (
+        min(max(1, round(side * scale)), most) for side, most in ((width, image_size[1]), (height, image_size[0]))
+    )
+    return across, down, (image_size[1] - across) // 2, (image_size[0] - down) // 2
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,7 +1,7 @@
 """What every task is built on: logging, optimizer, checkpoints and preprocessing, apart from network and loss."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -36,6 +36,8 @@ class VisionModule(PlainCheckpoints):
 
     network: nn.Module
     num_classes: int
+    # What a schedule watches that does not say so itself, `ReduceLROnPlateau` for one.
+    judged_by: ClassVar[str] = "val/loss"
     in_channels: int
     # What a raw image needs, the keys of `PREPROCESSING`; from the datamodule.
     preprocessing: dict[str, Any] | None = None
@@ -108,7 +110,11 @@ class VisionModule(PlainCheckpoints):
         rates = [float(group["lr"]) for group in groups]
         scheduler = self.lr_scheduler(optimizer)
         check_rates_kept(optimizer, rates, scheduler)
-        monitor = getattr(scheduler, "monitor", "val/loss")
+        monitor = getattr(scheduler, "monitor", self.judged_by)
+        if getattr(scheduler, "mode", None) == "min" and monitor.endswith("/map"):
+            raise ValueError(
+                f"{type(scheduler).__name__} waits for {monitor} to fall, which is to rise; pass mode='max'"
+            )
         schedule = {"scheduler": scheduler, "interval": self.lr_interval, "monitor": monitor}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

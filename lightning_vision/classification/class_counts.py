@@ -22,7 +22,8 @@ def training_counts(datamodule: Any, num_classes: int, wanted_by: str) -> dict[s
         `{"classes": [n_1, ..., n_K], "images": n}`; with several labels an image n is less than the sum.
 
     Raises:
-        ValueError: the datamodule does not say, says it of other classes, or a class has no training image.
+        ValueError: the datamodule does not say, says it of other classes, or knows some labels alone; a class has no
+            training image.
     """
     source = "a fit without a datamodule" if datamodule is None else type(datamodule).__name__
     told = getattr(datamodule, "class_counts", None)
@@ -37,6 +38,11 @@ def training_counts(datamodule: Any, num_classes: int, wanted_by: str) -> dict[s
         raise ValueError(
             f"{wanted_by} needs {num_classes} counts, but class_counts['train'] of {source} has {len(counts)}; "
             "make num_classes and the data agree"
+        )
+    if getattr(datamodule, "partly_known", False):
+        raise ValueError(
+            f"{wanted_by} compares how often each label is there with how often it is not, but of {source}'s images "
+            "some labels are unknown; pass class_weights as a list of numbers"
         )
     if empty := [str(name) for name, count in named.items() if not count]:
         raise ValueError(

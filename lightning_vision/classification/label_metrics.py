@@ -24,8 +24,8 @@ __all__ = ["LabelMetrics"]
 class LabelMetrics(nn.Module):
     """Mean average precision, macro F1 at thresholds, calibration error and counts of each label, over an epoch.
 
-    Keeps all scores of the epoch, which average precision and the best thresholds need. On several ranks whatever reads
-    them gathers those of all, so all ranks must ask.
+    Keeps all scores of the epoch, which average precision and the best thresholds need. Labels of an image that nobody
+    knows, -1, count nowhere. On several ranks whatever reads them gathers those of all, so all ranks must ask.
 
     Args:
         num_classes: K.
@@ -46,7 +46,7 @@ class LabelMetrics(nn.Module):
 
         Args:
             probabilities: `(B, K)` in 0..1.
-            target: Labels, int64 `(B, K)` of 0 and 1.
+            target: Labels, int64 `(B, K)` of 0 and 1, -1 where one is unknown.
         """
         self._seen.update(torch.cat([probabilities, target.to(probabilities.dtype)], 1))
 
@@ -58,16 +58,18 @@ class LabelMetrics(nn.Module):
         """`map`, `f1` at the thresholds and `ece`, each in 0..1."""
         scores, target = self._all()
         return {
-            "map": self._average_precisions().sum() / target.any(0).sum().clamp(min=1),
-            "f1": multilabel_f1_score(self._decided(scores), target, self.num_classes, validate_args=False),
-            "ece": binary_calibration_error(scores.flatten(), target.flatten(), BINS, validate_args=False),
+            "map": self._average_precisions().sum() / (target > 0).any(0).sum().clamp(min=1),
+            "f1": multilabel_f1_score(
+                self._decided(scores), target, self.num_classes, ignore_index=-1, validate_args=False
+            ),
+            "ece": binary_calibration_error(scores[target >= 0], target[target >= 0], BINS, validate_args=False),
         }
 
     def per_class(self, class_names: list[str]) -> list[dict[str, Any]]:
         """For each label what `metrics.EpochMetrics.per_class` says, its `average_precision` and its `threshold`."""
         scores, target = self._all()
         counts = multilabel_stat_scores(
-            self._decided(scores), target, self.num_classes, average="none", validate_args=False
+            self._decided(scores), target, self.num_classes, average="none", ignore_index=-1, validate_args=False
         ).reshape(self.num_classes, 5)
         extra = zip(self._average_precisions().tolist(), self.thresholds or [], strict=True)
         return [
@@ -86,11 +88,16 @@ class LabelMetrics(nn.Module):
     def _average_precisions(self) -> Tensor:
         """Of each label `(K,)`; 0 where no image has it, for it is undefined there."""
         scores, target = self._all()
-        there = target.any(0)
+        there = (target > 0).any(0)
         found = scores.new_zeros(self.num_classes)
         if there.any():
             found[there] = multilabel_average_precision(
-                scores[:, there], target[:, there], int(there.sum()), average="none", validate_args=False
+                scores[:, there],
+                target[:, there],
+                int(there.sum()),
+                average="none",
+                ignore_index=-1,
+                validate_args=False,
             )
         return found
 

@@ -5,6 +5,7 @@ Integer targets reach `F.cross_entropy` as the very tensor that was passed in.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import isfinite
 from typing import Literal
 
@@ -20,16 +21,26 @@ def binary_cross_entropy(
 ) -> Tensor:
     """Binary cross entropy of each label on its own, averaged over labels and images.
 
-    The mean over B and K of `-w_k (p_k t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))`.
+    The mean over B and K of `-w_k (p_k t log sigmoid(z) + (1 - t) log(1 - sigmoid(z)))`. Labels that nobody knows, NaN,
+    are no part of the mean and give no gradient; where none is known the loss is 0.
 
     Args:
         logits: `(B, K)`.
-        target: Probability of each label `(B, K)` in 0..1, or the one label of each image, int64 `(B,)`.
+        target: Probability of each label `(B, K)` in 0..1, NaN where it is unknown, or the one label of each image,
+            int64 `(B,)`.
         weight: Weight w of each class `(K,)`; neutral 1.
         pos_weight: Weight p of each class's yes `(K,)`; neutral 1.
     """
-    hot = F.one_hot(target, logits.shape[1]) if target.ndim == 1 else target
-    return F.binary_cross_entropy_with_logits(logits, hot.to(logits.dtype), weight, pos_weight=pos_weight)
+    loss = partial(F.binary_cross_entropy_with_logits, logits, pos_weight=pos_weight)
+    if not target.is_floating_point():
+        hot = F.one_hot(target, logits.shape[1]) if target.ndim == 1 else target
+        return loss(hot.to(logits.dtype), weight)
+    known = ~target.isnan()
+    kind = torch.promote_types(logits.dtype, torch.float32)
+    # Exactly 1 where all is known: accelerators divide by a number as by its rounded inverse, half precision rounds.
+    share = known.sum().clamp(min=1).to(kind) / logits.new_full((), logits.numel(), dtype=kind)
+    mean = loss(target.nan_to_num(0).to(logits.dtype), known.to(logits.dtype) if weight is None else known * weight)
+    return (mean / share).type_as(mean)
 
 
 def focal(logits: Tensor, target: Tensor, gamma: float = 2.0, weight: Tensor | None = None) -> Tensor:
@@ -96,7 +107,7 @@ class BinaryCrossEntropy(_Weighted):
         pos_weight: Weight of each class's yes beside its no, `(K,)`; None until it is set.
 
     Shape:
-        logits `(B, K)`; target `(B, K)` in 0..1 or int64 `(B,)`; result a scalar.
+        logits `(B, K)`; target `(B, K)` in 0..1, NaN where it is unknown, or int64 `(B,)`; result a scalar.
     """
 
     pos_weight: Tensor | None

@@ -46,13 +46,15 @@ def accuracies(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 def label_accuracy(logits: Tensor, target: Tensor) -> Tensor:
-    """Share of right decisions over all labels of all images, a float32 scalar.
+    """Share of right decisions over all known labels of all images, a float32 scalar; 0 where none is known.
 
     Args:
         logits: `(B, K)`; positive means yes.
-        target: Probability of each label `(B, K)`; above a half means yes.
+        target: Probability of each label `(B, K)`; above a half means yes, below 0 that it is unknown.
     """
-    return ((logits > 0) == (target > 0.5)).float().mean()
+    known = target >= 0
+    right = ((logits > 0) == (target > 0.5)) & known
+    return right.sum() / known.sum().clamp(min=1)
 
 
 def class_row(name: str, counts: list[int]) -> dict[str, Any]:

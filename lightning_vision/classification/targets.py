@@ -22,13 +22,14 @@ def known_labels(target: Tensor, num_classes: int, multilabel: bool) -> Tensor:
     """What metrics compare with: the class of each image, or with several labels an image 0 and 1 for each label.
 
     Args:
-        target: Classes, int64 `(B,)`, or the probability of each class or label `(B, K)`.
+        target: Classes, int64 `(B,)`, or the probability of each class or label `(B, K)`, NaN for a label that nobody
+            knows.
         num_classes: K.
         multilabel: Whether an image may have several labels.
 
     Returns:
-        int64, `(B,)` or, with several labels an image, `(B, K)`.
+        int64, `(B,)` or, with several labels an image, `(B, K)`, -1 for an unknown one.
     """
     if multilabel:
-        return F.one_hot(target, num_classes) if target.ndim == 1 else (target > 0.5).long()
+        return F.one_hot(target, num_classes) if target.ndim == 1 else (target > 0.5).long() - target.isnan().long()
     return target.argmax(1) if target.ndim == 2 else target

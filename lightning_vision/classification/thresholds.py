@@ -20,7 +20,7 @@ def best_thresholds(scores: Tensor, target: Tensor) -> list[float]:
 
     Args:
         scores: Probabilities `(N, K)` in 0..1.
-        target: Which labels are there, 0 and 1, `(N, K)`.
+        target: Which labels are there, 0 and 1, `(N, K)`; -1 is unknown and counts nowhere.
 
     Returns:
         K numbers in 0..1, exact in float32; `NO_CHOICE`, a half, for a label that no image has.
@@ -33,9 +33,10 @@ def best_thresholds(scores: Tensor, target: Tensor) -> list[float]:
     if not len(scores):
         return [NO_CHOICE] * scores.shape[1]
     scores, order = scores.float().cpu().sort(dim=0, descending=True)
-    present = target.cpu().gather(0, order)
+    answers = target.cpu().gather(0, order)
+    present = answers.clamp(min=0)
     below = torch.cat([scores[1:], torch.zeros(1, scores.shape[1])])
-    said = torch.arange(1, len(scores) + 1)[:, None]
+    said = (answers >= 0).cumsum(0)
     f1 = 2 * present.cumsum(0).double() / (said + present.sum(0))
     # No threshold parts equal scores.
     best = f1.where(below < scores, -1.0).argmax(0, keepdim=True)

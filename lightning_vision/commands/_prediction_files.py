@@ -1,19 +1,66 @@
-"""The files that `predict` writes: their columns, and how the parts of several ranks become one."""
+"""The files that `predict` writes of a classifier: their records, their columns, and a sheet."""
 
 import csv
-import heapq
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-__all__ = ["CSV", "JSONL", "PNG", "captions", "merge"]
+from lightning.pytorch import LightningModule
 
-JSONL, CSV, PNG = "predictions.jsonl", "predictions.csv", "predictions.png"
+from lightning_vision.classification.records import prediction_records
+from lightning_vision.commands._prediction_writer import JSONL, PredictionFiles, merged
+
+__all__ = ["LabelFiles", "captions", "merge"]
+
+CSV = "predictions.csv"
 SCALARS = ("index", "path", "label", "class_name", "target", "target_name")
 # Joins the labels of one image in a cell of the CSV; alone it says that there are none, as `CSVImages` reads it.
 SEPARATOR = "|"
+
+
+class LabelFiles(PredictionFiles):
+    """What an image shows: JSON Lines and a table that say the same.
+
+    Args:
+        top_k: Classes to list for each image.
+    """
+
+    names = MappingProxyType({"jsonl": JSONL, "csv": CSV})
+
+    def __init__(self, top_k: int) -> None:
+        self.top_k = top_k
+        self._class_names: Sequence[str] = []
+
+    def count(self, module: LightningModule, outputs: Any) -> int:
+        if not isinstance(outputs, Mapping) or "probabilities" not in outputs:
+            raise ValueError(f"{type(module).__name__}.predict_step must return a mapping with `probabilities`")
+        return len(outputs["probabilities"])
+
+    def records(
+        self,
+        module: LightningModule,
+        datamodule: Any,
+        outputs: Mapping[str, Any],
+        index: list[int],
+        paths: Sequence[str | None],
+    ) -> list[dict[str, Any]]:
+        probabilities = outputs["probabilities"]
+        self._class_names = getattr(module, "class_names", [str(label) for label in range(probabilities.shape[1])])
+        thresholds: Any = getattr(module, "thresholds", None)
+        records = prediction_records(probabilities, index, self._class_names, paths, self.top_k, thresholds)
+        targets = outputs["target"].tolist() if "target" in outputs else [None] * len(index)
+        names = getattr(datamodule, "class_names", self._class_names)
+        truth = _truth if thresholds is None else _truths
+        return [record | truth(target, names) for record, target in zip(records, targets, strict=True)]
+
+    def write(self, parts: Sequence[Path], folder: Path) -> None:
+        merge(parts, folder, self._class_names)
+
+    def draw(self, datamodule: Any, jsonl: Path, count: int, png: Path) -> None:
+        positions, titles = captions(jsonl, count)
+        datamodule.plot("predict", path=str(png), positions=positions, titles=titles)
 
 
 def merge(parts: Sequence[Path], folder: Path, class_names: Sequence[str]) -> None:
@@ -28,24 +75,17 @@ def merge(parts: Sequence[Path], folder: Path, class_names: Sequence[str]) -> No
         FileNotFoundError: a part is missing, so `folder` is not the same for all ranks.
         ValueError: two parts hold the same index.
     """
-    if missing := [part for part in parts if not part.exists()]:
-        raise FileNotFoundError(f"{missing[0]} is missing; set --output to a folder that all ranks see")
-    with ExitStack() as stack:
-        records = heapq.merge(
-            *(map(json.loads, stack.enter_context(part.open(encoding="utf-8"))) for part in parts),
-            key=lambda record: record["index"],
-        )
-        # File names may hold bytes that are not UTF-8.
-        lines = stack.enter_context((folder / JSONL).open("w", encoding="utf-8"))
-        rows = stack.enter_context((folder / CSV).open("w", encoding="utf-8", errors="surrogateescape", newline=""))
+    # File names may hold bytes that are not UTF-8.
+    how: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with (
+        merged(parts) as records,
+        (folder / JSONL).open("w", encoding="utf-8") as lines,
+        (folder / CSV).open("w", **how) as rows,
+    ):
         table = csv.writer(rows, lineterminator="\n")
-        last = None
-        for record in records:
-            if last is None:
+        for number, record in enumerate(records):
+            if not number:
                 table.writerow(_columns(class_names, record))
-            elif record["index"] == last:
-                raise ValueError(f"sample {last} was predicted by two processes; let the datamodule shard by rank")
-            last = record["index"]
             lines.write(json.dumps(record) + "\n")
             table.writerow(_cells(record))
 
@@ -89,3 +129,18 @@ def _cells(record: dict[str, Any]) -> Iterator[Any]:
 
 def _cell(names: str | list[str] | None) -> str | None:
     return SEPARATOR.join(names) or SEPARATOR if isinstance(names, list) else names
+
+
+def _truth(target: Any, names: Sequence[str]) -> dict[str, Any]:
+    """A label and its name; -1 is a label that nobody knows, and one that the data does not name has no name."""
+    name = names[target] if isinstance(target, int) and 0 <= target < len(names) else None
+    return {"target": None if target == -1 else target, "target_name": name}
+
+
+def _truths(target: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Several labels an image as 0 and 1, and the names of those that are there."""
+    if not isinstance(target, list):
+        known = _truth(target, names)
+        return known | {"target_name": None if known["target_name"] is None else [known["target_name"]]}
+    there = [name for name, label in zip(names, target, strict=True) if label > 0.5]
+    return {"target": [int(label > 0.5) for label in target], "target_name": there}

@@ -92,6 +92,11 @@ def run(
         splits = known_splits(datamodule, module)
         before = {split: images.outputs() for split, images in splits.items()}
         logits, target = before["val"]
+        if target.ndim == 2 and bool((target < 0).any()):
+            raise ValueError(
+                f"the validation split of {source} has labels that nobody knows, by which no temperature fits; "
+                "calibrate on images of which all labels are verified"
+            )
         if target.unique().numel() < 2:
             raise ValueError(f"the validation split of {source} holds one class only; a calibration needs several")
         if method == "temperature":

@@ -82,12 +82,13 @@ def _kind(thing: Any, module: str) -> str:
     from timm.models import is_model
 
     from lightning_vision.datamodules.augmentation import Augmentation
+    from lightning_vision.datamodules.detection import BoxAugmentation
 
-    bases = {
+    bases: dict[str, type | tuple[type, ...]] = {
         "task": LightningModule,
         "callback": Callback,
         "datamodule": LightningDataModule,
-        "augmentation": Augmentation,
+        "augmentation": (Augmentation, BoxAugmentation),
     }
     for kind, base in bases.items():
         if isinstance(thing, type) and issubclass(thing, base) and not inspect.isabstract(thing):

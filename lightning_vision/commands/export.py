@@ -14,23 +14,24 @@ from lightning_vision.base.weights import load_checkpoint
 from lightning_vision.callbacks.pruning.shrink import shrink as cut_zero_channels
 from lightning_vision.classification.calibration import Calibration
 from lightning_vision.commands._changed_networks import tell_of_other_functions
+from lightning_vision.commands._compared_images import compared_images, known_data
+from lightning_vision.commands._exported_detector import export_detector
 from lightning_vision.commands._files import output_folder, saved_preprocessing
 from lightning_vision.commands._report import print_table
-from lightning_vision.datamodules.common.datamodule import VisionDataModule
+from lightning_vision.detection.detector import ObjectDetector
 from lightning_vision.export import programs
-from lightning_vision.images import list_images, normalise, read_image
+from lightning_vision.images import normalise
 
 Format = Literal["onnx", "torch_export", "timm"]
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "timm": "model.safetensors"}
 # Logits above ten are held to a share of the largest: float32 sums in another order differ by that much.
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
-COMPARED = 16
 
 
 def run(
     cli: Any,
     ckpt_path: str,
-    format: Format | Literal["all"] | Sequence[Format] = ("onnx", "torch_export"),
+    format: Format | Literal["all"] | Sequence[Format] | None = None,
     images: str | None = None,
     output: str | None = None,
     overwrite: bool = False,
@@ -40,14 +41,16 @@ def run(
 
     Args:
         ckpt_path: Checkpoint to export.
-        format: `onnx`, `torch_export`, `timm`, a list of them (`[onnx,timm]`), or `all`.
+        format: `onnx`, `torch_export`, `timm`, a list of them (`[onnx,timm]`), or `all`; if not given the first two,
+            of a detector `onnx`, which is all that one can be.
         images: Image file or folder to compare file and checkpoint on; without it the configured data, else noise.
         output: Folder for the files; without it the run's folder or the current one.
         overwrite: Replace the files of an earlier export.
         shrink: Cut out channels that are zero first, as structured pruning leaves them, for a smaller program.
 
     Returns:
-        `files`, the path of each format, and `differences`, the largest between its logits and the checkpoint's.
+        `files`, the path of each format, and `differences`, the largest between its logits and the checkpoint's, of a
+        detector between scores.
 
     Raises:
         ValueError: the checkpoint holds no preprocessing, the configured data is not of this package, a format cannot
@@ -55,14 +58,15 @@ def run(
         FileExistsError: a file exists and `overwrite` is off.
         ModuleNotFoundError: ONNX is wanted and its packages are missing.
     """
-    wanted = list(FILES) if format == "all" else [format] if isinstance(format, str) else list(dict.fromkeys(format))
+    if isinstance(cli.model, ObjectDetector):
+        if format not in (None, "onnx", ["onnx"], ("onnx",)) or shrink:
+            raise ValueError("a detector can be exported as ONNX only; leave out --format and --shrink")
+        return export_detector(cli, ckpt_path, images, output, overwrite)
+    asked = ["onnx", "torch_export"] if format is None else [format] if isinstance(format, str) else format
+    wanted = list(FILES) if format == "all" else list(dict.fromkeys(asked))
     if "onnx" in wanted:
         programs.require_onnx()
-    if images is None and not isinstance(cli.datamodule, VisionDataModule | None):
-        kind = type(cli.datamodule).__name__
-        raise ValueError(
-            f"{kind} is not of this package and cannot be compared on; name files to compare on by --images"
-        )
+    data = known_data(cli.datamodule, images)
     module, told = _restored(cli, ckpt_path), saved_preprocessing(cli, ckpt_path)
     calibration: Calibration | None = module.calibration
     if calibration is not None and calibration.delta is not None and "timm" in wanted:
@@ -78,7 +82,8 @@ def run(
     metadata = {"output": "logits", **{key: json.dumps(value) for key, value in told.items()}}
     # Files appear all at once under their final names, after each was found to be right.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch, torch.no_grad():
-        pixels, expected, source = _batch(cli, module, told, images)
+        pixels, prepared, source = compared_images(data, told, images)
+        expected = (module.calibration or Calibration()).logits(module, prepared)
         example = torch.zeros(2, *pixels.shape[1:], dtype=torch.uint8)
         if shrink:
             _shrink(module.network, normalise(pixels[:2], told["mean"], told["std"]))
@@ -149,46 +154,6 @@ def _timm_name(module: Any) -> tuple[str, dict[str, Any]]:
         kind = type(module.network).__name__
         raise ValueError(f"timm cannot build {kind}, it was given as a module and not by name; leave out `timm`")
     return name, {"num_classes": module.num_classes, "in_chans": module.in_channels}
-
-
-def _batch(cli: Any, module: Any, told: dict[str, Any], images: str | None) -> tuple[Tensor, Tensor, str]:
-    """uint8 images `(B, C, H, W)`, what the checkpoint's module says of them `(B, K)`, and where they come from."""
-    channels, size = told["channels"], tuple(told["image_size"])
-    if images is None and cli.datamodule is not None:
-        # The data's own way to the network, so that a wrong normalisation shows.
-        pixels, prepared = _from_data(cli.datamodule)
-        source = f"{len(pixels[:COMPARED])} images of {type(cli.datamodule).__name__}"
-        if pixels.shape[1:] != (channels, *size):
-            raise ValueError(f"{source} are {tuple(pixels.shape[1:])}, the checkpoint's are {(channels, *size)}")
-        return pixels[:COMPARED], _logits(module, prepared[:COMPARED]), source
-    if images is None:
-        generator = torch.Generator().manual_seed(0)
-        pixels = torch.randint(256, (COMPARED, channels, *size), dtype=torch.uint8, generator=generator)
-        source = "noise, for there are neither --images nor data"
-    else:
-        found = list_images(images)[:COMPARED]
-        if not found:
-            raise ValueError(f"there are no images in {images}")
-        pixels = torch.stack([read_image(path, channels, size, told["resize"]) for path in found])
-        source = f"{len(found)} images of {images}"
-    return pixels, _logits(module, normalise(pixels, told["mean"], told["std"])), source
-
-
-def _logits(module: Any, image: Tensor) -> Tensor:
-    """The module's logits `(B, K)` of normalised images, as its predictions use them."""
-    return (module.calibration or Calibration()).logits(module, image)
-
-
-def _from_data(datamodule: VisionDataModule) -> tuple[Tensor, Tensor]:
-    """The first batch, uint8 `(B, C, H, W)`, and as the network gets it."""
-    try:
-        datamodule.prepare_data()
-        datamodule.setup("predict")
-        batch: Any = next(iter(datamodule.predict_dataloader()))
-        prepared: Any = datamodule.on_after_batch_transfer(batch, 0)
-    finally:
-        datamodule.teardown("predict")
-    return batch["image"], prepared["image"]
 
 
 def _difference(kind: str, loaded: Callable[[Tensor], Tensor], pixels: Tensor, expected: Tensor) -> float:

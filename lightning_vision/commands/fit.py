@@ -12,6 +12,7 @@ from lightning_vision.classification.classifier import ImageClassifier
 from lightning_vision.commands._class_table import class_rows, gaps, known_counts, uneven
 from lightning_vision.commands._report import effective, print_table, require
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
+from lightning_vision.datamodules.detection.datamodule import DetectionDataModule
 
 CONTINUES = True
 # How long a run is and where it starts.
@@ -70,6 +71,8 @@ class _Announce(Callback):
 @rank_zero_only
 def _show_data(counts: dict[str, dict[str, int]], datamodule: Any, module: Any) -> None:
     title = "images with each label" if getattr(datamodule, "multilabel", False) else "images of each class"
+    if isinstance(datamodule, DetectionDataModule):
+        title = "objects of each class"
     print_table(title, class_rows(counts))
     said = [getattr(datamodule, "split_origin", ""), *gaps(counts)]
     open_to_weights = isinstance(module, ImageClassifier) and module.hparams.get("class_weights", "") is None
@@ -83,6 +86,9 @@ def _report(cli: Any) -> None:
     trainer: Trainer = cli.trainer
     metrics = trainer.callback_metrics.items()
     if rows := {name: f"{float(value):.4f}" for name, value in sorted(metrics) if name.startswith("val/")}:
+        if hasattr(cli.model, "coco_table"):
+            # COCO's -1, where there is no such object to find, is no score.
+            rows = {name: "-" if value == "-1.0000" else value for name, value in rows.items()}
         print_table("validation, last epoch", rows)
     written = {"run folder": str(cli.run_dir or trainer.log_dir or trainer.default_root_dir)}
     for saver in _savers(trainer):

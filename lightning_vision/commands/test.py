@@ -11,7 +11,7 @@ from lightning_vision.commands._report import print_table, require
 
 
 def run(cli: Any, ckpt_path: str | None = None) -> str | None:
-    """Evaluate the model on the datamodule; classifiers also show a row for each class.
+    """Evaluate the model on the datamodule; a row for each class is shown too, and of detectors COCO's table.
 
     Args:
         ckpt_path: Checkpoint whose weights are measured, or `last` for the newest one under the config's folder;
@@ -23,6 +23,8 @@ def run(cli: Any, ckpt_path: str | None = None) -> str | None:
     require(cli, "model", "data")
     cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path, weights_only=True)
     rows: list[dict[str, Any]] = getattr(cli.model, "per_class", [])
+    if table := getattr(cli.model, "coco_table", ""):
+        _print_lines(table)
     if not rows:
         return None
     if not any(isinstance(it, ClassificationReport) for it in cli.trainer.callbacks):  # it has shown them
@@ -31,6 +33,11 @@ def run(cli: Any, ckpt_path: str | None = None) -> str | None:
         return None
     _write(rows, cli.run_dir / "per_class.csv")
     return str(cli.run_dir / "per_class.csv")
+
+
+@rank_zero_only
+def _print_lines(table: str) -> None:
+    print("\n".join(["test, as COCO counts it", *(f"  {line}" for line in table.splitlines())]), flush=True)
 
 
 @rank_zero_only

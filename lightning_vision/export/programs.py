@@ -19,6 +19,7 @@ from lightning_vision.images import normalise
 
 __all__ = [
     "RawPixels",
+    "onnx_program",
     "read_onnx",
     "read_timm",
     "read_torch_export",
@@ -60,11 +61,11 @@ class RawPixels(nn.Module):
         return logits
 
 
-def trace_program(network: RawPixels, image: Tensor) -> torch.export.ExportedProgram:
+def trace_program(network: nn.Module, image: Tensor) -> torch.export.ExportedProgram:
     """The network as a program whose batch size is free.
 
     Args:
-        network: In evaluation mode, on the CPU.
+        network: One that takes pixels, with the network inside as `network`; in evaluation mode, on the CPU.
         image: Example `(B, C, H, W)`, uint8, at least two images; only B may differ when the program runs.
 
     Raises:
@@ -117,11 +118,22 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
     Raises:
         ValueError: the network does something that ONNX cannot express.
     """
+    model = onnx_program(program, ["logits"])
+    model.model.metadata_props.update(metadata)
+    model.save(path)
+
+
+def onnx_program(program: torch.export.ExportedProgram, outputs: list[str]) -> Any:
+    """A program as torch's `ONNXProgram`, with input `image`, named outputs and a free batch size.
+
+    Raises:
+        ValueError: the network does something that ONNX cannot express.
+    """
     try:
-        model: Any = torch.onnx.export(
+        return torch.onnx.export(
             program,
             input_names=["image"],
-            output_names=["logits"],
+            output_names=outputs,
             dynamic_shapes={"image": {0: "batch"}},
             dynamo=True,
             verbose=False,
@@ -130,8 +142,6 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
         raise ValueError(
             f"ONNX cannot express this network ({_first_line(error)}); use `--format torch_export`"
         ) from error
-    model.model.metadata_props.update(metadata)
-    model.save(path)
 
 
 def read_onnx(path: Path) -> Callable[[Tensor], Tensor]:

@@ -9,7 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_vision.images import BadImageError, convert_image, list_images, read_image, rescale
+from lightning_vision import images
+from lightning_vision.images import (
+    BadImageError,
+    convert_image,
+    fit_image,
+    list_images,
+    placement_of,
+    read_fitted,
+    read_image,
+    rescale,
+)
 
 RED, GREY = [255, 0, 0], [100, 100, 100]
 
@@ -94,6 +104,60 @@ def test_squash_shows_everything() -> None:
     assert right > 170
 
 
+def test_letterbox_shows_everything_in_proportion_between_bars_of_grey() -> None:
+    image = photo(10, 40)
+    fitted = fit_image(image, 3, (31, 20))
+    inner = np.asarray(image.resize((20, 5), Image.Resampling.BILINEAR))
+
+    assert tuple(fitted.pixels.shape) == (3, 31, 20)
+    assert np.array_equal(inner, fitted.pixels[:, 13:18].permute(1, 2, 0).numpy())
+    assert {images.GREY} == {*fitted.pixels[:, :13].unique().tolist(), *fitted.pixels[:, 18:].unique().tolist()}
+    assert (fitted.placement, fitted.size) == ((0.5, 0.5, 0.0, 13.0), (10, 40))
+    assert {images.GREY} == {*fit_image(image, 1, (31, 20)).pixels[:, :13].unique().tolist()}
+
+
+def test_the_placement_says_where_the_corners_of_a_rectangle_went() -> None:
+    for size, wanted, fit in [((60, 100), (48, 48), "letterbox"), ((60, 100), (90, 30), "squash")]:
+        image = Image.new("L", size[::-1], 0)
+        image.paste(255, (20, 10, 80, 40))
+        fitted = fit_image(image, 1, wanted, fit)  # type: ignore[arg-type]  # both are fits
+        across, down, right, below = fitted.placement
+        ink = fitted.pixels[0] > 200
+        rows, columns = ink.any(1).nonzero(), ink.any(0).nonzero()
+        found = [int(edge) for edge in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+
+        expected = [20 * across + right, 10 * down + below, 80 * across + right, 40 * down + below]
+        # A pixel that the edge cuts is grey.
+        assert max(abs(one - other) for one, other in zip(expected, found, strict=True)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "image_size", "expected"),
+    [
+        ((64, 64), (64, 64), (1.0, 1.0, 0.0, 0.0)),
+        # 3 of 1000 pixels across; a side keeps one pixel
+        ((1000, 3), (10, 10), (1 / 3, 0.01, 4.0, 0.0)),
+        # 7.5 rows are rounded to 8, so the scale down is a little larger
+        ((15, 40), (20, 20), (0.5, 8 / 15, 0.0, 6.0)),
+        # enlarged, one column more on the right
+        ((10, 10), (20, 31), (2.0, 2.0, 5.0, 0.0)),
+    ],
+    ids=["its own size", "narrow", "rounded", "enlarged"],
+)
+def test_letterbox_placements_by_hand(
+    size: tuple[int, int], image_size: tuple[int, int], expected: tuple[float, ...]
+) -> None:
+    assert expected == placement_of(size, image_size)
+
+
+def test_a_fitted_file_keeps_its_own_size_where_none_is_wanted(tmp_path: Path) -> None:
+    photo().save(tmp_path / "a.png")
+    fitted = read_fitted(tmp_path / "a.png")
+
+    assert torch.equal(read_image(tmp_path / "a.png"), fitted.pixels)
+    assert (fitted.placement, fitted.size) == ((1.0, 1.0, 0.0, 0.0), (6, 8))
+
+
 def test_sizes_are_height_then_width() -> None:
     assert tuple(convert_image(photo(), 3, (5, 7), "crop").shape) == (3, 5, 7)
     assert tuple(convert_image(photo()).shape) == (3, 6, 8)
@@ -127,7 +191,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"channels": 2}, {"resize": "stretch"}])
 def test_unknown_options_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="channels must be 1 or 3 and resize 'crop' or 'squash'"):
+    with pytest.raises(ValueError, match="channels must be 1 or 3 and resize 'crop', 'squash' or 'letterbox'"):
         convert_image(photo(), **options)  # type: ignore[arg-type]  # that is the point
 
 

@@ -252,7 +252,7 @@ def test_a_file_that_is_left_out_is_told_in_one_line() -> None:
         line = warnings.formatwarning(it.message, it.category, it.filename, it.lineno)
         other = warnings.formatwarning("something else", UserWarning, "file.py", 3)
 
-    assert line == "warning: left out 1 of 7 images, undecodable: photos/deep/5.png\n"
+    assert line == "warning: left out 1 of 7 images, unusable: photos/deep/5.png\n"
     assert "file.py:3" in other
     assert "file.py:3" in warnings.formatwarning("left out 1", UserWarning, "file.py", 3)
 
@@ -390,7 +390,7 @@ def test_a_damaged_file_is_named_or_left_out() -> None:
     ):
         explain()
     left = list(Path("explain").iterdir())
-    with pytest.warns(UserWarning, match=r"left out 1 of 7 images in epoch 0, undecodable: photos/deep/5.png"):
+    with pytest.warns(UserWarning, match=r"left out 1 of 7 images in epoch 0, unusable: photos/deep/5.png"):
         output = explain("--on_bad_image", "skip")
 
     assert left == []

@@ -28,6 +28,7 @@ def validation_loss(run: Path) -> float:
     return found
 
 
+@pytest.mark.slow  # twenty seconds of imports; W&B and CSV stand for it
 def test_mlflow_keeps_the_run_below_the_default_root(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
