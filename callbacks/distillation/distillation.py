@@ -77,7 +77,8 @@ class Distillation(Taught):
             over positions. The mean over pairs of layers.
         layer_weight: Factor of the comparison of layers, at least 0. Neutral 0.
         network: Path of the part of the module that makes logits of images, as `network`; empty is the module itself,
-            whose forward `training_step` calls.
+            whose forward `training_step` calls. With `kd_weight=0` it may answer with anything, so that detectors can
+            be taught by `layers`: name the part that `training_step` gives the images, as `network.model.backbone`.
         image_key: Key of the images, if batches are mappings; in other batches they come first.
         target_key: Key of the labels, if batches are mappings; in other batches they come second.
         seed: Of the adapters' first weights, at least 0.
@@ -166,6 +167,10 @@ class Distillation(Taught):
         )
         self.loss, self.temperature, self.kd_weight, self.hard_weight = loss, temperature, kd_weight, hard_weight
         self.beta, self.layers, self.layer_loss, self.layer_weight = beta, layers, layer_loss, layer_weight
+
+    @property
+    def needs_logits(self) -> bool:
+        return self.kd_weight > 0
 
     def student_layers(self, network: nn.Module) -> Sequence[str]:
         return list(self._pairs)

@@ -115,6 +115,11 @@ class ClassTally:
         """Keep; the confidence of each image's worst decision, and its number, by which the report looks it up."""
         if target.ndim == 1:
             label = target[:, None] == torch.arange(logits.shape[1], device=target.device)
+        elif bool(target.isnan().any()):
+            raise ValueError(
+                "some labels of this batch are unknown, NaN, and a table of right and wrong has no place for them; "
+                f"leave this callback out, {type(self.module).__name__} logs metrics of what is known"
+            )
         else:
             label = target > 0.5
         probability = logits.sigmoid()

@@ -53,7 +53,8 @@ class AdversarialAccuracy(Observe):
 
     Raises:
         ValueError: from the constructor, for a setting out of range; at set-up, if there is no such part; in the first
-            batch, if images are no floating-point numbers, labels no integers `(B,)` or logits not `(B, K)`.
+            batch, sanity check included, if images are no floating-point numbers, labels no integers `(B,)` or logits
+            not `(B, K)`.
 
     Example:
         >>> from lightning.pytorch import Trainer

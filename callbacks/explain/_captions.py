@@ -1,7 +1,7 @@
 """The words under a picture: what the module answered for an image, and what the image is."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def answers(answer: Any, samples: Samples, multilabel: Any = None) -> list[str]:
 
 def _detected(found: Mapping[str, Tensor], samples: Samples) -> str:
     scores, labels = found["scores"].detach().float().cpu(), found["labels"].cpu()
-    classes = _counted(labels.tolist(), samples)
+    classes = _counted(labels.tolist(), samples.object)
     best = [float(scores[labels == index].max()) for index in classes]
     lines = [
         f"{words} ({score:.2f})" for score, words in sorted(zip(best, classes.values(), strict=True), reverse=True)
@@ -48,15 +48,15 @@ def _detected(found: Mapping[str, Tensor], samples: Samples) -> str:
 
 def truth_of(target: Any, samples: Samples) -> str:
     """`is cat`, of several labels `is cat, dog`, of a detector's objects `holds cat x2`; empty if nothing is known."""
-    words = ", ".join(_counted(labels_of(target), samples).values())
-    if isinstance(target, Mapping) and "labels" in target:
+    objects = isinstance(target, Mapping) and "labels" in target
+    words = ", ".join(_counted(labels_of(target), samples.object if objects else samples.called).values())
+    if objects:
         return f"holds {words or 'nothing'}"
     return f"is {words}" if words else ""
 
 
-def _counted(labels: Iterable[int], samples: Samples) -> dict[int, str]:
-    """Each class once, with its name and its number where there are several."""
+def _counted(labels: Iterable[int], called: Callable[[int], str]) -> dict[int, str]:
+    """Each class once, with its name and how often where it is there more than once."""
     return {
-        index: f"{samples.called(index)} x{count}" if count > 1 else samples.called(index)
-        for index, count in Counter(labels).items()
+        index: f"{called(index)} x{count}" if count > 1 else called(index) for index, count in Counter(labels).items()
     }

@@ -80,7 +80,14 @@ class MapLogger(Pictures):
                 begin = len(found)
                 its = asked[begin : begin + len(images)] if isinstance(asked, Tensor) else asked
                 its = its.to(pl_module.device) if isinstance(its, Tensor) else its
-                maps, answer = self.explain(pl_module, images.to(pl_module.device), its)
+                try:
+                    maps, answer = self.explain(pl_module, images.to(pl_module.device), its)
+                except ValueError as error:
+                    kind = type(self).__name__
+                    if str(error).startswith(kind):
+                        raise
+                    # Of the function that makes maps, which does not know for whom.
+                    raise ValueError(f"{kind}: {error}") from error
                 told = answers(answer, samples, getattr(pl_module, "multilabel", None))
                 found += zip(maps.float().cpu(), told, strict=True)
         cells = []
@@ -88,7 +95,8 @@ class MapLogger(Pictures):
             zip(samples.shown(), found, samples.targets, strict=True)
         ):
             own = int(asked[index]) if isinstance(asked, Tensor) else asked
-            explained = "" if own is None else f"map of {samples.called(own)}"
+            called = samples.object if isinstance(target, Mapping) else samples.called
+            explained = "" if own is None else f"map of {called(own)}"
             words = filter(None, (said, truth_of(target, samples), explained))
             cells.append(([image, self.paint(image, values.numpy())], "\n".join(words)))
         return {"": contact_sheet(cells)}

@@ -10,7 +10,14 @@ from torch import Generator, Tensor
 from ._lengths import lengths
 from .method import Method, callbacks_of
 
-__all__ = ["BeginsAnew", "drawn_anew", "lengths_of_a_part", "steps_of_the_part", "too_long_a_schedule"]
+__all__ = [
+    "BeginsAnew",
+    "drawn_anew",
+    "lengths_of_a_part",
+    "steps_before_the_batch",
+    "steps_of_the_part",
+    "too_long_a_schedule",
+]
 
 
 class BeginsAnew(Method):
@@ -22,10 +29,19 @@ class BeginsAnew(Method):
     def part(self, training: int) -> int:
         """Optimizer steps of a part, of a fit that has `training`."""
 
+    @abstractmethod
+    def over(self, step: int) -> bool:
+        """Whether the running part is over when `step` optimizer steps are done, and the next batch begins another."""
+
 
 def steps_of_the_part(trainer: Trainer) -> int:
     """Optimizer steps done since training last began anew; of a fit that does not, all of them."""
     return trainer.global_step - max((it.began for it in _of(trainer)), default=0)
+
+
+def steps_before_the_batch(trainer: Trainer) -> int:
+    """The same for a batch that is fetched, but not yet begun: 0 where training begins anew with it."""
+    return 0 if any(it.over(trainer.global_step) for it in _of(trainer)) else steps_of_the_part(trainer)
 
 
 def lengths_of_a_part(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:

@@ -32,11 +32,19 @@ class Fields:
 
     def replaced(self, batch: Any, image: Any, target: Any) -> Any:
         """A container of the same type with these images and labels; the batch itself is left alone."""
+        return self._rebuilt(batch, {self.image_key: image, self.target_key: target}, [image, target])
+
+    def with_image(self, batch: Any, image: Any) -> Any:
+        """A container of the same type with these images; the batch itself is left alone."""
+        return self._rebuilt(batch, {self.image_key: image}, [image])
+
+    def _rebuilt(self, batch: Any, named: dict[str, Any], first: list[Any]) -> Any:
         if isinstance(batch, Mapping):
             changed: Any = copy(batch)
-            changed[self.image_key], changed[self.target_key] = image, target
+            for key, value in named.items():
+                changed[key] = value
             return changed
-        values = [image, target, *batch[2:]]
+        values = [*first, *batch[len(first) :]]
         return type(batch)(*values) if hasattr(batch, "_fields") else type(batch)(values)
 
     def _place(self, batch: Any, position: int) -> int | str:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ._frozen import part_name
 
-__all__ = ["Answer", "Heard", "only_output", "own_paths", "refuse_other_answers"]
+__all__ = ["Answer", "Heard", "logits_in", "only_output", "own_paths"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Answer:
     """What a network makes of a batch.
 
     Args:
-        logits: `(B, K)`.
+        logits: `(B, K)`; of a network that answers otherwise, whose layers alone are looked at, `(B, 0)`.
         layers: By path below the network, what the chosen layers put out.
     """
 
@@ -34,12 +35,14 @@ class Heard:
         whose: The network in words, as in "the teacher".
         network: `(B, C, H, W)` to logits `(B, K)`.
         paths: Of its layers, without wrappers of `torch.compile`; "" is the network itself.
+        logits: Whether it has to answer with logits; else it may answer with anything, as a detector does.
 
     Raises:
         ValueError: There is no such layer.
     """
 
-    def __init__(self, owner: str, whose: str, network: nn.Module, paths: Sequence[str]) -> None:
+    def __init__(self, owner: str, whose: str, network: nn.Module, paths: Sequence[str], logits: bool = True) -> None:
+        self.logits = logits
         self.owner, self.whose, self.network, self.paths = owner, whose, network, tuple(dict.fromkeys(paths))
         self._calls: dict[str, list[Any]] | None = None  # while the network is asked
         parts = own_paths(owner, whose, network, self.paths)
@@ -61,10 +64,11 @@ class Heard:
         calls: dict[str, list[Any]] = {path: [] for path in self.paths}
         self._calls = calls
         try:
-            logits = self.network(images)
+            answer = self.network(images)
         finally:
             self._calls = None
-        refuse_other_answers(self.owner, f"{self.whose} ({type(self.network).__name__})", logits)
+        whose = f"{self.whose} ({type(self.network).__name__})"
+        logits = logits_in(self.owner, whose, answer, None if self.logits else len(images))
         return Answer(logits, {path: only_output(self.owner, self.whose, path, it) for path, it in calls.items()})
 
     def _keep(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
@@ -85,14 +89,17 @@ def own_paths(owner: str, whose: str, network: nn.Module, paths: Sequence[str]) 
     return {path: known[path] for path in paths}
 
 
-def refuse_other_answers(owner: str, whose: str, answer: Any) -> None:
-    """Refuse what is no logits `(B, K)`."""
+def logits_in(owner: str, whose: str, answer: Any, rows: int | None) -> Tensor:
+    """The logits `(B, K)` that a network answers; `(rows, 0)` if it answers otherwise, which with None is refused."""
     if not (isinstance(answer, Tensor) and answer.ndim == 2):
+        if rows is not None:
+            return torch.zeros(rows, 0)
         came = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise ValueError(
             f"{owner}: {whose} answers with {came} and not with logits (B, K); give one that does, or name with "
             "network= the part of the module that does."
         )
+    return answer
 
 
 def only_output(owner: str, whose: str, path: str, calls: Sequence[Any]) -> Tensor:

@@ -85,7 +85,10 @@ class Call:
 
     def _is_in_place(self) -> bool:
         name = self.name
-        return name.endswith("_") and (not name.endswith("__") or name.startswith("__i") or name == "__setitem__")
+        if name.endswith("__"):
+            # `__invert__` begins as `__iadd__` does, but writes nothing.
+            return name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
+        return name.endswith("_")
 
     def _target(self) -> Any:
         """What the function writes into, if anything."""

@@ -100,6 +100,9 @@ class Replay:
         copies = list(torch._foreach_clone(written)) if written else []
         metrics = read_metrics(self.module, ()) if self._has_metrics else {}
         muted = [Around(self.module, name, _say_nothing) for name in ("log", "log_dict")]
+        # What a module of the house counts past `self.log`.
+        if hasattr(scalars := getattr(self.module, "scalars", None), "log"):
+            muted.append(Around(scalars, "log", _say_nothing))
         muted += [Around(logger, "log_metrics", _say_nothing) for logger in self._loggers]
         try:
             yield

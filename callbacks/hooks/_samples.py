@@ -47,6 +47,12 @@ class Samples:
         """The name of a class, its number where nobody named it."""
         return self.names[index] if self.names and 0 <= index < len(self.names) else str(index)
 
+    def object(self, label: int) -> str:
+        """The name of an object's class, whose labels begin with 1; background, which is 0, may lead the names."""
+        names = self.names or [""]
+        index = label if "background" in names[0].lower() else label - 1
+        return names[index] if self.names and 0 <= index < len(names) else str(label)
+
     def shown(self) -> list[NDArray[np.uint8]]:
         """Each image as pixels `(H, W, 3)`; stretched to its own range where nobody told how it was normalised."""
         found = [as_pixels(image[None], self.pixels)[0].expand(3, -1, -1) for image in self.images]

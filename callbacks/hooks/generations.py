@@ -20,7 +20,7 @@ from ._checks import flag, number, whole
 from ._counted_steps import refuse_uncounted_steps
 from ._fields import Fields
 from ._generation_files import saved_generation, scores_now, teacher_from, tell_of_generations
-from ._heard import refuse_other_answers
+from ._heard import logits_in
 from ._lengths import lengths
 from ._moment import seed_of
 from ._standing import copied, put_back, standing
@@ -128,6 +128,9 @@ class Generations(Distilling, Ensemble, BeginsAnew):
     def part(self, training: int) -> int:
         return training // self.generations
 
+    def over(self, step: int) -> bool:
+        return bool(self._training) and self.generation + 1 < self.generations and step >= self._end(self.generation)
+
     def due(self, step: int) -> bool:
         # Of the running one alone: a run may have been resumed with another length.
         return self._training is not None and step == self._end(self.generation)
@@ -223,11 +226,7 @@ class Generations(Distilling, Ensemble, BeginsAnew):
             drawn = [name for name, it in pl_module.named_parameters() if it.requires_grad]
             self.start = {**standing(trainer, pl_module), "drawn": drawn}
         # Now, not when the generation ends: validation has seen what was trained, and schedules of epochs have moved.
-        if (
-            self._training
-            and self.generation + 1 < self.generations
-            and trainer.global_step >= self._end(self.generation)
-        ):
+        if self.over(trainer.global_step):
             self._bear(trainer, pl_module)
         self._moment = (trainer.global_rank, trainer.current_epoch, batch_idx)
         pl_module.log("generation", float(self.generation), on_step=True, on_epoch=False)
@@ -286,7 +285,7 @@ class Generations(Distilling, Ensemble, BeginsAnew):
             self._answer = output
 
     def _logits(self, answer: Any) -> Tensor:
-        refuse_other_answers(type(self).__name__, "the network", answer)
+        logits_in(type(self).__name__, "the network", answer, None)
         logits: Tensor = answer
         return logits
 

@@ -20,7 +20,7 @@ class Observe(Evaluation):
     under the run's precision and, if the module is compiled, in eager mode, so that nothing is compiled anew. It may
     call the module in train mode, run backward, draw random numbers, register hooks and log: random streams, buffers,
     metrics, gradients, `requires_grad`, train flags and hooks are put back. Only weights are not; it must not write to
-    them.
+    them. A sanity check is looked at and nothing of it written, so that what is refused is refused before training.
 
     Args:
         every_n_epochs: While fitting it looks in validations of every n-th epoch, from the first on; `validate` and
@@ -54,13 +54,13 @@ class Observe(Evaluation):
     def batch_ends(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_index: int, stage: Stage
     ) -> None:
-        if trainer.sanity_checking or batch_index >= self.batches:
+        if batch_index >= self.batches:
             return
         if not (self.every_rank or trainer.is_global_zero):
             return
         with as_if_nobody_looked(trainer, pl_module):
             seen = self.look(pl_module, copied(batch), copied(outputs), batch_index)
-        if seen and trainer.is_global_zero:
+        if seen and trainer.is_global_zero and not trainer.sanity_checking:
             for logger in trainer.loggers:
                 logger.log_metrics(
                     {f"{stage}/{name}": float(value) for name, value in seen.items()}, trainer.global_step

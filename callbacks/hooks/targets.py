@@ -50,7 +50,8 @@ class Targets(Batch):
     each loss L that is computed from them in `training_step` becomes `lam L(own) + (1 - lam) L(partner's)`. A batch
     of one sample, which has no partner, is left alone. Whether the loss can be seen is tried in the first step of each
     fit, by a mixture of each image with itself if that batch is not to be mixed. Labels that leave torch
-    (`labels.tolist()`) beside a loss that is mixed are warned about once a fit.
+    (`labels.tolist()`) beside a loss that is mixed are warned about once a fit. A label that nobody knows, NaN, makes
+    that of the mixture unknown, whichever of the two it is: half of an answer would be trained on as if it were all.
 
     Args:
         prob: Probability that a batch is mixed, 0..1; neutral 0.
@@ -136,6 +137,9 @@ class Targets(Batch):
 
     def _mixed(self, labels: Tensor, mix: Mix, random: np.random.Generator) -> Tensor:
         twin = labels[mix.partner]
+        if labels.is_floating_point():
+            unknown = labels.isnan() | twin.isnan()
+            labels, twin = (it.masked_fill(unknown, float("nan")) for it in (labels, twin))
         if self.targets == "loss":
             lam = mix.lam if isinstance(mix.lam, Tensor) else float(mix.lam)
             return MixedTensor.of(labels, twin, Mixture(type(self).__name__, lam, len(labels)), lam)

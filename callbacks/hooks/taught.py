@@ -19,7 +19,7 @@ from ._around import last_word
 from ._checks import whole
 from ._example_images import image_shape
 from ._fields import Fields
-from ._heard import Answer, Heard, only_output, own_paths, refuse_other_answers
+from ._heard import Answer, Heard, logits_in, only_output, own_paths
 from ._replay import read_streams, rewind
 from ._teachers import Renormalised, Teacher, build_teachers, fingerprint, lend, statistics_of, timms_statistics
 from ._trained_parts import TrainedParts
@@ -90,6 +90,11 @@ class Taught(TrainedParts, Loss):
         self._answered: list[Answer] = []  # to the batch whose step runs
         self._replayed = False
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether `compare` looks at logits; without, networks may answer with anything, as detectors do."""
+        return True
+
     def student_layers(self, network: nn.Module) -> Sequence[str]:
         """Paths of the student's layers that `compare` needs, below the network's own."""
         return ()
@@ -150,16 +155,17 @@ class Taught(TrainedParts, Loss):
                 f"{kind}: training_step called the network {len(calls)} times, and which answer is the one to the "
                 "batch's images is not clear; call it once, or name with network= a part that is called once."
             )
-        # One that answers with logits in evaluation mode may put out a tuple in training.
-        refuse_other_answers(kind, "the student in training", calls[0])
         layers = {name: only_output(kind, "the student", name, outputs[path]) for name, path in self._paths.items()}
+        # One that answers with logits in evaluation mode may put out a tuple in training.
+        rows = None if self.needs_logits else len(next(iter(layers.values()), self._answered[0].logits))
+        logits = logits_in(kind, "the student in training", calls[0], rows)
         answers, self._answered = self._answered, []
-        if any(len(it.logits) != len(calls[0]) for it in answers):
+        if any(len(it.logits) != len(logits) for it in answers):
             raise ValueError(
-                f"{kind}: training_step gave the network {len(calls[0])} images, and the batch has "
+                f"{kind}: training_step gave the network {len(logits)} images, and the batch has "
                 f"{len(answers[0].logits)}; give it those of the batch, once."
             )
-        return self.compare(batch, Answer(calls[0], layers), answers)
+        return self.compare(batch, Answer(logits, layers), answers)
 
     @torch.no_grad()
     def answer(self, teacher: nn.Module, images: Tensor) -> Answer:
@@ -207,7 +213,7 @@ class Taught(TrainedParts, Loss):
         root = own_paths(kind, "the module", pl_module, [self.network])[self.network]
         student, images = pl_module.get_submodule(root), torch.zeros(2, *image_shape(trainer, pl_module, self.fields))
         with as_if_nobody_looked(trainer, pl_module), torch.no_grad():
-            (classes,) = _shapes(Heard(kind, "the student", student, ()), images)[""][1:]
+            (classes,) = _shapes(Heard(kind, "the student", student, (), self.needs_logits), images)[""][1:]
         torch.default_generator.manual_seed(self.seed)
         self.teachers = build_teachers(kind, self.teacher, self.teacher_weights, classes, images.shape[1])
         names = own_paths(kind, "the student", student, list(dict.fromkeys(self.student_layers(student))))
@@ -215,10 +221,10 @@ class Taught(TrainedParts, Loss):
         self.outputs_of = tuple(dict.fromkeys([root, *self._paths.values()]))
         # Whose hooks are taken off again.
         with as_if_nobody_looked(trainer, pl_module), torch.no_grad():
-            own = _shapes(Heard(kind, "the student", student, tuple(names)), images)
+            own = _shapes(Heard(kind, "the student", student, tuple(names), self.needs_logits), images)
         theirs = [self._introduce(trainer, pl_module, it, images) for it in self.teachers]
         for teacher, shapes in zip(self.teachers, theirs, strict=True):
-            if self.same_classes and shapes[""][1] != classes:
+            if self.same_classes and 0 < shapes[""][1] != classes > 0:
                 raise ValueError(
                     f"{kind}: the teacher ({type(teacher).__name__}) answers with {shapes[''][1]} classes and the "
                     f"student with {classes}; give one that was trained on the student's classes."
@@ -252,7 +258,7 @@ class Taught(TrainedParts, Loss):
         if ours is not None and theirs is not None and ours != theirs and len(ours[0]) == len(theirs[0]):
             renormalised = Renormalised(ours, theirs)
         self.undo_later(lend(teacher).close)
-        heard = Heard(kind, "the teacher", teacher, list(self.teacher_layers(teacher)))
+        heard = Heard(kind, "the teacher", teacher, list(self.teacher_layers(teacher)), self.needs_logits)
         self.undo_later(heard.leave)
         self._heard[id(teacher)] = (heard, renormalised)
         try:

@@ -7,8 +7,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_vision.callbacks import AdversarialAccuracy
 from lightning_vision.callbacks.evaluation.attacks import carlini_wagner, fgsm
-from support.data import labelled_images, plain_loader
-from support.modules import Plain
+from support.data import labelled_images, plain_loader, with_boxes
+from support.modules import Detects, Plain
 from support.trainers import quiet_trainer
 
 MEAN, STD = 0.4, 0.3
@@ -161,6 +161,16 @@ def test_labels_that_are_no_classes_are_refused():
     loader = DataLoader(TensorDataset(images, torch.rand(4, 10)), batch_size=4)
     with pytest.raises(ValueError, match=r"^AdversarialAccuracy: the labels of a batch are \(4, 10\) and not whole"):
         quiet_trainer(callbacks=[AdversarialAccuracy()]).validate(TakesAny(), loader, verbose=False)
+
+
+def test_they_are_refused_before_the_first_step():
+    net = Detects()
+    trainer = quiet_trainer(callbacks=[AdversarialAccuracy()], max_epochs=1, num_sanity_val_steps=1)
+    loader = DataLoader(labelled_images(4), batch_size=4, collate_fn=with_boxes)
+    with pytest.raises(ValueError, match=r"^AdversarialAccuracy: the labels of a batch are list and not whole"):
+        trainer.fit(net, loader, loader)
+
+    assert trainer.global_step == 0
 
 
 def scored(net, images, labels):

@@ -128,7 +128,7 @@ def test_a_single_logit_says_one_of_two_classes(multilabel):
 
 
 def test_captions_say_what_was_detected():
-    scores, labels = torch.tensor([0.4, 0.9, 0.2, 0.95]), torch.tensor([2, 0, 0, 1])
+    scores, labels = torch.tensor([0.4, 0.9, 0.2, 0.95]), torch.tensor([3, 1, 1, 2])
     found = [{"scores": scores, "labels": labels}, {"scores": scores[:0], "labels": labels[:0]}]
 
     assert answers(found, SAMPLES) == ["found dog (0.95), cat x2 (0.90), cow (0.40)", "found nothing"]
@@ -142,7 +142,7 @@ def test_captions_say_what_was_detected():
         (torch.tensor(-100), ""),
         (None, ""),
         (torch.tensor([1, 0, 1]), "is cat, cow"),
-        ({"labels": torch.tensor([1, 1, 0])}, "holds dog x2, cat"),
+        ({"labels": torch.tensor([2, 2, 1])}, "holds dog x2, cat"),
         ({"labels": torch.tensor([], dtype=torch.int64)}, "holds nothing"),
     ],
 )
@@ -327,8 +327,8 @@ def test_a_detector_needs_the_name_of_a_layer():
         validate(GradCAMLogger(), Detector(), detection_loader())
 
     assert str(refusal.value) == (
-        "Detector answers a list, as detectors do, which look at maps of many sizes; name the one that is wanted with "
-        "layer=, as 'backbone.body.layer4'."
+        "GradCAMLogger: Detector answers a list, as detectors do, which look at maps of many sizes; name the one that "
+        "is wanted with layer=, as 'backbone.body.layer4'."
     )
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torchmetrics import MeanMetric
 
+from lightning_vision.base.scalar_log import ScalarLog
 from lightning_vision.callbacks import SAM, ExactResume
 from lightning_vision.callbacks.hooks._replay import _NumpyStream, read_streams, rewind
 from lightning_vision.callbacks.hooks.ascent import Ascent, replaying
@@ -35,15 +36,15 @@ HOOKS = (
 
 
 class Watched(Plain):
-    """Counts and draws in `training_step`, keeps a metric, replaces a buffer, overrides `backward`."""
+    """Counts and draws in `training_step`, keeps a metric and sums, replaces a buffer, overrides `backward`."""
 
     def __init__(self, dropout=0.5):
         super().__init__(dropout)
-        self.mean = MeanMetric()
+        self.mean, self.scalars = MeanMetric(), ScalarLog(self)
         self.register_buffer("average", torch.zeros(()))
         self.unused = nn.Parameter(torch.ones(2))
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-        self.draws, self.hooks, self.backwards = [], dict.fromkeys(HOOKS, 0), 0
+        self.draws, self.hooks, self.backwards, self.counted = [], dict.fromkeys(HOOKS, 0), 0, 0
         for name in HOOKS:
             setattr(self, name, lambda *args, name=name: self.hooks.update({name: self.hooks[name] + 1}))
 
@@ -51,10 +52,15 @@ class Watched(Plain):
         loss = super().training_step(batch, batch_idx)
         self.mean(loss.detach())
         self.log("train/mean", self.mean, on_step=True, on_epoch=True)
+        self.scalars.log("train", {"counted": loss}, len(batch[0]))
         self.average = 0.9 * self.average + loss.detach()
         state = [random.random(), np.random.normal(), torch.rand(()).item(), self.network[3](torch.ones(8)).tolist()]
         self.draws.append((replaying(self), state))
         return loss
+
+    def on_train_epoch_end(self):
+        self.counted += int(self.scalars.state()["stages"]["train"]["ranks"][0, -1])
+        self.scalars.finish("train")
 
     def backward(self, loss, *args, **kwargs):
         self.backwards += 1
@@ -90,6 +96,7 @@ def test_a_replay_at_the_same_weights_changes_nothing(accumulate):
     assert run.state["steps"] == expected.state["steps"]
     assert module.hooks == plain.hooks
     assert module.mean.update_count == plain.mean.update_count
+    assert module.counted == plain.counted == 60  # images; twice each would be the same mean
     assert (module.backwards, plain.backwards) == (20, 10)
     assert [state for again, state in module.draws if not again] == [state for _, state in plain.draws]
     # Each window's first passes, then the same draws again.

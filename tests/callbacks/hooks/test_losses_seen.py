@@ -454,6 +454,42 @@ def test_labels_that_are_written_where_nobody_can_follow_are_refused(hidden, wha
     assert f"Mixer: {what}, so it cannot be mixed; pass targets='soft' or targets='sampled'." == str(raised.value)
 
 
+def test_a_mask_that_is_inverted_is_inverted_in_both_worlds():
+    """`~mask`, `__invert__`, is named as the operators in place are, which write into what they are given."""
+    z, y, partner, lam = inputs()
+
+    def loss(z, y):
+        return (z.square() * ~F.one_hot(y, K).bool()).mean()
+
+    value, _ = seen(loss, z, y, partner, 0.3)
+    apart, _ = seen(loss, z, y, partner, lam)
+
+    assert torch.equal(0.3 * loss(z, y) + (1 - 0.3) * loss(z, y[partner]), value)
+    assert distance(apart, sum_of_samples(z, y, partner, lam)(loss), z) < 1e-6
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHTS.tolist()], ids=["plain", "weighted"])
+@pytest.mark.parametrize("lam", [0.3, inputs()[3]], ids=["batch", "sample"])
+def test_our_loss_of_several_labels_is_mixed_around_those_that_nobody_knows(lam, weight):
+    """For a share a sample it is the sum of mixed losses over the sum of mixed counts of known labels."""
+    z, y, partner, _ = inputs()
+    loss = BinaryCrossEntropy(weight)
+    hot = F.one_hot(y, K).float().masked_fill((z > 0.8).detach(), float("nan"))
+    value, losses = seen(loss, z, hot, partner, lam)
+    expected = 0.3 * loss(z, hot) + (1 - 0.3) * loss(z, hot[partner])
+    if isinstance(lam, Tensor):
+        weights = torch.ones(K) if weight is None else WEIGHTS
+        total = count = torch.zeros(())
+        for labels, share in ((hot, lam), (hot[partner], 1 - lam)):
+            each = F.binary_cross_entropy_with_logits(z, labels.nan_to_num(), weights, reduction="none")
+            total = total + (share[:, None] * each)[~labels.isnan()].sum()
+            count = count + (share[:, None] * ~labels.isnan()).sum()
+        expected = total / count
+
+    assert losses == 1
+    assert distance(value, expected, z) < 1e-6
+
+
 def test_labels_of_several_classes_are_mixed_as_integer_ones_are():
     z, y, partner, lam = inputs()
     hot = F.one_hot(y, K).float()

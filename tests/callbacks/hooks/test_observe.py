@@ -171,7 +171,7 @@ def test_it_computes_in_the_precision_of_the_run():
     callback = Types()
     run(callback, precision="bf16-mixed", max_epochs=1, val_check_interval=1.0)
 
-    assert callback.types == [torch.bfloat16]
+    assert callback.types == [torch.bfloat16] * 2
 
 
 def test_only_the_first_of_several_loaders_is_looked_at():
@@ -220,18 +220,20 @@ def test_an_exception_in_the_look_puts_everything_back():
     assert "log" not in vars(module)
 
 
-def test_it_looks_in_every_nth_epoch_and_not_in_the_sanity_check():
+def test_it_looks_in_every_nth_epoch_and_in_the_sanity_check_of_which_it_logs_nothing():
     class Note(Observe):
         looked = ()
 
         def look(self, pl_module, batch, outputs, batch_index):
-            self.looked += ((pl_module.current_epoch, batch_index),)
-            return {}
+            self.looked += ((pl_module.trainer.sanity_checking, pl_module.current_epoch, batch_index),)
+            return {"looked": len(self.looked)}
 
     callback = Note(every_n_epochs=2, batches=2)
-    run(callback, max_epochs=5, val_check_interval=1.0)
+    rows = run(callback, max_epochs=5, val_check_interval=1.0).rows
+    trained = [(False, epoch, batch) for epoch in (0, 2, 4) for batch in (0, 1)]
 
-    assert callback.looked == ((0, 0), (0, 1), (2, 0), (2, 1), (4, 0), (4, 1))
+    assert callback.looked == ((True, 0, 0), *trained)
+    assert [row["val/looked"] for _, row in rows if "val/looked" in row] == [2, 3, 4, 5, 6, 7]
 
 
 def test_zero_epochs_switch_it_off():
@@ -259,7 +261,7 @@ def test_on_two_ranks_rank_zero_looks_unless_all_are_asked(two_ranks):
             results.append((equal, getattr(callback, "looked", 0)))
         return results
 
-    assert two_ranks(compare) == [[(True, 1), (True, 1)], [(True, 0), (True, 1)]]
+    assert two_ranks(compare) == [[(True, 2), (True, 2)], [(True, 0), (True, 2)]]
 
 
 @pytest.mark.parametrize(

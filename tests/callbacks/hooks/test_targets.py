@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError, checkpoint
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
+from lightning_vision.callbacks.hooks._mixed_labels import resolved
 from lightning_vision.callbacks.hooks.targets import Mix, Targets
+from lightning_vision.classification.losses import binary_cross_entropy
 from support.data import ResumableLoader, labelled_images
 from support.modules import DictBatches, Plain, TwoOptimizers
 from support.trainers import quiet_trainer
@@ -232,6 +234,30 @@ def test_soft_and_sampled_labels_are_plain_tensors(tmp_path):
             assert torch.equal(expected, found)
             assert Tensor is type(found)
             assert expected.dtype is found.dtype
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_a_mixture_with_a_label_that_nobody_knows_is_unknown(per_sample):
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.rand(24, 5, generator=rng).round().masked_fill(torch.rand(24, 5, generator=rng) < 0.3, float("nan"))
+    batch, z = [torch.rand(24, 1, 8, 8), labels.clone()], torch.randn(24, 5, requires_grad=True)
+    made = {}
+    for targets in ("soft", "sampled", "loss"):
+        method = Fading(targets=targets, num_classes=5, per_sample=per_sample)
+        made[targets] = method.change(batch, np.random.default_rng(0))[1]
+    random = np.random.default_rng(0)
+    random.random()
+    unknown = labels.isnan() | labels[torch.from_numpy(random.permutation(24))].isnan()
+    with made["loss"].mixture.live():
+        mixed = resolved(binary_cross_entropy(z, made["loss"]))
+    gradient = torch.autograd.grad(mixed, z)[0]
+    soft = torch.autograd.grad(binary_cross_entropy(z, made["soft"]), z)[0]
+
+    assert not torch.equal(labels.isnan(), unknown)
+    assert all(torch.equal(unknown, it.isnan()) for it in made.values())
+    assert torch.equal(unknown, gradient == 0)
+    assert torch.allclose(soft, gradient, atol=1e-8)
+    assert torch.equal(labels.isnan(), batch[1].isnan())
 
 
 def test_soft_labels_are_probabilities_in_batches_that_are_not_mixed_too(tmp_path):
