@@ -19,6 +19,7 @@ import yaml
 from lightning_vision import main
 from lightning_vision.catalogue import find
 from lightning_vision.configs import read_config, shipped
+from support.box_files import coco_folder
 from support.photos import photo_folder, photo_table
 from support.stores import digits_store
 from support.teachers import write_checkpoints
@@ -36,6 +37,8 @@ DATA: dict[str, Callable[[], Path]] = {
     "csv": lambda: photo_table("photos.csv", DATA["root"]()),
     "store": lambda: digits_store("store"),
 }
+BOXES: dict[str, Callable[[], Path]] = {"root": lambda: coco_folder("boxes")}
+"""The same for `CocoDetection`."""
 
 
 def said(name: str) -> list[str]:
@@ -52,7 +55,8 @@ def flags(name: str) -> list[str]:
     parameters = inspect.signature(entry.load()).parameters.values()
     given = data.get("init_args", {})
     wanted = [it.name for it in parameters if it.default in (None, it.empty) and it.name not in given]
-    made = [word for it in DATA if it in wanted for word in (f"--data.{it}", str(DATA[it]()))]
+    makers = BOXES if data["class_path"] == "CocoDetection" else DATA
+    made = [word for it in makers if it in wanted for word in (f"--data.{it}", str(makers[it]()))]
     return [*said(name), *made]
 
 
@@ -77,18 +81,29 @@ def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) 
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"version_0", "version_1"}
     # Nothing was written beside the folder that the flag named.
     assert Path.cwd() == tmp_path
-    assert {path.name for path in tmp_path.iterdir()} <= {"predictions", "run", "photos", "photos.csv", "store"}
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "predictions",
+        "run",
+        "boxes",
+        "photos",
+        "photos.csv",
+        "store",
+    }
 
 
 @pytest.mark.parametrize("name", PIECES)
 def test_a_callback_config_composes_with_a_run(name: str, tmp_path: Path) -> None:
-    place = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
-    place += ["--trainer.limit_train_batches", "2", *said(name)]
-    for entry in read_config(shipped()[name])["callbacks"].values():
+    entries = read_config(shipped()[name])["callbacks"].values()
+    for entry in entries:
         write_checkpoints(entry.get("init_args") or {})
-    result = main(["fit", "--config", "classification/digits", "--config", name, *SHORT, *place])
+    found = [find(entry["class_path"]) for entry in entries]
+    detects = any(it is not None and getattr(it.load(), "needs", "") == "detections" for it in found)
+    run, judged = ("detection/digits", {"val/map"}) if detects else ("classification/digits", {"val/loss", "val/acc"})
+    place = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
+    place += ["--trainer.limit_train_batches", "2", *said(run), *said(name)]
+    result = main(["fit", "--config", run, "--config", name, *SHORT, *place])
 
-    assert result.metrics.keys() >= {"val/loss", "val/acc"}
+    assert result.metrics.keys() >= judged
 
 
 def test_the_debug_trainer_runs(tmp_path: Path) -> None:
