@@ -1,11 +1,11 @@
 """A validation of a small network, as the benchmarks of what watches validations time it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,8 +32,10 @@ class Validated(Plain):
         return F.cross_entropy(self(batch[0]), batch[1])
 
 
-def validating(batches: Batches, folder: str, *callbacks: Callback) -> Side:
-    """A side that validates `Validated` on all `batches`; files go into `folder`."""
+def validating(
+    batches: Sequence[Any], folder: str, *callbacks: Callback, kind: type[LightningModule] = Validated
+) -> Side:
+    """A side that validates a new `kind` on all `batches`; files go into `folder`."""
 
     def prepare() -> Callable[[], Any]:
         trainer = Trainer(
@@ -45,7 +47,7 @@ def validating(batches: Batches, folder: str, *callbacks: Callback) -> Side:
             enable_model_summary=False,
             default_root_dir=folder,
         )
-        module = Validated()
+        module = kind()
         loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list will do
         return lambda: trainer.validate(module, loader, verbose=False)
 
