@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.box_files import coco_folder, voc_folder
+from support.open_images_files import open_images_folder
 from support.photos import photo_folder
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +39,12 @@ def test_python_blocks_run_in_order(page: Path) -> None:
         for file in Path("new/cat").iterdir():
             file.rename(Path("new") / file.name)
         Path("new/cat").rmdir()
+    if "my_boxes" in page.read_text():
+        coco_folder("my_boxes", train=4, val=2)
+    if "my_voc" in page.read_text():
+        voc_folder("my_voc")
+    if "my_open_images" in page.read_text():
+        open_images_folder("my_open_images")
     scope: dict[str, object] = {"__name__": "__page__"}
     for block in blocks(page, "python"):
         exec(compile(block, name(page), "exec"), scope)  # the page's own code, run as a reader would

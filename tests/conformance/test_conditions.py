@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from lightning_vision.callbacks.hooks.method import Method
 from support.conformance.checks import Verdict, different_ranks, refused_without_reason, under
 from support.conformance.conditions import Condition, conditions
 from support.conformance.families import some_conditions
@@ -74,6 +75,27 @@ def test_under_each_condition_something_is_trained(condition, record_property):
     moved = [name for name, value in before.items() if not torch.equal(value, after[name])]
 
     assert len(moved) >= len(before) - 1  # a bias before batch norm has no gradient
+
+
+@pytest.mark.parametrize("module", ["plain", "dict batches", "manual"])
+@pytest.mark.parametrize("needs", ["any size", "detections"])
+def test_modules_that_have_what_some_callbacks_need_are_trained(needs, module):
+    ours, plain = (plain_run(Condition(module=module, needs=it)) for it in (needs, ""))
+    torch.manual_seed(1)
+    before = Condition(module=module, needs=needs).make_module().state_dict()
+    moved = [name for name, value in before.items() if not torch.equal(value, ours.module[name])]
+
+    assert len(moved) >= len(before) - 1
+    assert needs != "any size" or all(torch.equal(ours.module[name], plain.module[name]) for name in before)
+
+
+def test_two_callbacks_meet_on_a_module_that_has_what_either_needs():
+    kinds = [type(f"Toy{number}", (Method,), {"needs": it}) for number, it in enumerate(("", "any size", "detections"))]
+    chosen = [[Condition().on_behalf_of(left, right).needs for left in kinds] for right in kinds]
+    answer = Condition(needs="detections").make_module().eval()(torch.zeros(2, 1, 6, 5))
+
+    assert chosen == [["", "any size", "detections"], ["any size", "any size", "detections"], ["detections"] * 3]
+    assert [sorted(it) for it in answer] == [["boxes", "labels", "scores"]] * 2
 
 
 def test_in_fp16_some_steps_are_skipped_and_some_are_taken():

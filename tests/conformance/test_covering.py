@@ -42,7 +42,7 @@ def test_rows_that_are_given_are_kept_and_not_repeated():
 
 
 def test_the_conditions_cover_every_pair_that_lightning_allows_also_without_manual_optimisation():
-    rows = [vars(condition) for condition in conditions()]
+    rows = [condition.levels for condition in conditions()]
     automatic = [row for row in rows if row["module"] != "manual"]
     every = [dict(zip(FACTORS, levels, strict=True)) for levels in product(*FACTORS.values())]
     legal = [row for row in every if row["module"] != "manual" or (row["accumulate"], row["clip"]) == (1, "off")]
@@ -54,7 +54,7 @@ def test_the_conditions_cover_every_pair_that_lightning_allows_also_without_manu
 
 @pytest.mark.parametrize("players", [1, 2, 5, 20])
 def test_each_player_meets_every_level_and_together_they_have_every_row(players):
-    rows = [vars(condition) for condition in conditions()]
+    rows = [condition.levels for condition in conditions()]
     hands = dealt(rows, players)
     levels = {(factor, level) for factor, them in FACTORS.items() for level in them}
 

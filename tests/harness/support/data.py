@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-__all__ = ["ResumableLoader", "labelled_images", "plain_loader"]
+__all__ = ["ResumableLoader", "labelled_images", "plain_loader", "with_boxes"]
 
 
 def labelled_images(count: int, seed: int = 0) -> TensorDataset:
@@ -16,6 +16,15 @@ def labelled_images(count: int, seed: int = 0) -> TensorDataset:
     target = torch.randint(10, (count,), generator=generator)
     image = torch.randn(count, 1, 8, 8, generator=generator) + target[:, None, None, None] / 3
     return TensorDataset(image, target)
+
+
+def with_boxes(samples: list[Any]) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """A batch for detectors of samples of `labelled_images`: a box an image, the larger the higher its label, 1..10."""
+    images, labels = zip(*samples, strict=True)
+    targets = [
+        {"boxes": torch.tensor([[1.0, 2.0, 3 + it / 2, 3 + it / 3]]), "labels": (it + 1).view(1)} for it in labels
+    ]
+    return torch.stack(images), targets
 
 
 def plain_loader(count: int = 60, batch_size: int = 6, **options: Any) -> DataLoader[Any]:

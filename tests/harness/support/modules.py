@@ -1,6 +1,6 @@
 """Small LightningModules as strangers write them, with batch norm, dropout and `self.log`, and nothing of this project.
 
-All take images `(B, 1, 8, 8)` and labels `(B,)` of ten classes.
+All take images `(B, 1, 8, 8)` and labels `(B,)` of ten classes, but `Detects`, for which targets hold boxes.
 """
 
 from typing import Any
@@ -10,7 +10,19 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-__all__ = ["DictBatches", "PastLightning", "Plain", "TwoOptimizers", "small_network"]
+__all__ = [
+    "AnySize",
+    "AnySizeDictBatches",
+    "AnySizeTwoOptimizers",
+    "Detects",
+    "DetectsDictBatches",
+    "DetectsTwoOptimizers",
+    "DictBatches",
+    "PastLightning",
+    "Plain",
+    "TwoOptimizers",
+    "small_network",
+]
 
 
 def small_network(dropout: float = 0.5) -> nn.Sequential:
@@ -32,22 +44,25 @@ class Plain(LightningModule):
         super().__init__()
         self.network = small_network(dropout)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Any:
         return self.network(image)
+
+    def loss(self, image: Tensor, target: Any) -> Tensor:
+        return F.cross_entropy(self(image), target)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         image, target = batch
-        loss = F.cross_entropy(self(image), target)
+        loss = self.loss(image, target)
         self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(target))
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         image, target = batch
-        self.log("val/loss", F.cross_entropy(self(image), target), batch_size=len(target), sync_dist=True)
+        self.log("val/loss", self.loss(image, target), batch_size=len(target), sync_dist=True)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         image, target = batch
-        self.log("test/loss", F.cross_entropy(self(image), target), batch_size=len(target), sync_dist=True)
+        self.log("test/loss", self.loss(image, target), batch_size=len(target), sync_dist=True)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self(batch[0])
@@ -84,7 +99,7 @@ class TwoOptimizers(Plain):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         image, target = batch
         for optimizer in self.optimizers():
-            loss = F.cross_entropy(self(image), target)
+            loss = self.loss(image, target)
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()
@@ -96,6 +111,54 @@ class TwoOptimizers(Plain):
             torch.optim.SGD(trunk.parameters(), lr=0.05, momentum=0.9),
             torch.optim.Adam(head.parameters(), lr=0.01),
         ]
+
+
+class AnySize(Plain):
+    """Images of any size; on those of 8x8 the same to the last bit."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__(dropout)
+        # Before dropout, which then draws as many numbers for images of any size.
+        self.network[2] = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(3))
+
+
+class Detects(AnySize):
+    """Finds one object an image, whose target is `{"boxes", "labels"}`, labels 1..10.
+
+    Forward answers one `{"boxes" (1, 4), "labels" (1,), "scores" (1,)}` an image.
+    """
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__(dropout)
+        self.network[5] = nn.Linear(36, 14)
+
+    def forward(self, image: Tensor) -> Any:
+        found = self.network(image)
+        scores, labels = found[:, :10].softmax(1).max(1)
+        corners = (found[:, 10:] * image.shape[-1]).view(-1, 2, 2).sort(1).values.view(-1, 1, 4)
+        parts = zip(corners, labels[:, None] + 1, scores[:, None], strict=True)
+        return [dict(zip(("boxes", "labels", "scores"), them, strict=True)) for them in parts]
+
+    def loss(self, image: Tensor, target: Any) -> Tensor:
+        found = self.network(image)
+        labels, boxes = (torch.cat([it[name] for it in target]) for name in ("labels", "boxes"))
+        return F.cross_entropy(found[:, :10], labels - 1) + F.l1_loss(found[:, 10:], boxes / image.shape[-1])
+
+
+class AnySizeDictBatches(AnySize, DictBatches):
+    """Images of any size in batches `{"image", "target"}`."""
+
+
+class AnySizeTwoOptimizers(AnySize, TwoOptimizers):
+    """Images of any size and manual optimisation."""
+
+
+class DetectsDictBatches(Detects, DictBatches):
+    """Finds objects in batches `{"image", "target"}`."""
+
+
+class DetectsTwoOptimizers(Detects, TwoOptimizers):
+    """Finds objects by manual optimisation."""
 
 
 class PastLightning(Plain):

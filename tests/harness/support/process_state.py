@@ -38,8 +38,17 @@ PATCHABLE: dict[str, Any] = {
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-# Written by libraries while they are imported, by pytest, and by Lightning's `seed_everything` (PL_).
-ENVIRONMENT_NOISE = ("PYTEST_", "KMP_", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "TORCHINDUCTOR_", "COV_")
+# Written by libraries while they are imported (LD_LIBRARY_PATH by OpenCV), by pytest, and by Lightning's
+# `seed_everything` (PL_).
+ENVIRONMENT_NOISE = (
+    "PYTEST_",
+    "KMP_",
+    "LD_LIBRARY_PATH",
+    "PL_GLOBAL_SEED",
+    "PL_SEED_WORKERS",
+    "TORCHINDUCTOR_",
+    "COV_",
+)
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class Verdict:
 
 def under(subject: Subject, condition: Condition, row: int, folder: Path) -> Verdict:
     """All checks of one condition; `row` is its number, so that several neutral settings take turns."""
-    folder = folder / str(row)
-    straight = fit(condition, [*with_resume(subject), _writer(condition, folder)], refusable=subject.name)
+    folder, condition = folder / str(row), condition.on_behalf_of(subject.kind)
+    straight = fit(condition, [*with_resume(subject), _writer(condition, folder)], refusable=[subject.name])
     neutral = neutral_is_nothing(subject, condition, row)
     if straight.refusal:
         # Switched off it may be refused alike, but nowhere else.
@@ -72,7 +72,7 @@ def neutral_is_nothing(subject: Subject, condition: Condition, row: int) -> list
     plain = plain_run(condition)
     found = []
     for make in makers:
-        outcome = fit(condition, [make()], refusable=subject.name)
+        outcome = fit(condition, [make()], refusable=[subject.name])
         refused = [f"it is refused: {outcome.refusal}"] if outcome.refusal else []
         lines = refused or compare(outcome.without_own(plain), plain, EVERYTHING)
         found += [f"switched off, {line}" for line in lines]

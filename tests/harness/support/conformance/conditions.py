@@ -1,6 +1,6 @@
 """The ways to train under which every callback is tried, as the rows of a pairwise covering array."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -8,18 +8,34 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import MixedPrecision
 
+from lightning_vision.callbacks.hooks.method import Method
 from support.conformance.covering import Row, covering
-from support.modules import DictBatches, Plain, TwoOptimizers
+from support.modules import (
+    AnySize,
+    AnySizeDictBatches,
+    AnySizeTwoOptimizers,
+    Detects,
+    DetectsDictBatches,
+    DetectsTwoOptimizers,
+    DictBatches,
+    Plain,
+    TwoOptimizers,
+)
 
 __all__ = ["FACTORS", "Condition", "conditions"]
 
-MODULES: dict[str, type[Plain]] = {"plain": Plain, "dict batches": DictBatches, "manual": TwoOptimizers}
+# What a module has that some callbacks need (`Method.needs`), each more than the one before.
+MODULES: dict[str, dict[str, type[Plain]]] = {
+    "": {"plain": Plain, "dict batches": DictBatches, "manual": TwoOptimizers},
+    "any size": {"plain": AnySize, "dict batches": AnySizeDictBatches, "manual": AnySizeTwoOptimizers},
+    "detections": {"plain": Detects, "dict batches": DetectsDictBatches, "manual": DetectsTwoOptimizers},
+}
 # The first level of each factor is the ordinary one, under which every callback has to work.
 FACTORS: dict[str, tuple[Any, ...]] = {
     "precision": ("fp32", "bf16", "fp16"),
     "accumulate": (1, 2),
     "clip": ("off", "norm"),
-    "module": tuple(MODULES),
+    "module": tuple(MODULES[""]),
     "processes": (1, 2),
     "resume": ("inside an epoch", "at its end"),
 }
@@ -36,6 +52,7 @@ class Condition:
         module: plain (batch norm and dropout), the same on dict batches, or manual with two optimizers.
         processes: 1, or 2 that are joined by gloo.
         resume: where the killed run goes on.
+        needs: what the callbacks need of the module (`Method.needs`), which is no factor.
     """
 
     precision: str = "fp32"
@@ -44,6 +61,7 @@ class Condition:
     module: str = "plain"
     processes: int = 1
     resume: str = "inside an epoch"
+    needs: str = ""
 
     def __str__(self) -> str:
         clip = "no clipping" if self.clip == "off" else "clipped norm"
@@ -52,12 +70,21 @@ class Condition:
         return ", ".join([*parts, f"resumed {self.resume}"])
 
     @property
+    def levels(self) -> Row:
+        """Its level of every factor: a row of the covering array."""
+        return {factor: getattr(self, factor) for factor in FACTORS}
+
+    @property
     def steps_a_batch(self) -> int:
         """Optimizer steps of a batch where nothing is accumulated."""
         return 2 if self.module == "manual" else 1
 
     def make_module(self, **arguments: Any) -> LightningModule:
-        return MODULES[self.module](**arguments)
+        return MODULES[self.needs][self.module](**arguments)
+
+    def on_behalf_of(self, *kinds: type[Method]) -> "Condition":
+        """The same with a module that has what all of these callbacks need."""
+        return replace(self, needs=max((kind.needs for kind in kinds), key=list(MODULES).index))
 
     def options(self) -> dict[str, Any]:
         """Arguments of the Trainer."""

@@ -31,5 +31,5 @@ def first_of_its_family(subject: Subject) -> bool:
 def some_conditions(subject: Subject) -> list[tuple[int, Condition]]:
     """Numbered conditions in which the callback meets every level, and its family every two that may meet."""
     members = _members(family(subject.kind))
-    hands = dealt([vars(condition) for condition in conditions()], len(members))
+    hands = dealt([condition.levels for condition in conditions()], len(members))
     return [(row, conditions()[row]) for row in hands[members.index(subject.name)]]

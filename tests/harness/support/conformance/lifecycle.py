@@ -9,32 +9,30 @@ from typing import Any
 import torch
 
 from lightning_vision.callbacks.hooks.evaluation import Evaluation
-from support.conformance.conditions import Condition
 from support.conformance.runs import Outcome, compare, fit, loaders, plain_run
 from support.conformance.subjects import Subject
 from support.conformance.traces import traces_of
 
 __all__ = ["acts", "compiled_is_plain", "copies_work", "evaluates", "fits_again", "leaves_nothing", "own_stream_only"]
 
-ORDINARY = Condition()
 RUN = ("module", "optimizers", "schedulers", "counts", "rows", "metrics", "streams")
 
 
-def _module(**arguments: Any) -> Any:
+def _module(subject: Subject, **arguments: Any) -> Any:
     torch.manual_seed(1)
-    return ORDINARY.make_module(**arguments)
+    return subject.ordinary.make_module(**arguments)
 
 
 def _working(subject: Subject) -> Outcome:
-    return fit(ORDINARY, [subject.make()])
+    return fit(subject.ordinary, [subject.make()])
 
 
 def leaves_nothing(subject: Subject) -> list[str]:
     """Guarantee 6 after a fit that ends well."""
     traces = []
     for callbacks in ([subject.make()], []):
-        module = subject.prepared(_module())
-        traces.append(traces_of(fit(ORDINARY, callbacks, module=module).trainer, module))
+        module = subject.prepared(_module(subject))
+        traces.append(traces_of(fit(subject.ordinary, callbacks, module=module).trainer, module))
     ours, theirs = traces
     return [f"left behind: {it}" for it in sorted(ours - theirs)] + [f"lost: {it}" for it in sorted(theirs - ours)]
 
@@ -43,14 +41,14 @@ def fits_again(subject: Subject) -> list[str]:
     """Guarantee 6: the same callback in a new run is like new, also after an exception; a Trainer is prolonged."""
     own = subject.make()
     expected = _working(subject)
-    fit(ORDINARY, [own])
-    again = fit(ORDINARY, [own])
+    fit(subject.ordinary, [own])
+    again = fit(subject.ordinary, [own])
     found = [f"used for a second run, {line}" for line in compare(again, expected, RUN)]
 
-    module = _module()
-    trainer = fit(ORDINARY, [subject.make()], module=module, max_epochs=1).trainer
+    module = _module(subject)
+    trainer = fit(subject.ordinary, [subject.make()], module=module, max_epochs=1).trainer
     trainer.fit_loop.max_epochs = 2
-    trainer.fit(module, **loaders(ORDINARY))
+    trainer.fit(module, **loaders(subject.ordinary))
     if (end := (trainer.global_step, trainer.current_epoch)) != (10, 2):
         found.append(f"prolonged by an epoch on one Trainer, the run ended at step and epoch {end} instead of (10, 2)")
     return found
@@ -58,9 +56,9 @@ def fits_again(subject: Subject) -> list[str]:
 
 def evaluates(subject: Subject) -> list[str]:
     """After a fit validate, test and predict work twice alike on its Trainer and leave weights and streams alone."""
-    module = _module()
-    trainer = fit(ORDINARY, [subject.make()], module=module).trainer
-    data = loaders(ORDINARY)["val_dataloaders"]
+    module = _module(subject)
+    trainer = fit(subject.ordinary, [subject.make()], module=module).trainer
+    data = loaders(subject.ordinary)["val_dataloaders"]
     before = {name: value.clone() for name, value in module.state_dict().items()}
     stream = torch.get_rng_state()
     found = []
@@ -86,8 +84,10 @@ def copies_work(subject: Subject) -> list[str]:
             except Exception as error:  # whatever a class raises that cannot be copied
                 found.append(f"no {name} {when} a fit: {type(error).__name__}: {error}")
                 continue
-            found += [f"a {name} made {when} a fit: {line}" for line in compare(fit(ORDINARY, [twin]), expected, RUN)]
-        fit(ORDINARY, [own])
+            found += [
+                f"a {name} made {when} a fit: {line}" for line in compare(fit(subject.ordinary, [twin]), expected, RUN)
+            ]
+        fit(subject.ordinary, [own])
     return found
 
 
@@ -95,17 +95,17 @@ def compiled_is_plain(subject: Subject) -> list[str]:
     """A compiled module trains as one that is not; refusing it in a sentence is allowed."""
     # Four batches of one shape and no validation: each further shape or mode is traced anew, which costs a second.
     short = {"max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 0}
-    module = torch.compile(_module(), backend="eager")
-    compiled = fit(ORDINARY, [subject.make()], module=module, refusable=subject.name, **short)
+    module = torch.compile(_module(subject), backend="eager")
+    compiled = fit(subject.ordinary, [subject.make()], module=module, refusable=[subject.name], **short)
     torch.compiler.reset()
-    expected = fit(ORDINARY, [subject.make()], **short)
+    expected = fit(subject.ordinary, [subject.make()], **short)
     compiled.module = {name.replace("_orig_mod.", ""): value for name, value in compiled.module.items()}
     return [] if compiled.refusal else [f"compiled, {line}" for line in compare(compiled, expected, RUN)]
 
 
 def own_stream_only(subject: Subject) -> list[str]:
     """Guarantee 11: a module that draws nothing leaves the global streams as the plain run does."""
-    ours, plain = (fit(ORDINARY, them, module=_module(dropout=0.0)) for them in ([subject.make()], []))
+    ours, plain = (fit(subject.ordinary, them, module=_module(subject, dropout=0.0)) for them in ([subject.make()], []))
     return compare(ours, plain, ["streams"])
 
 
@@ -115,7 +115,7 @@ def acts(subject: Subject) -> list[str]:
         return _tells(subject)
     if subject.only_watches:
         return []
-    changed = compare(_working(subject), plain_run(ORDINARY), ["module", "optimizers", "schedulers", "rows"])
+    changed = compare(_working(subject), plain_run(subject.ordinary), ["module", "optimizers", "schedulers", "rows"])
     return [] if changed else ["it does nothing: weights, optimizers, schedules and logs are the plain run's"]
 
 
@@ -124,7 +124,7 @@ def _tells(subject: Subject) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         rows, known = (
             {name for _, row in it.rows for name in row}
-            for it in (fit(ORDINARY, [subject.make()], default_root_dir=folder), plain_run(ORDINARY))
+            for it in (fit(subject.ordinary, [subject.make()], default_root_dir=folder), plain_run(subject.ordinary))
         )
         if any(it.is_file() for it in Path(folder).rglob("*")) or rows - known:
             return []

@@ -58,11 +58,5 @@ def either_order(left: Subject, right: Subject) -> tuple[list[str], str]:
 
 
 def _together(one: Subject, other: Subject) -> Outcome:
-    callbacks = [one.make(), other.make()]
-    try:
-        outcome = fit(TOGETHER, callbacks, refusable=one.name, max_epochs=1)
-    except ValueError as error:
-        if not str(error).startswith(f"{other.name}:"):
-            raise
-        outcome = Outcome(refusal=str(error))
-    return outcome
+    condition, callbacks = TOGETHER.on_behalf_of(one.kind, other.kind), [one.make(), other.make()]
+    return fit(condition, callbacks, refusable=[one.name, other.name], max_epochs=1)

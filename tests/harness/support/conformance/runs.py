@@ -5,7 +5,7 @@ An epoch has 27 images a process in batches of six, so its fifth batch is short;
 
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.data import default_collate
 
 from support.conformance.conditions import Condition
-from support.data import ResumableLoader, labelled_images
+from support.data import ResumableLoader, labelled_images, with_boxes
 from support.resuming import Recorder
 
-__all__ = ["EPOCHS", "Outcome", "compare", "fit", "loaders", "plain_run", "seed", "trainer_for"]
+__all__ = ["EPOCHS", "Outcome", "collate", "compare", "fit", "loaders", "plain_run", "seed", "trainer_for"]
 
 EPOCHS = 2
 
@@ -86,17 +87,20 @@ def _global_streams() -> dict[str, Any]:
     return {"torch": torch.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
 
 
-def _as_dicts(samples: list[Any]) -> dict[str, Any]:
-    images, targets = zip(*samples, strict=True)
-    return {"image": torch.stack(images), "target": torch.stack(targets)}
+def collate(condition: Condition) -> Callable[[list[Any]], Any]:
+    """What makes a batch of samples as the condition's module takes it."""
+    batch = with_boxes if condition.needs == "detections" else default_collate
+    if condition.module != "dict batches":
+        return batch
+    return lambda samples: dict(zip(("image", "target"), batch(samples), strict=True))
 
 
 def loaders(condition: Condition) -> dict[str, Any]:
     """Train and validation loader of this rank, both resumable."""
     rank = dist.get_rank() if condition.processes == 2 else 0
-    collate = _as_dicts if condition.module == "dict batches" else None
+    make = collate(condition)
     train, val = (
-        ResumableLoader(labelled_images(count * condition.processes), 6, rank, condition.processes, collate_fn=collate)
+        ResumableLoader(labelled_images(count * condition.processes), 6, rank, condition.processes, collate_fn=make)
         for count in (27, 9)
     )
     return {"train_dataloaders": train, "val_dataloaders": val}
@@ -123,13 +127,13 @@ def fit(
     callbacks: Sequence[Callback] = (),
     *,
     seeded: int = 3,
-    refusable: str = "",
+    refusable: Sequence[str] = (),
     ckpt_path: Path | None = None,
     module: LightningModule | None = None,
     train_dataloaders: Any = None,
     **options: Any,
 ) -> Outcome:
-    """Train under `condition` from the same first weights; a refusal by the class `refusable` is an outcome, too."""
+    """Train under `condition` from the same first weights; a refusal by a class in `refusable` is an outcome, too."""
     if module is None:
         torch.manual_seed(1)
         module = condition.make_module()
@@ -140,7 +144,7 @@ def fit(
         given = loaders(condition) | ({} if train_dataloaders is None else {"train_dataloaders": train_dataloaders})
         trainer.fit(module, ckpt_path=ckpt_path, weights_only=True, **given)
     except ValueError as error:
-        if not refusable or not str(error).startswith(f"{refusable}:"):
+        if str(error).partition(":")[0] not in refusable:
             raise
         late = f" (after {counter.seen['optimizer steps']} steps)" if counter.seen["optimizer steps"] else ""
         return Outcome(refusal=f"{error}{late}", trainer=trainer)

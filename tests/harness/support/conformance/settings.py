@@ -9,7 +9,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 
 from support.conformance.checks import improper
-from support.conformance.conditions import Condition
 from support.conformance.runs import fit
 from support.conformance.subjects import Subject
 from support.modules import Plain
@@ -65,5 +64,5 @@ def refuses_what_shards(subject: Subject) -> list[str]:
 
 def takes_a_twin_with_a_name(subject: Subject) -> list[str]:
     """Two of a class with names of their own train, or are refused in a sentence."""
-    twins = fit(Condition(), [subject.make(name="a"), subject.make(name="b")], refusable=subject.name)
+    twins = fit(subject.ordinary, [subject.make(name="a"), subject.make(name="b")], refusable=[subject.name])
     return improper(subject, twins.refusal) if twins.refusal else []

@@ -11,6 +11,7 @@ from lightning_vision.callbacks.hooks.method import Method, Place
 from lightning_vision.catalogue import entries
 from lightning_vision.configs import read_config, shipped
 from support import ROOT
+from support.conformance.conditions import Condition
 from support.teachers import with_checkpoints
 
 __all__ = ["Subject", "missing_parts", "subjects"]
@@ -38,6 +39,11 @@ class Subject:
     def only_watches(self) -> bool:
         """Whether a run must equal one without it under every setting."""
         return self.kind.place in (Place.OBSERVE, Place.RUN)
+
+    @property
+    def ordinary(self) -> Condition:
+        """The first level of every factor, with the module that the callback needs."""
+        return Condition().on_behalf_of(self.kind)
 
     def make(self, **changed: Any) -> Method:
         """A new callback with the working setting, some arguments changed."""

@@ -98,13 +98,15 @@ class Remember(Callback):
 def leftovers(subject: Subject, condition: Condition, step: str, call: int) -> list[str]:
     """Guarantee 6 after an exception in `step`: no trace, and the weights are those that training last had."""
 
+    condition = condition.on_behalf_of(subject.kind)
+
     def run(callbacks: list[Callback]) -> tuple[set[str], LightningModule, Remember]:
         torch.manual_seed(1)
         module = subject.prepared(condition.make_module())
         fails, remember = FailsAt(step, call), Remember(bool(subject.kind.adds_parameters))
         holder = Holder()
         with contextlib.suppress(ZeroDivisionError):
-            fit(condition, [*callbacks, remember, fails, holder], module=module, refusable=subject.name)
+            fit(condition, [*callbacks, remember, fails, holder], module=module, refusable=[subject.name])
         return traces_of(holder.trainer, module), module, remember
 
     own = subject.make()
