@@ -38,6 +38,8 @@ class VisionModule(PlainCheckpoints):
     num_classes: int
     # What a schedule watches that does not say so itself, `ReduceLROnPlateau` for one.
     judged_by: ClassVar[str] = "val/loss"
+    # Sizes that module and datamodule must agree on.
+    compared: ClassVar[tuple[str, ...]] = ("num_classes", "in_channels")
     in_channels: int
     # What a raw image needs, the keys of `PREPROCESSING`; from the datamodule.
     preprocessing: dict[str, Any] | None = None
@@ -68,7 +70,7 @@ class VisionModule(PlainCheckpoints):
                 measured on data whose classes have other names or another order.
         """
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        for size in ("num_classes", "in_channels") if stage != "predict" else ():
+        for size in self.compared if stage != "predict" else ():
             own, found = getattr(self, size), getattr(datamodule, size, None)
             if found not in (None, own):
                 ours, theirs = type(self).__name__, type(datamodule).__name__

@@ -1,0 +1,41 @@
+"""Rows of all processes, with gradients."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+__all__ = ["gather", "own_rows"]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows of all processes, `(N, ...)`, in the order of ranks; without other processes the rows themselves.
+
+    Numbers of rows may differ. The backward pass adds what all processes ask of a row, so a loss that each process
+    computes of all rows, averaged as DDP averages gradients, has the gradient of one process with the whole batch.
+
+    Args:
+        rows: This process's, `(B, ...)`.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return rows
+    counts = _counts(rows)
+    padded = F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, max(counts) - len(rows)))
+    parts = all_gather(padded.contiguous())
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def own_rows(rows: Tensor) -> slice:
+    """Where this process's rows stand in what `gather` gives."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return slice(0, len(rows))
+    counts, rank = _counts(rows), dist.get_rank()
+    begin = sum(counts[:rank])
+    return slice(begin, begin + len(rows))
+
+
+def _counts(rows: Tensor) -> list[int]:
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    return [int(count) for count in counts]

@@ -1,0 +1,180 @@
+"""What every self-supervised learner is built on: a backbone, its features, draws that repeat, parts that follow."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_vision import backbones
+from lightning_vision.base.hyperparameters import is_description, rebuild
+from lightning_vision.base.module import VisionModule
+from lightning_vision.base.weights import load_weights
+
+__all__ = ["SelfSupervisedLearner"]
+
+
+class SelfSupervisedLearner(VisionModule, ABC):
+    """Base of all learners: a method builds `self.network`, whose part `backbone` gives features, and says its `losses`.
+
+    Logs `train/loss` and its terms (each with `_step` and `_epoch`), and the same under `val/` and `test/`. Labels are
+    never read.
+
+    Args:
+        backbone: Name of a network (`lightning_vision list backbones`, or any of timm's), or a module that maps images
+            `(B, C, H, W)` to features `(B, D)` and says D as `num_features`.
+        in_channels: C; the command takes it from the datamodule, elsewhere None means 3.
+        pretrained: Start from timm's weights for `backbone`, from its hub.
+        weights: Start the backbone from a file; it goes before `pretrained`.
+        backbone_settings: Further arguments of the backbone's constructor, for example `img_size: 24`.
+        seed: Fixes every random draw of the method.
+        optimizer: Makes the optimizer from parameter groups.
+        lr_scheduler: Makes the schedule from the optimizer; None keeps the learning rate.
+        lr_interval: Whether the schedule counts epochs or optimizer steps.
+        no_decay_norm_bias: Spare norms, biases and what timm's network lists from weight decay.
+
+    Shape:
+        Batches are `(image, ...)` or a mapping with `image`: float32 `(B, C, H, W)`, normalised by what the datamodule
+        says; where no datamodule says it, images count as numbers in 0..1.
+
+    Raises:
+        ValueError: an argument is unknown or does not fit another one, or the backbone gives no features.
+        FileNotFoundError: `weights` names no file.
+    """
+
+    # Labels may be there, nobody asks how many kinds.
+    compared: ClassVar[tuple[str, ...]] = ("in_channels",)
+    superseded = MappingProxyType({"pretrained": False, "weights": None})
+    network: nn.Sequential
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = "resnet18",
+        in_channels: int | None = None,
+        pretrained: bool = False,
+        weights: str | None = None,
+        backbone_settings: dict[str, Any] | None = None,
+        seed: int = 0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        no_decay_norm_bias: bool = True,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, lr_interval, no_decay_norm_bias, 1.0, 1.0)
+        self.save_hyperparameters()
+        self.in_channels = 3 if in_channels is None else in_channels
+        self.seed = seed
+        if is_description(backbone):
+            backbone = rebuild(backbone, nn.Module)()
+        body = backbones.create(
+            backbone,
+            num_classes=0,
+            in_channels=self.in_channels,
+            pretrained=pretrained and weights is None,
+            **(backbone_settings or {}),
+        )
+        if weights is not None:
+            load_weights(body, weights)
+        self.feature_dim = _feature_dim(body)
+        self.network = nn.Sequential()
+        self.network.add_module("backbone", body)
+        self._followed: RemovableHandle | None = None
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that is kept when pretraining is over."""
+        return self.network.get_submodule("backbone")
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features `(B, D)` of normalised images `(B, C, H, W)`, as the backbone pools them."""
+        features: Tensor = self.backbone(image)
+        return features
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.features(image)
+
+    @abstractmethod
+    def losses(self, image: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+        """What the method minimises for a batch, by name; `loss` is the sum that is minimised.
+
+        Args:
+            image: Normalised images `(B, C, H, W)`.
+            uniform: The method's draws, `(B, draws)` in [0, 1).
+        """
+
+    @property
+    @abstractmethod
+    def draws(self) -> int:
+        """How many uniform numbers an image asks for."""
+
+    def follow(self, step: int) -> None:
+        """Called once after each optimizer step, whose number from 0 is `step`; momentum branches move here."""
+
+    def uniforms(self, image: Tensor, batch_idx: int, training: bool) -> Tensor:
+        """The draws of a batch: a function of (seed, rank, epoch, batch), in evaluation of (seed, rank, batch)."""
+        epoch = self.current_epoch if training else -1
+        rank = self._trainer.global_rank if self._trainer else 0
+        entropy = (self.seed, rank, epoch + 1, batch_idx)
+        word = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        # torch reads seeds as signed.
+        generator = torch.Generator().manual_seed(word >> 1)
+        return torch.rand(len(image), self.draws, generator=generator).to(image.device)
+
+    def statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation by which images were normalised; 0 and 1 where nobody has said."""
+        told: Mapping[str, Any] = self.preprocessing or {}
+        return (
+            list(told.get("mean", [0.0] * self.in_channels)),
+            list(told.get("std", [1.0] * self.in_channels)),
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._step("train", batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._step("val", batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._step("test", batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """`{"index": (B,), "features": (B, D), "target": (B,)}`; index and target where the batch has them."""
+        if not isinstance(batch, Mapping):
+            batch = dict(zip(("image", "target"), batch, strict=False))
+        kept = {name: batch[name] for name in ("index", "target") if name in batch}
+        return {**kept, "features": self.features(batch["image"])}
+
+    def on_train_start(self) -> None:
+        # torch's hook and not Lightning's: a step that a scaler leaves out moves nothing.
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        self._followed = optimizer.register_step_post_hook(lambda *_: self.follow(self.trainer.global_step))
+
+    def on_train_end(self) -> None:
+        if self._followed is not None:
+            self._followed.remove()
+            self._followed = None
+
+    def _step(self, stage: str, batch: Any, batch_idx: int) -> Tensor:
+        image: Tensor = batch["image"] if isinstance(batch, Mapping) else batch[0]
+        terms = self.losses(image, self.uniforms(image, batch_idx, stage == "train"))
+        self.scalars.log(stage, {name: term.detach() for name, term in terms.items()}, len(image))
+        return terms["loss"]
+
+
+def _feature_dim(backbone: nn.Module) -> int:
+    """D of the features `(B, D)` that a network without a classifier gives.
+
+    Raises:
+        ValueError: the network does not say.
+    """
+    # timm's `head_hidden_size` counts the layers that some networks have between the pooled map and the classifier.
+    dim = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features", None)
+    if not isinstance(dim, int):
+        kind = type(backbone).__name__
+        raise ValueError(f"the {kind} given as backbone does not say how wide its features are; give it `num_features`")
+    return dim

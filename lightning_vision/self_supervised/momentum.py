@@ -1,0 +1,50 @@
+"""Learners with a second branch that follows the first."""
+
+from typing import Any
+
+from torch import nn
+
+from .joint import JointEmbedding
+from .momentum_copy import MomentumCopy
+from .schedules import cosine_ramp
+
+__all__ = ["MomentumLearner"]
+
+
+class MomentumLearner(JointEmbedding):
+    """Base of learners with a target: a copy of the first parts of `network` that moves once an optimizer step.
+
+    Args:
+        momentum: tau, the share of the target that stays at a step, 0..1, at the fit's start.
+        momentum_end: tau at the fit's end, reached along a cosine; None keeps `momentum`.
+        **common: As `JointEmbedding`.
+
+    Raises:
+        ValueError: as `JointEmbedding`; a momentum lies outside 0..1.
+    """
+
+    target: MomentumCopy
+    # Parts of `network`, counted from the backbone, that the target copies; behind them stands the predictor.
+    copied: int = 2
+
+    def __init__(self, momentum: float = 0.99, momentum_end: float | None = 1.0, **common: Any) -> None:
+        super().__init__(**common)
+        self.momentum, self.momentum_end = momentum, momentum if momentum_end is None else momentum_end
+        for name, value in (("momentum", self.momentum), ("momentum_end", self.momentum_end)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; give the share of the target that stays at a step, 0 to 1")
+
+    @property
+    def source(self) -> nn.Sequential:
+        """What the target copies."""
+        return self.network[: self.copied]
+
+    def tau(self, step: int) -> float:
+        """The momentum of optimizer step `step`, counted from 0."""
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            return self.momentum
+        return cosine_ramp(self.momentum, self.momentum_end, step, int(total))
+
+    def follow(self, step: int) -> None:
+        self.target.follow(self.source, self.tau(step))
