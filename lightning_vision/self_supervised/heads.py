@@ -1,6 +1,7 @@
 """Heads that stand behind a backbone while it learns, and go when it has."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -18,7 +19,7 @@ def mlp(widths: Sequence[int], norm: bool = True, last_norm: bool = False, last_
     """
     layers = nn.Sequential()
     last = len(widths) - 2
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(widths)):
         normed = last_norm if number == last else norm
         layers.append(nn.Linear(before, after, bias=not normed and (number < last or last_bias)))
         if number < last:

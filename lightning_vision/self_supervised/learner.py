@@ -20,7 +20,7 @@ __all__ = ["SelfSupervisedLearner"]
 
 
 class SelfSupervisedLearner(VisionModule, ABC):
-    """Base of all learners: a method builds `self.network`, whose part `backbone` gives features, and says its `losses`.
+    """Base of all learners: a method adds its heads to `self.network` behind the backbone, and says its `losses`.
 
     Logs `train/loss` and its terms (each with `_step` and `_epoch`), and the same under `val/` and `test/`. Labels are
     never read.

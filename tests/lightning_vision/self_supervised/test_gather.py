@@ -1,4 +1,5 @@
 import torch
+
 from lightning_vision.self_supervised.gather import gather, own_rows
 from lightning_vision.self_supervised.simclr import nt_xent
 
