@@ -4,7 +4,7 @@ Faghri et al. 2023, arXiv:2303.08983. Symbols: N `num_samples`, K `top_k`, C cla
 """
 
 from pathlib import Path
-from typing import TypeGuard, final
+from typing import Literal, TypeGuard, final
 
 import torch
 from torch import Tensor
@@ -127,6 +127,10 @@ class Reinforced(VisionDataModule):
     def augmentation(self, given: Augmentation | None) -> None:
         raise ValueError("Reinforced replays the augmentation of its store; change that of `data` and make a new store")
 
+    @property
+    def bank_set(self) -> ImageSet | None:
+        return self.data.bank_set
+
     def prepare_data(self) -> None:
         self.data.prepare_data()
 
@@ -170,7 +174,7 @@ class Reinforced(VisionDataModule):
         uniform = self._uniforms(index, self.augmentation.draws, store.index["seed"], 0, store.rows)
         return self.augmentation.apply(image, uniform)
 
-    def _images(self, split: Split) -> ImageSet | None:
+    def _images(self, split: Split | Literal["bank"]) -> ImageSet | None:
         if split == "train":
             self.setup("fit")
         return super()._images(split)

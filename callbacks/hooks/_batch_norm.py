@@ -28,7 +28,7 @@ from ._checks import takes_batches
 from ._live_tensors import plain_name
 from ._replay import Replay
 
-__all__ = ["measured_statistics", "measuring_parts", "refuse_unmeasurable", "twin"]
+__all__ = ["measured_statistics", "measuring_parts", "on_device", "refuse_unmeasurable", "twin"]
 
 
 def measuring_parts(module: nn.Module) -> list[nn.Module]:
@@ -138,9 +138,14 @@ class _Step(nn.Module):
 def _numbered(loader: Any, trainer: Trainer, most: int) -> Iterator[tuple[tuple[Any, int]]]:
     """Batches on the device with their numbers; in a tuple of one, for `update_bn` takes a tuple's first."""
     for number, batch in enumerate(islice(loader, most)):
-        given = trainer.precision_plugin.convert_input(batch)
-        given = trainer.lightning_module._on_before_batch_transfer(given)
-        yield ((trainer.strategy.batch_to_device(given), number),)
+        yield ((on_device(trainer, batch), number),)
+
+
+def on_device(trainer: Trainer, batch: Any) -> Any:
+    """A loader's batch as a step is given it in the Trainer's stage: moved, and changed by the data's hooks."""
+    given = trainer.precision_plugin.convert_input(batch)
+    given = trainer.lightning_module._on_before_batch_transfer(given)
+    return trainer.strategy.batch_to_device(given)
 
 
 def _batch_norms(parts: list[nn.Module]) -> list[_BatchNorm]:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from ._checks import whole
 from .method import Method, Place
 
-__all__ = ["Evaluation", "Stage"]
+__all__ = ["Evaluation", "Stage", "epochs_apart"]
 
 Stage = Literal["val", "test"]
 
@@ -63,7 +63,7 @@ class Evaluation(Method):
             return False
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return True
-        return trainer.current_epoch % self.every_n_epochs < _epochs_apart(trainer)
+        return trainer.current_epoch % self.every_n_epochs < epochs_apart(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_start(trainer, pl_module)
@@ -136,7 +136,7 @@ class Evaluation(Method):
             self.ends(trainer, pl_module, "test")
 
 
-def _epochs_apart(trainer: Trainer) -> int:
+def epochs_apart(trainer: Trainer) -> int:
     """Epochs between two validations: more than one by `check_val_every_n_epoch`, or if they are told in batches."""
     if trainer.check_val_every_n_epoch is not None:
         return trainer.check_val_every_n_epoch

@@ -50,9 +50,9 @@ class Method(Callback, ABC):
     changes_architecture: ClassVar[str] = ""
     # An exception from "batch norm counts and random streams are those of a plain run": the reason.
     rests: ClassVar[str] = ""
-    # What it needs of a module: that it takes images of `any size`, or that forward answers `detections` in evaluation
-    # mode. Tests train it on modules that have that.
-    needs: ClassVar[Literal["", "any size", "detections"]] = ""
+    # What it needs of a module: that it takes images of `any size`, that forward answers `detections` in evaluation
+    # mode, or that it has `features(images)`. Tests train it on modules that have that.
+    needs: ClassVar[Literal["", "any size", "features", "detections"]] = ""
     # Strategies that own parameters or gradients (FSDP, DeepSpeed) are refused where nothing proves a method on them.
     strategies: ClassVar[tuple[type[Strategy], ...]] = (SingleDeviceStrategy, DDPStrategy)
 

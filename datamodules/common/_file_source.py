@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_vision.images import EXTENSIONS, Resize, list_images
 
-from ._sets import FileImages, OnBadImage
+from ._sets import FileImages, ImageSet, OnBadImage
 from ._split import iterative_split, stratified_split
 from .datamodule import VisionDataModule
 
@@ -94,6 +94,13 @@ class FileSource(VisionDataModule):
     @property
     def class_names(self) -> list[str]:
         return self.found[0]
+
+    @property
+    def bank_set(self) -> ImageSet | None:
+        images = self.train_set
+        if not isinstance(images, FileImages) or self.eval_size is None or images.image_size == self.eval_size:
+            return images
+        return self._images_of(images.paths, images.targets, self.eval_size)
 
     def load(self) -> None:
         for split, (paths, targets) in self.found[1].items():

@@ -95,6 +95,11 @@ class VisionDataModule(LightningDataModule, ABC):
         self._uniforms = EpochUniforms()
         self._loaded = False
 
+    @property
+    def bank_set(self) -> ImageSet | None:
+        """The training images at the size of evaluation."""
+        return self.train_set
+
     @abstractmethod
     def load(self) -> None:
         """Fill `train_set`, `val_set`, `test_set` and `predict_set`, the same in every process and stage."""
@@ -181,6 +186,13 @@ class VisionDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> ShardedLoader | list[ShardedLoader]:
         return [] if self._images("val") is None else self._loader("val")
+
+    def bank_dataloader(self) -> ShardedLoader:
+        """Each training image once, in one random order that stays, at the size of evaluation; probes compare with it.
+
+        Outside of training its batches are not augmented, as none are.
+        """
+        return self._loader("bank", shuffle=True)
 
     def test_dataloader(self) -> ShardedLoader:
         return self._loader("test")
@@ -302,12 +314,12 @@ class VisionDataModule(LightningDataModule, ABC):
         present = [int(label)] if label.ndim == 0 else (label > 0).nonzero()[:, 0].tolist()
         return ", ".join(self.class_names[number] for number in present)
 
-    def _images(self, split: Split) -> ImageSet | None:
+    def _images(self, split: Split | Literal["bank"]) -> ImageSet | None:
         self.setup()
         return getattr(self, f"{split}_set")
 
     def _loader(
-        self, split: Split, shuffle: bool = False, drop_last: bool = False, as_dict: bool = False
+        self, split: Split | Literal["bank"], shuffle: bool = False, drop_last: bool = False, as_dict: bool = False
     ) -> ShardedLoader:
         images = self._images(split)
         if images is None:

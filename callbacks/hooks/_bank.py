@@ -1,0 +1,64 @@
+"""The training images as evaluation sees them, in the middle of a run and without moving the training loader."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import DataLoader, DistributedSampler
+
+from ._batch_norm import on_device, twin
+
+__all__ = ["bank_batches", "bank_size"]
+
+
+def bank_batches(trainer: Trainer, pl_module: LightningModule) -> Iterator[Any] | None:
+    """Batches of this rank's training images, moved to the device and through the data's hooks; None if nobody has any.
+
+    They come from the datamodule's `bank_dataloader()`, which those of this project have: each training image once, at
+    the size of evaluation, in one random order that stays. Without it from a copy of the fit's training loader, of
+    several the first, or outside of a fit from a new one of the datamodule or module. The Trainer is in an evaluation,
+    so hooks that augment only while it trains do not; what a dataset itself changes at random stays.
+    """
+    loader, shared = _loader(trainer, pl_module)
+    if loader is None:
+        return None
+    return _moved(trainer, loader, shared)
+
+
+def bank_size(trainer: Trainer, pl_module: LightningModule) -> int | None:
+    """How many training images there are over all ranks, where a dataset tells; nothing is loaded."""
+    loader, _ = _loader(trainer, pl_module)
+    try:
+        return len(loader.dataset)  # type: ignore[union-attr]  # what has none is told below
+    except (AttributeError, TypeError):
+        return None
+
+
+def _moved(trainer: Trainer, loader: Any, shared: bool) -> Iterator[Any]:
+    # Lightning deals a loader's samples to the ranks only where it makes the loader itself.
+    mine = islice(loader, trainer.global_rank, None, trainer.world_size) if shared else iter(loader)
+    try:
+        for batch in mine:
+            yield on_device(trainer, batch)
+    finally:
+        if hasattr(loader, "close"):
+            loader.close()
+
+
+def _loader(trainer: Trainer, pl_module: LightningModule) -> tuple[Any, bool]:
+    """A loader of its own, or None, and whether all ranks have the same one."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if hasattr(data, "bank_dataloader"):
+        return data.bank_dataloader(), False
+    if trainer.train_dataloader is not None:
+        return twin(CombinedLoader(trainer.train_dataloader).flattened[0]), False
+    for owner in (data, pl_module):
+        if owner is not None and is_overridden("train_dataloader", owner):
+            loader = CombinedLoader(owner.train_dataloader()).flattened[0]
+            sampler = getattr(loader, "sampler", None)
+            shared = isinstance(loader, DataLoader) and not isinstance(sampler, DistributedSampler)
+            return loader, shared and trainer.world_size > 1
+    return None, False
