@@ -45,8 +45,10 @@ class _CIFAR(VisionDataModule):
         split_seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        labels_per_class: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
+        loading = (batch_size, num_workers, seed, drop_last, multiprocessing_context)
+        super().__init__(*loading, augment, sampler, labels_per_class)
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction {val_fraction} must be at least 0 and below 1")
         self.root, self.val_fraction, self.download, self.split_seed = root, val_fraction, download, split_seed
@@ -113,6 +115,8 @@ class CIFAR10(_CIFAR):
         split_seed: Fixes which images validate.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `split_seed`, the same in every epoch;
+            validation and test stay whole. None takes all.
 
     Shape:
         uint8 `(B, 3, 32, 32)`.
@@ -163,6 +167,8 @@ class CIFAR100(_CIFAR):
         split_seed: Fixes which images validate.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `split_seed`, the same in every epoch;
+            validation and test stay whole. None takes all.
 
     Shape:
         uint8 `(B, 3, 32, 32)`.

@@ -37,6 +37,8 @@ class CINIC10(VisionDataModule):
         seed: Fixes the order and the augmentation of every epoch.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `seed`, the same in every epoch; validation
+            and test stay whole. None takes all.
 
     Shape:
         uint8 `(B, 3, 32, 32)`.
@@ -66,8 +68,10 @@ class CINIC10(VisionDataModule):
         seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        labels_per_class: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
+        loading = (batch_size, num_workers, seed, drop_last, multiprocessing_context)
+        super().__init__(*loading, augment, sampler, labels_per_class)
         if origin not in ORIGINS:
             raise ValueError(f"origin {origin!r} must be one of {', '.join(ORIGINS)}")
         self.root, self.merge_train_valid, self.origin, self.on_bad_image = (

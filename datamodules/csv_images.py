@@ -62,6 +62,8 @@ class CSVImages(FileSource):
         split_seed: Fixes what is drawn for validation and testing.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `split_seed`, the same in every epoch;
+            validation and test stay whole. None takes all.
 
     Shape:
         uint8 `(B, channels, H, W)`; targets int64 `(B,)`, with several labels float32 `(B, K)` of 0 and 1.
@@ -102,6 +104,7 @@ class CSVImages(FileSource):
         split_seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        labels_per_class: int | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -123,6 +126,7 @@ class CSVImages(FileSource):
             seed=seed,
             drop_last=drop_last,
             multiprocessing_context=multiprocessing_context,
+            labels_per_class=labels_per_class,
         )
         labels = [label_columns] if isinstance(label_columns, str) else list(label_columns or ())
         columns = [path_column, *labels, *([] if split_column is None else [split_column])]

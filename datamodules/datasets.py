@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from lightning_vision.images import Resize, convert_image
 
@@ -41,6 +41,7 @@ def from_datasets(
     seed: int = 0,
     drop_last: bool = False,
     multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+    labels_per_class: int | None = None,
 ) -> VisionDataModule:
     """Make a datamodule of map-style torch Datasets that give `(image, label)`.
 
@@ -70,6 +71,8 @@ def from_datasets(
         seed: Fixes the order and the augmentation of every epoch.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `seed`, the same in every epoch; validation
+            and test stay whole. None takes all.
 
     Raises:
         ValueError: no dataset was given, one is iterable-style or empty, or the number of classes is unknown; at
@@ -103,7 +106,7 @@ def from_datasets(
         classes = [str(number) for number in range(num_classes or 0)]
     if num_classes is not None and len(classes) != num_classes:
         raise ValueError(f"num_classes is {num_classes} but there are {len(classes)} class_names")
-    loading = (batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler)
+    loading = (batch_size, num_workers, seed, drop_last, multiprocessing_context, augment, sampler, labels_per_class)
     names = [str(name) for name in classes]
     return DatasetsModule(datasets, names, channels, image_size, resize, mean, std, *loading)
 
@@ -190,6 +193,11 @@ class SampledImages(ImageSet):
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # checked by from_datasets
+
+    def part(self, positions: Tensor) -> ImageSet:
+        subset: Dataset = Subset(self.dataset, positions.tolist())
+        settings = (self.seed, self.channels, self.image_size, self.resize, self.varies, self.labelled)
+        return SampledImages(subset, *settings)
 
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
         seeds = draw_bits(index, self.seed, epoch if self.varies else 0, Stream.SAMPLE)

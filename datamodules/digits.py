@@ -45,6 +45,8 @@ class Digits(VisionDataModule):
         augment: What comes after that, as in `VisionDataModule`; "none" is neutral.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `split_seed`, the same in every epoch;
+            validation and test stay whole. None takes all.
 
     Shape:
         uint8 `(B, 1, 8, 8)`, normalised on the device by mean and standard deviation of the training images.
@@ -73,11 +75,14 @@ class Digits(VisionDataModule):
         augment: Augment = "none",
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        labels_per_class: int | None = None,
     ) -> None:
         if not 0 <= shift <= 7:
             raise ValueError(f"shift {shift} must be 0 to 7 pixels, for the digits are 8 wide")
         stages = [*([ShiftCrop(shift)] if shift else []), *(augment if isinstance(augment, list) else [augment])]
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, stages, sampler)
+        super().__init__(
+            batch_size, num_workers, seed, drop_last, multiprocessing_context, stages, sampler, labels_per_class
+        )
         self.split_seed = split_seed
 
     @property
@@ -87,8 +92,8 @@ class Digits(VisionDataModule):
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
         self.setup()
-        assert isinstance(self.train_set, ArrayImages)
-        pixels = self.train_set.images.double() / 255
+        assert isinstance(self.all_train_images, ArrayImages)
+        pixels = self.all_train_images.images.double() / 255
         return [pixels.mean().item()], [pixels.std(correction=0).item()]
 
     def load(self) -> None:

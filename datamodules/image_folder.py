@@ -52,6 +52,8 @@ class ImageFolder(FileSource):
         split_seed: Fixes what is drawn for validation and testing.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `split_seed`, the same in every epoch;
+            validation and test stay whole. None takes all.
 
     Shape:
         uint8 `(B, channels, H, W)`: `train_size` or `eval_size`; after augmentation training images have `image_size`.
@@ -85,6 +87,7 @@ class ImageFolder(FileSource):
         split_seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        labels_per_class: int | None = None,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -106,6 +109,7 @@ class ImageFolder(FileSource):
             seed=seed,
             drop_last=drop_last,
             multiprocessing_context=multiprocessing_context,
+            labels_per_class=labels_per_class,
         )
         if root is None and predict_root is None:
             raise ValueError("ImageFolder needs a root, the folder that holds the class folders, or a predict_root")

@@ -42,6 +42,8 @@ class PlacedDigits(VisionDataModule):
         split_seed: Fixes which digits and blocks train, validate and test.
         drop_last: Leave out of an epoch of training what does not fill a batch.
         multiprocessing_context: How workers start; None is the system's default.
+        labels_per_class: Train on so many images of every class, chosen by `split_seed`, the same in every epoch;
+            validation and test stay whole. None takes all.
 
     Shape:
         uint8 `(B, 1, 24, 24)` or `(B, 3, 32, 32)`, normalised on the device by mean and standard deviation of the
@@ -67,8 +69,10 @@ class PlacedDigits(VisionDataModule):
         split_seed: int = 0,
         drop_last: bool = False,
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
+        labels_per_class: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed, drop_last, multiprocessing_context, sampler=sampler)
+        loading = (batch_size, num_workers, seed, drop_last, multiprocessing_context)
+        super().__init__(*loading, sampler=sampler, labels_per_class=labels_per_class)
         if canvas not in SIZES:
             raise ValueError(f"canvas {canvas!r} must be 'plain' or 'photo'")
         self.canvas, self.split_seed = canvas, split_seed
@@ -82,8 +86,9 @@ class PlacedDigits(VisionDataModule):
     @cached_property
     def statistics(self) -> tuple[list[float], list[float]]:
         self.setup()
-        assert self.train_set is not None
-        pixels = self.train_set.fetch(torch.arange(len(self.train_set))).image.double() / 255
+        images = self.all_train_images
+        assert images is not None
+        pixels = images.fetch(torch.arange(len(images))).image.double() / 255
         dims = (0, 2, 3)
         return pixels.mean(dims).tolist(), pixels.std(dims, correction=0).tolist()
 
@@ -138,6 +143,11 @@ class PlacedImages(ImageSet):
 
     def __len__(self) -> int:
         return len(self.digits)
+
+    def part(self, positions: Tensor) -> ImageSet:
+        assert self.targets is not None
+        kept = self.digits[positions], self.targets[positions]
+        return PlacedImages(*kept, self.canvas, self.blocks, self.keys, self.fixed)
 
     def boxes(self, index: Tensor, epoch: int = 0) -> Tensor:
         keys = self._keys(epoch)

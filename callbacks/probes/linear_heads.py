@@ -1,8 +1,8 @@
 """Many linear classifiers of the same features at once, and the one that few labels define.
 
-A grid of learning rates and weight decays is trained in one go, as Oquab et al. 2023, arXiv:2304.07193, section 7, do it
-for images: every head sees the same batches, and what differs is a number a head. Letters: N features, D their size, K
-classes, G heads, B samples of a batch; X `(N, D)`, W `(G, D, K)`, b `(G, K)`.
+A grid of learning rates and weight decays is trained in one go, as in the evaluations of Oquab et al. 2023,
+arXiv:2304.07193: every head sees the same batches, and what differs is a number a head. Letters: N features, D their
+size, K classes, G heads, B samples of a batch; X `(N, D)`, W `(G, D, K)`, b `(G, K)`.
 
 The gradient of the cross entropy of a linear head is written out, for a batch:
 
@@ -142,7 +142,7 @@ def standardised(features: Tensor, by: Tensor) -> Tensor:
 
 
 def few_a_class(labels: Tensor, count: int, random: Generator) -> Tensor:
-    """Positions of `count` samples of each class that occurs, drawn from `random`, int64 ascending; fewer if there are."""
+    """Positions of `count` samples of each class that occurs, of smaller ones all, drawn from `random`; ascending."""
     order = torch.randperm(len(labels), generator=random)
     ordered = labels.cpu()[order]
     chosen = [order[ordered == label][:count] for label in ordered.unique().tolist()]

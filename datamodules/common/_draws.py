@@ -28,6 +28,7 @@ class Stream(IntEnum):
     BALANCE = 11
     ENTRY = 12
     SCENE = 13
+    LABELLED = 14
 
 
 def draw_bits(counter: Tensor, *keys: int) -> Tensor:

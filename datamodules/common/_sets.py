@@ -59,6 +59,14 @@ class ImageSet(Dataset[tuple[Tensor, ...]], ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def part(self, positions: Tensor) -> "ImageSet":
+        """A set of the samples at `positions`, int64 `(M,)`, in their order; random draws are those of the new places.
+
+        Raises:
+            NotImplementedError: sets of this kind have no parts.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no parts")
+
     @abstractmethod
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
         """The samples at positions `index`, int64 `(B,)`, as they are in `epoch`.
@@ -88,6 +96,10 @@ class ArrayImages(ImageSet):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def part(self, positions: Tensor) -> ImageSet:
+        assert self.targets is not None
+        return ArrayImages(self.images[positions], self.targets[positions])
 
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
         assert self.targets is not None
@@ -121,6 +133,11 @@ class FileImages(ImageSet):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def part(self, positions: Tensor) -> ImageSet:
+        paths = [self.paths[number] for number in positions.tolist()]
+        targets = None if self.targets is None else self.targets[positions]
+        return FileImages(paths, targets, self.channels, self.image_size, self.resize, self.on_bad_image)
 
     def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
         def read(number: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._draws import Stream, draw_bits
 
-__all__ = ["iterative_split", "stratified_split"]
+__all__ = ["few_labelled", "iterative_split", "stratified_split"]
 
 
 def stratified_split(
@@ -38,6 +38,30 @@ def stratified_split(
         for part, start, stop in zip(parts, [0, *edges], edges, strict=False):
             part.append(members[start:stop])
     return [torch.cat(part).sort().values if part else order[:0] for part in parts]
+
+
+def few_labelled(targets: Tensor, count: int, classes: int, seed: int, source: str) -> Tensor:
+    """Positions of `count` samples of each class, int64, ascending; of a larger count they are a part.
+
+    Args:
+        targets: Class of each sample, int64 `(N,)`.
+        count: Samples of each class.
+        classes: How many classes there are.
+        seed: Another seed, other samples.
+        source: The datamodule's name, for the message.
+
+    Raises:
+        ValueError: a class has fewer samples.
+    """
+    counts = targets.bincount(minlength=classes)
+    if counts.min() < count:
+        least = int(counts.argmin())
+        raise ValueError(
+            f"labels_per_class is {count}, but class {least} of {source} has {int(counts[least])} training images; "
+            "give at most as many"
+        )
+    order = draw_bits(torch.arange(len(targets)), seed, Stream.LABELLED).argsort(stable=True)
+    return torch.cat([order[targets[order] == label][:count] for label in range(classes)]).sort().values
 
 
 def iterative_split(targets: Tensor, fractions: Sequence[float], seed: int, keys: Tensor | None = None) -> list[Tensor]:

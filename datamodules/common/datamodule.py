@@ -22,6 +22,7 @@ from ._labels import check_balanced, check_labels
 from ._loader import Batch, Sampler, ShardedLoader
 from ._sets import Fetched, ImageSet
 from ._sheet import draw_sheet
+from ._split import few_labelled
 from ._uniforms import EpochUniforms, uniforms
 
 if TYPE_CHECKING:
@@ -50,10 +51,14 @@ class VisionDataModule(LightningDataModule, ABC):
             `Augmentation`, or a list of these; "none" is neutral.
         sampler: What an epoch of training visits: `all` images once, or `balanced`, as many images of every class, for
             which those of small classes come several times, augmented anew; the epoch stays as long.
+        labels_per_class: Train on so many images of every class, the same in every epoch, chosen by `split_seed` where
+            a source has one and else by `seed`; validation and test stay whole, and so does what statistics are
+            measured on. None takes all.
 
     Raises:
         ValueError: `batch_size` or `num_workers` is not a number of samples or processes; `augment` or `sampler` is
-            none of those; at set-up, `sampler="balanced"` finds no single known class an image.
+            none of those; `labels_per_class` is no whole number above 0; at set-up, `sampler="balanced"` or
+            `labels_per_class` finds no single known class an image, or a class has fewer images than are asked for.
     """
 
     in_channels: int
@@ -67,6 +72,8 @@ class VisionDataModule(LightningDataModule, ABC):
     """Height and width of images for validation, test and prediction, pixels, where that is not `image_size`."""
     predict_paths: list[str] | None = None
     train_set: ImageSet | None = None
+    all_train_images: ImageSet | None = None
+    """All that could be trained on, of which `labels_per_class` takes a part."""
     val_set: ImageSet | None = None
     test_set: ImageSet | None = None
     predict_set: ImageSet | None = None
@@ -80,6 +87,7 @@ class VisionDataModule(LightningDataModule, ABC):
         multiprocessing_context: Literal["fork", "spawn", "forkserver"] | None = None,
         augment: Augment = "none",
         sampler: Sampler = "all",
+        labels_per_class: int | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -89,7 +97,10 @@ class VisionDataModule(LightningDataModule, ABC):
         augmentation_for(augment, (32, 32))  # refuses what is none; the size may not be known yet
         if sampler not in ("all", "balanced"):
             raise ValueError(f"sampler is {sampler!r}; give all or balanced")
-        self.augment_by, self.sampler = augment, sampler
+        whole = isinstance(labels_per_class, int) and not isinstance(labels_per_class, bool)
+        if labels_per_class is not None and not (whole and labels_per_class > 0):
+            raise ValueError(f"labels_per_class is {labels_per_class!r}; give a whole number of at least 1, or None")
+        self.augment_by, self.sampler, self.labels_per_class = augment, sampler, labels_per_class
         self._loaders: WeakSet[ShardedLoader] = WeakSet()
         self._scales: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
         self._uniforms = EpochUniforms()
@@ -175,6 +186,9 @@ class VisionDataModule(LightningDataModule, ABC):
         """Load all splits, whatever the stage; once."""
         if not self._loaded:
             self.load()
+            self.all_train_images = self.train_set
+            if self.labels_per_class is not None and self.train_set is not None:
+                self.train_set = self._few(self.train_set, self.labels_per_class)
             if self.sampler == "balanced" and self.train_set is not None and self.train_set.shown is None:
                 check_balanced(self.train_set.targets, self.num_classes, type(self).__name__)
             self._loaded = True
@@ -309,6 +323,22 @@ class VisionDataModule(LightningDataModule, ABC):
         if titles is None:
             titles = [self._title(label) for label in target] if isinstance(target, Tensor) else [""] * len(image)
         return draw_sheet([_pixels(row) for row in rows], titles, path, below=f"in epoch {epoch}")
+
+    def _few(self, images: ImageSet, count: int) -> ImageSet:
+        """So many images of every class.
+
+        Raises:
+            ValueError: images have no single known class, or one has fewer.
+        """
+        source = type(self).__name__
+        if images.targets is None or images.targets.ndim != 1:
+            found = "does not tell its labels before it loads images"
+            if images.targets is not None:
+                found = "has several labels an image"
+            raise ValueError(f"labels_per_class chooses images by their one class, but {source} {found}; leave it out")
+        check_labels(images.targets, self.num_classes, source="train: ")
+        seed = getattr(self, "split_seed", self.seed)
+        return images.part(few_labelled(images.targets, count, self.num_classes, seed, source))
 
     def _title(self, label: Tensor) -> str:
         present = [int(label)] if label.ndim == 0 else (label > 0).nonzero()[:, 0].tolist()
