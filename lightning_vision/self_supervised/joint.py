@@ -2,10 +2,10 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .learner import SelfSupervisedLearner
 from .views import View, views_for
@@ -21,14 +21,22 @@ class JointEmbedding(SelfSupervisedLearner):
         **common: As `SelfSupervisedLearner`.
 
     Raises:
-        ValueError: as `SelfSupervisedLearner`; `views` is no recipe, or gives fewer than two views.
+        ValueError: as `SelfSupervisedLearner`; `views` is no recipe, gives fewer views than the method compares, or
+            more, or views of a size that the backbone does not take.
     """
+
+    fewest_images = 2
+    # How many views the method compares; None is any number above one.
+    compared_views: ClassVar[int | None] = None
 
     def __init__(self, views: str | Sequence[View | Mapping[str, Any]] = "simclr", **common: Any) -> None:
         super().__init__(**common)
         self.views = views_for(views)
-        if self.views.count < 2:
-            raise ValueError(f"{type(self).__name__} compares views and `views` gives {self.views.count}; give two")
+        count, wanted = sum(view.count for view in self.views.views), self.compared_views
+        if count < 2 or wanted not in (None, count):
+            asked = wanted or "at least 2"
+            raise ValueError(f"{type(self).__name__} compares {asked} views and `views` gives {count}; give {asked}")
+        _check_sizes(self.backbone, self.views.views)
 
     @property
     def draws(self) -> int:
@@ -57,3 +65,20 @@ def embed(branch: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[T
         parts = branch(torch.cat([views[number] for number in same])).chunk(len(same))
         answers |= dict(zip(same, parts, strict=True))
     return [answers[number] for number in range(len(views))]
+
+
+def _check_sizes(backbone: nn.Module, views: Sequence[View]) -> None:
+    """Refuse a transformer that knows the positions of one size when views are of others."""
+    patches: Any = getattr(backbone, "patch_embed", None)
+    if not getattr(patches, "strict_img_size", False):
+        return
+    fixed = tuple(patches.img_size)
+    for view in views:
+        if view.size is not None and view.sides(0, 0) != fixed:
+            kind, sides = type(backbone).__name__, " x ".join(map(str, view.sides(0, 0)))
+            dynamic = hasattr(backbone, "dynamic_img_size")
+            setting = "dynamic_img_size: true" if dynamic else "strict_img_size: false"
+            raise ValueError(
+                f"a view is {sides} pixels and the {kind} takes {fixed[0]} x {fixed[1]} only; give "
+                f"backbone_settings: {{{setting}}}"
+            )

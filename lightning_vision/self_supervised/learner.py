@@ -50,6 +50,8 @@ class SelfSupervisedLearner(VisionModule, ABC):
     # Labels may be there, nobody asks how many kinds.
     compared: ClassVar[tuple[str, ...]] = ("in_channels",)
     superseded = MappingProxyType({"pretrained": False, "weights": None})
+    # Images that a process's batch needs in training; more than one where images are compared.
+    fewest_images: ClassVar[int] = 1
     network: nn.Sequential
 
     def __init__(
@@ -80,10 +82,27 @@ class SelfSupervisedLearner(VisionModule, ABC):
         )
         if weights is not None:
             load_weights(body, weights)
-        self.feature_dim = _feature_dim(body)
+        self.feature_dim = feature_dim_of(body)
         self.network = nn.Sequential()
         self.network.add_module("backbone", body)
         self._followed: RemovableHandle | None = None
+
+    def setup(self, stage: str) -> None:
+        """As `VisionModule`.
+
+        Raises:
+            ValueError: as there, or batches of the datamodule have fewer images than the method compares.
+        """
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        size, images = getattr(data, "batch_size", None), getattr(data, "train_set", None)
+        if stage != "fit" or self.fewest_images < 2 or not isinstance(size, int):
+            return
+        if size < self.fewest_images:
+            raise ValueError(self._too_few("a batch", size))
+        known = images is not None and self.trainer.world_size == 1 and not getattr(data, "drop_last", False)
+        if known and 0 < len(images) % size < self.fewest_images:
+            raise ValueError(self._too_few("the last batch of an epoch", len(images) % size))
 
     @property
     def backbone(self) -> nn.Module:
@@ -161,12 +180,20 @@ class SelfSupervisedLearner(VisionModule, ABC):
 
     def _step(self, stage: str, batch: Any, batch_idx: int) -> Tensor:
         image: Tensor = batch["image"] if isinstance(batch, Mapping) else batch[0]
+        if stage == "train" and len(image) < self.fewest_images:
+            raise ValueError(self._too_few("this batch", len(image)))
         terms = self.losses(image, self.uniforms(image, batch_idx, stage == "train"))
         self.scalars.log(stage, {name: term.detach() for name, term in terms.items()}, len(image))
         return terms["loss"]
 
+    def _too_few(self, which: str, count: int) -> str:
+        kind, fewest = type(self).__name__, self.fewest_images
+        return (
+            f"{which} has {count} image and {kind} compares images; give drop_last=True or batches of {fewest} or more"
+        )
 
-def _feature_dim(backbone: nn.Module) -> int:
+
+def feature_dim_of(backbone: nn.Module) -> int:
     """D of the features `(B, D)` that a network without a classifier gives.
 
     Raises:
