@@ -30,8 +30,7 @@ class Measurement:
     value: float
 
     def __str__(self) -> str:
-        when = f"after step {self.step}, epoch {self.epoch}"
-        return f"{self.name} = {self.value:.4f} {when} (protocol {self.protocol}, {self.settings})"
+        return f"{self.name} = {self.value:.4f} by {self.protocol}, after step {self.step} of epoch {self.epoch}"
 
     def line(self) -> tuple[str, ...]:
         return tuple(str(it) for it in astuple(self))

@@ -26,6 +26,9 @@ from .method import callbacks_of
 __all__ = ["Probing", "Read"]
 
 
+FILE = "probes.csv"
+
+
 class Probing(Evaluation):
     """Measures features of a validation's or test's images, where asked for beside those of the training images.
 
@@ -94,7 +97,7 @@ class Probing(Evaluation):
     @property
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """What the numbers depend on, plain data."""
+        """What the numbers depend on, plain data; read after `measure`, and written with how many images were read."""
 
     @abstractmethod
     def measure(self, pl_module: LightningModule, images: Read, bank: Read | None) -> Mapping[str, float]:
@@ -123,6 +126,13 @@ class Probing(Evaluation):
     def called(self) -> str:
         """What the numbers are called."""
         return self.name or self.title
+
+    def unlabelled(self) -> ValueError:
+        """What is raised where a class is needed."""
+        return ValueError(
+            f"{type(self).__name__}: it needs a class for each image and the batches have no whole numbers (B,) as "
+            "labels; let the loader yield (images, labels), or name their place with target_key=."
+        )
 
     def due(self, trainer: Trainer) -> bool:
         return super().due(trainer) or (not self.off and _is_last(trainer))
@@ -172,10 +182,7 @@ class Probing(Evaluation):
                 pl_module.eval()
                 self._extras.append(self.extra(pl_module, self.fields.image(batch), batch_index))
         if self.uses_labels and self._readings.unlabelled:
-            raise ValueError(
-                f"{type(self).__name__}: it needs a class for each image and the batches have no whole numbers (B,) as "
-                "labels; let the loader yield (images, labels), or name their place with target_key=."
-            )
+            raise self.unlabelled()
 
     def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         readings, extras = self._readings, self._extras
@@ -203,7 +210,8 @@ class Probing(Evaluation):
         # What ranks computed may differ in the last bit.
         numbers = trainer.strategy.broadcast({key: float(value) for key, value in found.items()})
         if not trainer.sanity_checking:
-            self._keep(trainer, pl_module, numbers, stage)
+            sizes = {"images": len(seen.features)} | ({} if bank is None else {"bank_images": len(bank.features)})
+            self._keep(trainer, pl_module, numbers, sizes, stage)
         if not self.rehearsing:
             self.concluded(trainer, numbers, stage)
 
@@ -217,7 +225,7 @@ class Probing(Evaluation):
         if not self.last:
             rank_zero_warn(f"{type(self).__name__}: no validation was measured in this fit, so there is no number.")
         for it in self.last:
-            print(it)
+            print(f"{it}; settings in {run_folder(trainer) / FILE}")
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | ({"last": [vars(it) for it in self.last]} if self.last else {})
@@ -233,20 +241,27 @@ class Probing(Evaluation):
         if not self._evaluates:
             self.last = [Measurement(**it) for it in state_dict.get("last", [])]
 
-    def _keep(self, trainer: Trainer, pl_module: LightningModule, numbers: Mapping[str, float], stage: Stage) -> None:
+    def _keep(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        numbers: Mapping[str, float],
+        sizes: dict[str, int],
+        stage: Stage,
+    ) -> None:
         place = "probe/test" if stage == "test" else "probe"
         named = {f"{place}/{'_'.join(filter(None, (self.called, key)))}": value for key, value in numbers.items()}
         for name, value in named.items():
             pl_module.log(name, value, sync_dist=True)
         if self.rehearsing:
             return
-        settings = json.dumps(dict(self.settings), sort_keys=True)
+        settings = json.dumps({**self.settings, **sizes}, sort_keys=True)
         moment = trainer.current_epoch, trainer.global_step
         rows = [Measurement(self.protocol, settings, *moment, name, value) for name, value in named.items()]
         if trainer.state.fn == "fit":
             self.last = rows
         if trainer.is_global_zero:
-            keep_measurements(run_folder(trainer) / "probes.csv", rows)
+            keep_measurements(run_folder(trainer) / FILE, rows)
 
     def _looks_where(self, other: "Probing") -> bool:
         return (self.image_key, self.target_key) == (other.image_key, other.target_key)

@@ -18,6 +18,9 @@ __all__ = [
     "DetectsDictBatches",
     "DetectsTwoOptimizers",
     "DictBatches",
+    "Featured",
+    "FeaturedDictBatches",
+    "FeaturedTwoOptimizers",
     "PastLightning",
     "Plain",
     "TwoOptimizers",
@@ -122,7 +125,16 @@ class AnySize(Plain):
         self.network[2] = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(3))
 
 
-class Detects(AnySize):
+class Featured(AnySize):
+    """Says what it makes of images before it decides, and how many classes there are."""
+
+    num_classes = 10
+
+    def features(self, image: Tensor) -> Tensor:
+        return self.network[:5](image)
+
+
+class Detects(Featured):
     """Finds one object an image, whose target is `{"boxes", "labels"}`, labels 1..10.
 
     Forward answers one `{"boxes" (1, 4), "labels" (1,), "scores" (1,)}` an image.
@@ -151,6 +163,14 @@ class AnySizeDictBatches(AnySize, DictBatches):
 
 class AnySizeTwoOptimizers(AnySize, TwoOptimizers):
     """Images of any size and manual optimisation."""
+
+
+class FeaturedDictBatches(Featured, DictBatches):
+    """Features of images in batches `{"image", "target"}`."""
+
+
+class FeaturedTwoOptimizers(Featured, TwoOptimizers):
+    """Features and manual optimisation."""
 
 
 class DetectsDictBatches(Detects, DictBatches):

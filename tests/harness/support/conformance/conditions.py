@@ -18,6 +18,9 @@ from support.modules import (
     DetectsDictBatches,
     DetectsTwoOptimizers,
     DictBatches,
+    Featured,
+    FeaturedDictBatches,
+    FeaturedTwoOptimizers,
     Plain,
     TwoOptimizers,
 )
@@ -28,6 +31,7 @@ __all__ = ["FACTORS", "Condition", "conditions"]
 MODULES: dict[str, dict[str, type[Plain]]] = {
     "": {"plain": Plain, "dict batches": DictBatches, "manual": TwoOptimizers},
     "any size": {"plain": AnySize, "dict batches": AnySizeDictBatches, "manual": AnySizeTwoOptimizers},
+    "features": {"plain": Featured, "dict batches": FeaturedDictBatches, "manual": FeaturedTwoOptimizers},
     "detections": {"plain": Detects, "dict batches": DetectsDictBatches, "manual": DetectsTwoOptimizers},
 }
 # The first level of each factor is the ordinary one, under which every callback has to work.

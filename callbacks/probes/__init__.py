@@ -1,0 +1,5 @@
+"""Callbacks that say what a module's features are worth."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)
