@@ -66,18 +66,19 @@ def nearest_neighbour_share(features: Tensor, classes: Tensor) -> float:
 class EmbeddingLogger(Features):
     """Logs a map of what the classifier is given to decide on, coloured by class, and how pure neighbourhoods are.
 
-    Features are read by a forward hook in the batches of a validation or test, without another forward: what the linear
-    layer is given that puts out the answer, or what a named layer puts out. Two coordinates of them, by PCA or t-SNE,
-    make the map; beside it the share of images whose nearest neighbour among all features has the same class is logged
-    as `val/embedding_neighbours`. Images are those of the first process, spread evenly over its batches. Training sees
-    nothing of it; a compiled module runs the batches that are read eagerly.
+    Features are read in the batches of a validation or test. A module with a method `features(images)`, as the learners
+    of self-supervision have, is asked for them, one more forward pass; of others a forward hook takes what the linear
+    layer is given that puts out the answer, or what a named layer puts out, without another one. Two coordinates of
+    them, by PCA or t-SNE, make the map; beside it the share of images whose nearest neighbour among all features has
+    the same class is logged as `val/embedding_neighbours`. Images are those of the first process, spread evenly over
+    its batches. Training sees nothing of it; a compiled module runs the batches that are read eagerly.
 
     Args:
         samples: Images on the map, >= 2.
         projection: `pca`, the two directions of largest variance, at once; or `tsne`, which shows groups better, takes
             seconds, and whose distances between groups mean little.
-        layer: Dotted name of the layer whose output is read, averaged over positions if it has maps; None takes the
-            input of the linear layer that puts out the answer.
+        layer: Dotted name of the layer whose output is read, averaged over positions if it has maps; None asks the
+            module's `features`, or takes the input of the linear layer that puts out the answer.
         every_n_epochs: While fitting, validations of every n-th epoch are drawn, from the first on, >= 0; `validate`
             and `test` always. Neutral: 0, which draws nothing.
         image_key: Key of the images, if batches are mappings; in other batches they come first.

@@ -21,6 +21,8 @@ from ._checks import whole
 from ._fields import Fields
 from ._listener import Listener
 from ._metadata import class_names
+from ._readings import features_of
+from ._unnoticed import as_if_nobody_looked
 from .drawings import Drawings
 from .evaluation import Stage
 
@@ -30,15 +32,16 @@ __all__ = ["Features"]
 class Features(Drawings):
     """Reads features of images in the first process and draws them when all batches are over.
 
-    Features are what the linear layer is given that puts out the answer, or what a named layer puts out, averaged over
-    positions. They are read in as many batches as hold the samples, spread evenly over the loader, because files are
-    often sorted by class; of each the first images. Of several calls in a step (views of an image) the first is read. A
-    compiled module runs those batches eagerly, for torch's hooks do not fire in compiled code. Numbers that
-    are drawn with the picture go to the loggers as `STAGE/TITLE_NAME`.
+    Features are what the module's method `features(images)` answers, where it has one; else what the linear layer is
+    given that puts out the answer; or what a named layer puts out, averaged over positions. They are read in as many
+    batches as hold the samples, spread evenly over the loader, because files are often sorted by class; of each the
+    first images. Of several calls in a step (views of an image) the first is read. A compiled module runs those batches
+    eagerly, for torch's hooks do not fire in compiled code. Numbers that are drawn with the picture go to the loggers
+    as `STAGE/TITLE_NAME`.
 
     Args:
         samples: How many images, >= 2.
-        layer: Dotted name of the layer; None finds the linear one that puts out the answer.
+        layer: Dotted name of the layer; None asks `features`, or finds the linear one that puts out the answer.
         image_key: Key of the images, if batches are mappings; in other batches they come first.
         target_key: Key of the labels, if batches are mappings; in other batches they come second.
         others: Go to the next base class, among them `every_n_epochs` and `name`.
@@ -94,7 +97,7 @@ class Features(Drawings):
     def batch_starts(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_index: int, stage: Stage
     ) -> None:
-        if not trainer.is_global_zero or not self._wanted(batch_index):
+        if not trainer.is_global_zero or not self._wanted(batch_index) or self._asks(pl_module):
             return
         if self._part is None:
             self._answer = LastAnswer(pl_module)
@@ -106,6 +109,11 @@ class Features(Drawings):
     def batch_ends(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_index: int, stage: Stage
     ) -> None:
+        if self._asks(pl_module):
+            if trainer.is_global_zero and self._wanted(batch_index):
+                with as_if_nobody_looked(trainer, pl_module):
+                    self._add(batch, features_of(type(self).__name__, pl_module, self.fields.image(batch)))
+            return
         if self._listener is None:
             return
         self._listener.undo()
@@ -122,13 +130,7 @@ class Features(Drawings):
                 f"{type(self).__name__}: layer {called} of {type(pl_module).__name__} gave {got}; name another one "
                 "with layer=."
             )
-        self._spread = self._spread or int(min(-(-self.samples // count), self._batches))
-        some = -(-self.samples // self._spread)
-        labelled = self.target_key in batch if isinstance(batch, Mapping) else len(batch) > 1
-        labels = self.fields.target(batch) if labelled else None
-        if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != count:
-            labels = None
-        self._parts.append((found[0][:some].float(), None if labels is None else labels[:some].clone()))
+        self._add(batch, found[0])
 
     def epoch_ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         parts = self._parts
@@ -148,11 +150,28 @@ class Features(Drawings):
         for logger in trainer.loggers if numbers else ():
             logger.log_metrics({f"{stage}/{self.called}_{key}": it for key, it in numbers.items()}, trainer.global_step)
 
+    def _asks(self, pl_module: LightningModule) -> bool:
+        """Whether the module itself says what its features are."""
+        features = getattr(pl_module, "features", None)
+        # A part of that name is a layer like others, and may put out maps.
+        return self.layer is None and callable(features) and not isinstance(features, nn.Module)
+
+    def _add(self, batch: Any, features: Tensor) -> None:
+        """Keep the first features of a batch, and their labels."""
+        count = len(features)
+        self._spread = self._spread or int(min(-(-self.samples // count), self._batches))
+        some = -(-self.samples // self._spread)
+        labelled = self.target_key in batch if isinstance(batch, Mapping) else len(batch) > 1
+        labels = self.fields.target(batch) if labelled else None
+        if not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != count:
+            labels = None
+        self._parts.append((features[:some].float(), None if labels is None else labels[:some].clone()))
+
     def _named(self, pl_module: LightningModule) -> nn.Module | None:
         """The layer that was named; a ValueError if there is no such one, or without a name nothing to be found."""
         if self.layer is not None:
             return find_layer(pl_module, self.layer)
-        if not any(isinstance(it, nn.Linear) for it in pl_module.modules()):
+        if not self._asks(pl_module) and not any(isinstance(it, nn.Linear) for it in pl_module.modules()):
             raise self._headless(pl_module)
         return None
 

@@ -246,3 +246,26 @@ def test_a_step_that_fails_leaves_no_hook():
 def test_too_few_samples_are_refused(samples):
     with pytest.raises(ValueError, match=f"^Seen: samples is {samples}; give a whole number of at least 2.$"):
         Seen(samples=samples)
+
+
+def test_a_module_that_has_features_is_asked_for_them_and_a_part_of_that_name_is_not():
+    class Says(Wrapped):
+        def __init__(self):
+            super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4)))
+
+        def features(self, image):
+            return image.mean((2, 3))
+
+    class Holds(Wrapped):
+        def __init__(self):
+            super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 4)))
+            self.features = nn.Conv2d(3, 2, 1)
+
+    asked, _ = validated(Seen(), Says(), IMAGES)
+    named, _ = validated(Seen(layer="network.1"), Says(), IMAGES)
+    heard, _ = validated(Seen(), Holds(), IMAGES)
+
+    # Two batches of eight hold the twelve samples, six of each, the second from the loader's middle.
+    chosen = torch.cat([IMAGES[:6], IMAGES[8:14]])
+    torch.testing.assert_close(asked, chosen.mean((2, 3)))
+    assert (named.shape, heard.shape) == ((12, 4), (12, 3 * 64 * 64))
