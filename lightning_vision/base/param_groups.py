@@ -19,8 +19,12 @@ __all__ = [
 
 
 def undecayed(network: nn.Module) -> set[str]:
-    """Names of the parameters that weight decay would only hurt: norms, biases and what timm's network lists itself."""
-    listed: set[str] = getattr(network, "no_weight_decay", set)()
+    """Names of the parameters that weight decay would only hurt: norms, biases and what timm's networks list.
+
+    Besides the network itself those within it are asked what they list, as a backbone before a head is.
+    """
+    asked = {path: getattr(part, "no_weight_decay", set)() for path, part in network.named_modules()}
+    listed = {f"{path}.{name}" if path else name for path, names in asked.items() for name in names}
     return {name for name, param in network.named_parameters() if param.ndim <= 1 or name in listed}
 
 

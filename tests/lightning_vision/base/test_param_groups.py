@@ -33,6 +33,12 @@ def test_norms_biases_and_what_timm_lists_get_no_decay(vit):
     assert not {"head.weight", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"} & spared
 
 
+def test_a_network_within_another_is_asked_too(vit):
+    spared = undecayed(nn.Sequential(vit, nn.Linear(5, 2)))
+
+    assert {f"0.{name}" for name in undecayed(vit)} | {"1.bias"} == spared
+
+
 def test_decay_by_hand_on_a_small_network():
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Linear(2, 2, bias=False))
     groups = parameter_groups(network.named_parameters(), 0.1, 0.05, undecayed(network))
