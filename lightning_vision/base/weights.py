@@ -94,7 +94,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """Copy a file's weights into `network`; what does not match is reported in a warning.
 
     Prefixes of wrappers (`network.`, `module.`, `model.`, `backbone.`) are stripped. A classifier of another size is
-    left as it is.
+    left as it is. Names in the file that begin as one of `network.left_out` are none that the network misses.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -103,6 +103,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     found, own = read_weights(path), network.state_dict()
     prefixes = {""} | {prefix for key in found for prefix in _wrapper_prefixes(key)}
     prefix = max(sorted(prefixes), key=lambda prefix: sum(f"{prefix}{name}" in found for name in own))
+    cut = tuple(f"{prefix}{name}" for name in getattr(network, "left_out", ()))
+    found = {key: value for key, value in found.items() if not key.startswith(cut or ("\0",))}
     file = {key.removeprefix(prefix): value for key, value in found.items() if key.startswith(prefix)}
     head = tuple(name for name in own if name.startswith(classifier_names(network) or ("\0",)))
     other_head = [name for name in head if name in file and file[name].shape != own[name].shape]

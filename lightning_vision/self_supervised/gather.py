@@ -4,9 +4,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
+from torch.distributed.nn.functional import all_gather, all_reduce
 
-__all__ = ["gather", "own_rows"]
+__all__ = ["gather", "mean_of_all", "own_rows"]
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def gather(rows: Tensor) -> Tensor:
     Args:
         rows: This process's, `(B, ...)`.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if _alone():
         return rows
     counts = _counts(rows)
     padded = F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, max(counts) - len(rows)))
@@ -28,11 +28,29 @@ def gather(rows: Tensor) -> Tensor:
 
 def own_rows(rows: Tensor) -> slice:
     """Where this process's rows stand in what `gather` gives."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if _alone():
         return slice(0, len(rows))
     counts, rank = _counts(rows), dist.get_rank()
     begin = sum(counts[:rank])
     return slice(begin, begin + len(rows))
+
+
+def mean_of_all(values: Tensor) -> Tensor:
+    """The mean of the values of all processes, a scalar that is the same on each, whatever their numbers.
+
+    Averaged as DDP averages gradients, what the processes' own values ask for is the gradient of that mean.
+
+    Args:
+        values: One a row of this process's, `(B,)`; at least one.
+    """
+    if _alone():
+        return values.mean()
+    total: Tensor = all_reduce(torch.stack([values.sum(), values.new_tensor(len(values))]))
+    return total[0] / total[1]
+
+
+def _alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
 
 
 def _counts(rows: Tensor) -> list[int]:

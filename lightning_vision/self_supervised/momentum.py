@@ -2,9 +2,12 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .joint import JointEmbedding
+from .key_queue import KeyQueue
 from .momentum_copy import MomentumCopy
 from .schedules import cosine_ramp
 
@@ -29,6 +32,9 @@ class MomentumLearner(JointEmbedding):
 
     def __init__(self, momentum: float = 0.99, momentum_end: float | None = 1.0, **common: Any) -> None:
         super().__init__(**common)
+        # Of a method that keeps answers of the target; those of a micro-batch are put aside under its number.
+        self.queue: KeyQueue | None = None
+        self._batch_idx = 0
         self.momentum, self.momentum_end = momentum, momentum if momentum_end is None else momentum_end
         for name, value in (("momentum", self.momentum), ("momentum_end", self.momentum_end)):
             if not 0 <= value <= 1:
@@ -46,5 +52,17 @@ class MomentumLearner(JointEmbedding):
             return self.momentum
         return cosine_ramp(self.momentum, self.momentum_end, step, int(total))
 
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self._batch_idx = batch_idx
+        return super().training_step(batch, batch_idx)
+
+    def put_aside(self, keys: Tensor) -> None:
+        """Keep answers of the target `(B, D)` for the queue, as unit vectors, if they are of a training step."""
+        # Batch norms are measured again by steps without gradients.
+        if self.queue is not None and self.training and torch.is_grad_enabled():
+            self.queue.put_aside(self._batch_idx, F.normalize(keys, dim=1))
+
     def follow(self, step: int) -> None:
         self.target.follow(self.source, self.tau(step))
+        if self.queue is not None:
+            self.queue.take_in()

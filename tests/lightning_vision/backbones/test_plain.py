@@ -17,6 +17,13 @@ def test_the_parameters_add_up_layer_by_layer() -> None:
     assert expected == sum(parameter.numel() for parameter in network.parameters())
 
 
+def test_the_one_for_small_images_begins_at_their_resolution() -> None:
+    network = timm.create_model("plain8_cifar", features_only=True, in_chans=1)
+
+    assert network.feature_info.reduction() == [1, 2, 4, 8]
+    assert [level.shape[-1] for level in network(torch.zeros(1, 1, 24, 24))] == [24, 12, 6, 3]
+
+
 def test_chosen_levels_are_built_without_the_layers_behind_them() -> None:
     network = timm.create_model("plain8", features_only=True, out_indices=(0, 1))
 
