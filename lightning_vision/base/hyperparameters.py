@@ -8,6 +8,7 @@ reading a checkpoint never runs code that came with it.
 import importlib
 import sys
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import UnionType
@@ -26,7 +27,8 @@ def describe(value: Any) -> Any:
     """`value` as plain data, nested values included.
 
     Classes become `{"class_path"}`; `functools.partial` of a class, also as jsonargparse makes it for an
-    `OptimizerCallable`, becomes `{"class_path", "init_args"}`.
+    `OptimizerCallable`, becomes `{"class_path", "init_args"}`; an instance of a dataclass becomes a mapping of its
+    fields.
 
     Raises:
         TypeError: data cannot express `value`: a function, a lambda, a module or another object.
@@ -42,6 +44,8 @@ def describe(value: Any) -> Any:
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, type):
         return {"class_path": _import_path(value)}
+    if is_dataclass(value):
+        return {field.name: describe(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, partial):
         # jsonargparse puts the class behind an instantiator of its own: partial(instantiate, ..., cls, **init_args).
         parsed = bool(value.args) and str(getattr(value.func, "__module__", "")).startswith("jsonargparse.")

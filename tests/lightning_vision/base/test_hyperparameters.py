@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ class Lookahead(torch.optim.SGD):
     def __init__(self, params, inner: OptimizerCallable = torch.optim.SGD, lr: float = 0.1):
         super().__init__(params, lr=lr)
         self.inner = inner
+
+
+@dataclass(frozen=True)
+class Corner:
+    """Plain data with names, one inside another."""
+
+    side: int | None = None
+    inner: "Corner | None" = None
+    range: tuple[float, float] = (0.0, 1.0)
 
 
 def parsed(*args):
@@ -54,8 +64,12 @@ def parsed(*args):
         ([1, {"a": np.int64(2)}], [1, {"a": 2}]),
         ({1: 2, "1": 3, (4, 5): 6}, {1: 2, "1": 3, (4, 5): 6}),
         (None, None),
+        (
+            [Corner(np.int64(3), Corner())],
+            [{"side": 3, "inner": {"side": None, "inner": None, "range": (0.0, 1.0)}, "range": (0.0, 1.0)}],
+        ),
     ],
-    ids=["class", "partial", "tuple inside", "path", "numpy number", "nested", "keys", "none"],
+    ids=["class", "partial", "tuple inside", "path", "numpy number", "nested", "keys", "none", "dataclass"],
 )
 def test_values_have_a_plain_form(value, plain):
     described = describe(value)
