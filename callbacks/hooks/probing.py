@@ -49,7 +49,8 @@ class Probing(Evaluation):
 
     Args:
         every_n_epochs: While fitting, validations of every n-th epoch are measured, from the first on, and the last one
-            that `max_epochs` or `max_steps` allows; `validate` and `test` always. At 0 nothing is.
+            that `max_epochs` or `max_steps` allows; `validate` and `test` always. At 0 nothing is; with None, of a fit
+            the last one only.
         max_samples: Training images in the bank at most, over all ranks; None takes all.
         image_key: Key of the images, if batches are mappings; in other batches they come first.
         target_key: Key of the labels, if batches are mappings; in other batches they come second.
@@ -70,13 +71,14 @@ class Probing(Evaluation):
     def __init__(
         self,
         *,
-        every_n_epochs: int = 1,
+        every_n_epochs: int | None = 1,
         max_samples: int | None = None,
         image_key: str = "image",
         target_key: str = "target",
         **others: Any,
     ) -> None:
-        super().__init__(every_n_epochs=every_n_epochs, **others)
+        super().__init__(every_n_epochs=1 if every_n_epochs is None else every_n_epochs, **others)
+        self.only_last = every_n_epochs is None
         if max_samples is not None:
             whole(type(self).__name__, "max_samples", max_samples, 1)
         self.max_samples, self.image_key, self.target_key = max_samples, image_key, target_key
@@ -135,6 +137,8 @@ class Probing(Evaluation):
         )
 
     def due(self, trainer: Trainer) -> bool:
+        if self.only_last and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            return _is_last(trainer)
         return super().due(trainer) or (not self.off and _is_last(trainer))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 __all__ = [
     "batches_of_an_epoch",
     "few_a_class",
+    "head_accuracies",
     "head_logits",
     "held_out",
     "logistic_regression",
@@ -30,6 +31,8 @@ __all__ = [
 
 # L-BFGS: the largest gradient at which the minimum counts as found, and the most passes over the features to get there.
 FLAT, PASSES = 1e-6, 500
+# Numbers among the answers of all heads that are held at a time.
+ANSWERS = 2**24
 
 
 def head_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -37,6 +40,15 @@ def head_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     heads, size, classes = weight.shape
     flat = weight.transpose(0, 1).reshape(size, heads * classes)
     return torch.addmm(bias.flatten(), features, flat).view(len(features), heads, classes)
+
+
+def head_accuracies(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Share of samples that each head classifies rightly, `(G,)`; a bounded number of answers is held at a time."""
+    right = labels.new_zeros(len(weight))
+    rows = max(1, ANSWERS // bias.numel())
+    for some, own in zip(features.split(rows), labels.split(rows), strict=True):
+        right += (head_logits(some, weight, bias).argmax(2) == own[:, None]).sum(0)
+    return right / len(labels)
 
 
 def batches_of_an_epoch(samples: int, batch_size: int, random: Generator) -> list[Tensor]:
