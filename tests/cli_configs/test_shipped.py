@@ -37,6 +37,12 @@ DATA: dict[str, Callable[[], Path]] = {
     "csv": lambda: photo_table("photos.csv", DATA["root"]()),
     "store": lambda: digits_store("store"),
 }
+# A run on which callbacks are tried that need something of a module (`Method.needs`), and what it logs.
+JUDGED = {
+    "": ("classification/digits", {"val/loss", "val/acc"}),
+    "features": ("self_supervised/simclr_digits", {"val/loss"}),
+    "detections": ("detection/digits", {"val/map"}),
+}
 BOXES: dict[str, Callable[[], Path]] = {"root": lambda: coco_folder("boxes")}
 """The same for `CocoDetection`."""
 
@@ -97,10 +103,10 @@ def test_a_callback_config_composes_with_a_run(name: str, tmp_path: Path) -> Non
     for entry in entries:
         write_checkpoints(entry.get("init_args") or {})
     found = [find(entry["class_path"]) for entry in entries]
-    detects = any(it is not None and getattr(it.load(), "needs", "") == "detections" for it in found)
-    run, judged = ("detection/digits", {"val/map"}) if detects else ("classification/digits", {"val/loss", "val/acc"})
+    needs = {getattr(it.load(), "needs", "") for it in found if it is not None}
+    run, judged = next((JUDGED[need] for need in needs if need and need in JUDGED), JUDGED[""])
     place = ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "1"]
-    place += ["--trainer.limit_train_batches", "2", *said(run), *said(name)]
+    place += ["--trainer.limit_train_batches", "2", "--trainer.check_val_every_n_epoch", "1", *said(run), *said(name)]
     result = main(["fit", "--config", run, "--config", name, *SHORT, *place])
 
     assert result.metrics.keys() >= judged
