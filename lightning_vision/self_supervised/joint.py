@@ -76,9 +76,7 @@ def _check_sizes(backbone: nn.Module, views: Sequence[View]) -> None:
     for view in views:
         if view.size is not None and view.sides(0, 0) != fixed:
             kind, sides = type(backbone).__name__, " x ".join(map(str, view.sides(0, 0)))
-            dynamic = hasattr(backbone, "dynamic_img_size")
-            setting = "dynamic_img_size: true" if dynamic else "strict_img_size: false"
             raise ValueError(
                 f"a view is {sides} pixels and the {kind} takes {fixed[0]} x {fixed[1]} only; give "
-                f"backbone_settings: {{{setting}}}"
+                "backbone_settings: {dynamic_img_size: true}"
             )

@@ -7,6 +7,7 @@ from lightly.loss import BarlowTwinsLoss
 from lightning_vision.self_supervised.barlow_twins import BarlowTwins, barlow_twins_loss, cross_correlation
 from lightning_vision.self_supervised.off_diagonal import off_diagonal
 from support.joined_losses import alone, on_a_rank
+from support.learners import resumed, tiny
 
 # Columns of mean 0 and variance 1 that are orthogonal: a batch without any correlation.
 DECORRELATED = torch.tensor([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
@@ -79,10 +80,12 @@ def test_a_constant_feature_stays_finite():
 
 def test_two_ranks_with_unequal_rows_are_one_process(two_ranks):
     def joined(views):
-        return barlow_twins_loss(views[0], views[1], 0.1)["loss"]
+        first, second = views
+        return barlow_twins_loss(first, second, 0.1)["loss"]
 
     def apart(views):
-        return BarlowTwinsLoss(lambda_param=0.1)(views[0], views[1])
+        first, second = views
+        return BarlowTwinsLoss(lambda_param=0.1)(first, second)
 
     expected = alone(joined, 2, 4)
     for found in two_ranks(on_a_rank, joined, 2, 4):
@@ -95,3 +98,7 @@ def test_what_it_cannot_compare_is_refused():
         BarlowTwins(redundancy_weight=-1, backbone="resnet8_cifar", views="digits")
     with pytest.raises(ValueError, match="BarlowTwins compares 2 views and `views` gives 10; give 2"):
         BarlowTwins(backbone="resnet8_cifar", views="dino")
+
+
+def test_a_resumed_run_is_the_straight_one(tmp_path):
+    assert resumed(lambda: tiny(BarlowTwins), tmp_path) == []

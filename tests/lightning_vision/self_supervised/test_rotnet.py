@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from lightning_vision.datamodules import Digits, PlacedDigits
 from lightning_vision.self_supervised.rotnet import RotNet, rotations_of
 from support.joined_losses import alone, on_a_rank
+from support.learners import resumed
 from support.trainers import quiet_trainer
 
 
@@ -113,6 +114,12 @@ def test_two_ranks_with_unequal_rows_are_one_process(two_ranks):
     expected = alone(joined, 1, 4)
     for found in two_ranks(on_a_rank, joined, 1, 4):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_resumed_run_is_the_straight_one(tmp_path):
+    small = {"backbone": "plain8_cifar", "backbone_settings": {"widths": [4, 8]}}
+
+    assert resumed(lambda: rotnet(**small, crop=(0.5, 1.0), all_four=False), tmp_path) == []
 
 
 class _Rows(torch.nn.Flatten):

@@ -6,6 +6,7 @@ from lightly.loss import VICRegLoss
 
 from lightning_vision.self_supervised.vicreg import VICReg, covariance_term, variance_term, vicreg_loss
 from support.joined_losses import alone, on_a_rank
+from support.learners import resumed, tiny
 
 # Columns of mean 0 that are orthogonal: a batch without any correlation, of variance 4 in 3 degrees of freedom.
 DECORRELATED = 3**0.5 * torch.tensor([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
@@ -75,10 +76,12 @@ def test_an_image_alone_is_finite_in_evaluation():
 
 def test_two_ranks_with_unequal_rows_are_one_process(two_ranks):
     def joined(views):
-        return vicreg_loss(views[0] / 3, views[1] / 3, 25.0, 25.0, 1.0)["loss"]
+        first, second = views
+        return vicreg_loss(first / 3, second / 3, 25.0, 25.0, 1.0)["loss"]
 
     def apart(views):
-        return VICRegLoss(25.0, 25.0, 1.0)(views[0] / 3, views[1] / 3)
+        first, second = views
+        return VICRegLoss(25.0, 25.0, 1.0)(first / 3, second / 3)
 
     expected = alone(joined, 2, 4)
     for found in two_ranks(on_a_rank, joined, 2, 4):
@@ -91,3 +94,7 @@ def test_what_it_cannot_do_is_refused():
         ValueError, match=r"the weights of VICReg's terms are \(25.0, -1, 1.0\); give 0 or more for each"
     ):
         VICReg(variance_weight=-1, backbone="resnet8_cifar", views="digits")
+
+
+def test_a_resumed_run_is_the_straight_one(tmp_path):
+    assert resumed(lambda: tiny(VICReg, invariance_weight=1.0, variance_weight=1.0), tmp_path) == []
