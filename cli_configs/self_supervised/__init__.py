@@ -1,0 +1,1 @@
+"""Whole runs that learn from images without labels."""
