@@ -95,7 +95,7 @@ class JigsawClustering(SelfSupervisedLearner):
         views: str | Sequence[View | Mapping[str, Any]] = "moco_v2",
         alpha: float = 1.0,
         beta: float = 1.0,
-        temperature: float = 0.3,
+        temperature: float = 0.07,
         hidden_dim: int | None = None,
         out_dim: int = 128,
         **common: Any,
