@@ -68,8 +68,9 @@ def adjust_hue(image: Tensor, shift: Array) -> Tensor:
     """
     red, green, blue = image.unbind(1)
     low = torch.minimum(red, green).clamp_(max=blue)
-    chroma = torch.maximum(red, green).clamp_(min=blue).sub_(low)
-    place = (red - green).sub_(blue).add_(low).div_(chroma.clamp(min=1e-12)).add_(2)
+    # Where it is 0, so is what is divided by it and what it is multiplied with matters as little.
+    chroma = torch.maximum(red, green).clamp_(min=blue).sub_(low).clamp_(min=1e-12)
+    place = (red - green).sub_(blue).add_(low).div_(chroma).add_(2)
     place.copysign_(blue - green).add_(_there(6 * shift, image).view(-1, 1, 1))
     place.sub_((place / 6).round_(), alpha=6)
     turned = torch.empty_like(image)

@@ -51,7 +51,7 @@ class Draw:
     sigma: Array
     solarise: Array
 
-    def __getitem__(self, part: Array) -> Self:
+    def __getitem__(self, part: slice | Array) -> Self:
         return type(self)(*(getattr(self, field.name)[part] for field in fields(self)))
 
 

@@ -79,13 +79,14 @@ class Views(nn.Module):
         centre, spread = (
             torch.as_tensor(it, dtype=torch.float32, device=image.device).view(1, -1, 1, 1) for it in (mean, std)
         )
-        made, used = [], 0
+        made: list[Tensor] = []
         with torch.autocast(image.device.type, enabled=False):
             for view in self.views:
-                for _ in range(view.count):
-                    draw = draw_view(view, numbers[:, used : used + DRAWS], image.shape[2], image.shape[3])
-                    made.append(make_view(image, view, draw, centre, spread))
-                    used += DRAWS
+                own, numbers = np.split(numbers, [DRAWS * view.count], axis=1)
+                # All views of a kind are drawn at once: those of the first image, then of the second, ...
+                draw = draw_view(view, own.reshape(-1, DRAWS), image.shape[2], image.shape[3])
+                each = [draw[number :: view.count] for number in range(view.count)]
+                made += [make_view(image, view, one, centre, spread) for one in each]
         return made
 
     def extra_repr(self) -> str:
@@ -143,7 +144,7 @@ def _changed(image: Tensor, view: View, draw: Draw, sides: tuple[int, int], mean
     if view.colours:
         image = _jittered(image.mul_(std).add_(mean), draw)
         if image.shape[1] == 3:
-            image = _on(image, draw.grey, lambda part: grey_of(part).expand_as(part))
+            image = _on(image, draw.grey, lambda part: grey_of(part).repeat(1, 3, 1, 1))
     if view.blur:
         sigma = torch.from_numpy(draw.sigma[draw.blur]).to(image.device, non_blocking=True)
         image = _on(image, draw.blur, lambda part: gaussian_blur(part, sigma, view.kernel(sides)))
