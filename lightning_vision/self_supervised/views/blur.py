@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-__all__ = ["blur_by_bands", "blur_by_weights", "blur_weights", "gaussian_blur"]
+from ._products import multiply
+
+__all__ = ["blur_by_bands", "blur_weights", "gaussian_blur"]
 
 # Pixels that are multiplied at once on the CPU, and of an image from which this is faster than whole products.
 BAND, LARGE = 32, 48 * 48
@@ -22,7 +24,7 @@ def gaussian_blur(image: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     columns = rows if width == height else blur_weights(sigma, kernel, width)
     if image.device.type == "cpu" and height * width > LARGE:
         return blur_by_bands(image, rows, columns, kernel // 2)
-    return blur_by_weights(image, rows, columns)
+    return multiply(rows, image, columns)
 
 
 def blur_weights(sigma: Tensor, kernel: int, side: int) -> Tensor:
@@ -45,14 +47,8 @@ def blur_weights(sigma: Tensor, kernel: int, side: int) -> Tensor:
     return long[..., reach : reach + side]
 
 
-def blur_by_weights(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """`rows @ image @ columns.T` for images `(B, C, H, W)`, on any device."""
-    narrow = torch.bmm(image.flatten(1, 2), columns.mT)
-    return rows[:, None] @ narrow.view(image.shape)
-
-
 def blur_by_bands(image: Tensor, rows: Tensor, columns: Tensor, reach: int) -> Tensor:
-    """The same without products of zeros: a pixel has no weights for pixels more than `reach` away."""
+    """`multiply` without products of zeros: a pixel has no weights for pixels more than `reach` away."""
     count, channels, height, width = image.shape
     result, tall = torch.empty_like(image), image.new_empty(channels, height, width)
     for number in range(count):

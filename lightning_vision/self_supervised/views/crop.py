@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._products import multiply
 from .draws import Array
 
 __all__ = ["crop_and_resize", "resize_by_image", "resize_by_weights", "resize_weights"]
 
-# On the CPU: pixels of an image or of a view from which torch's resizing of one image after the other is faster, and
-# how many smaller images are multiplied at once.
-LARGE, PART = 48 * 48, 32
+# Pixels of an image or of a view from which torch's own resizing of one image after the other is faster on the CPU.
+LARGE = 48 * 48
 
 
 def crop_and_resize(
@@ -54,18 +54,10 @@ def resize_by_weights(
     image: Tensor, boxes: Array, flip: Array, vertical_flip: Array, size: tuple[int, int], antialias: bool
 ) -> Tensor:
     """`crop_and_resize`, two products of matrices for all images, on any device."""
-    count, channels, down, across = image.shape
+    down, across = image.shape[2:]
     columns = resize_weights(boxes[:, 1], boxes[:, 3], across, size[1], flip, antialias, image.device)
     rows = resize_weights(boxes[:, 0], boxes[:, 2], down, size[0], vertical_flip, antialias, image.device)
-    lines, result = image.reshape(count, channels * down, across), image.new_empty(count, channels, *size)
-    # In parts that stay in a CPU's cache.
-    at_once = PART if image.device.type == "cpu" else count
-    for start in range(0, count, at_once):
-        part = slice(start, start + at_once)
-        narrow = torch.bmm(lines[part], columns[part].mT).view(-1, down, size[1])
-        tall = rows[part].repeat_interleave(channels, 0)
-        torch.bmm(tall, narrow, out=result[part].view(-1, *size))
-    return result
+    return multiply(rows, image, columns)
 
 
 def resize_weights(

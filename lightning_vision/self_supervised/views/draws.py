@@ -1,7 +1,7 @@
 """All that is random about a view, drawn from uniform numbers in the distributions of torchvision's transforms."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, Self
 
@@ -52,7 +52,7 @@ class Draw:
     solarise: Array
 
     def __getitem__(self, part: slice | Array) -> Self:
-        return type(self)(*(getattr(self, field.name)[part] for field in fields(self)))
+        return type(self)(*(numbers[part] for numbers in vars(self).values()))
 
 
 def draw_view(view: View, uniform: Array, height: int, width: int) -> Draw:

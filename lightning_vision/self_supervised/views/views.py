@@ -17,7 +17,7 @@ from .view import View
 __all__ = ["Views", "make_view"]
 
 # Bytes of views worked on at a time on the CPU, so that they stay in its cache from one operation to the next.
-CHUNK = 2**20
+CHUNK = 2**21
 
 Statistics = Tensor | Sequence[float]
 
