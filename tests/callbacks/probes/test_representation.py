@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from lightly.utils.debug import std_of_l2_normalized
 from torch import nn
 
 from lightning_vision.callbacks import Representation, alignment, feature_spread, rank_me, uniformity
@@ -89,6 +90,9 @@ def test_spread_is_one_on_the_whole_sphere_and_zero_at_a_point():
     assert feature_spread(torch.tensor([[3.0, 4.0], [6.0, 8.0]])).tolist() == [0.0, 0.0]
     assert feature_spread(features(4000, 16)).mean() == pytest.approx(1, abs=0.02)
     assert torch.equal(feature_spread(corners * torch.arange(1.0, 9)[:, None]), feature_spread(corners))
+    # lightly divides by N - 1, and leaves the root of D to the reader.
+    lightlys = std_of_l2_normalized(features(50, 16)) * 16**0.5 * (49 / 50) ** 0.5
+    assert feature_spread(features(50, 16)).mean() == pytest.approx(float(lightlys), rel=1e-5)
 
 
 def test_pairs_are_of_one_class_and_of_each_image_once():
