@@ -49,8 +49,8 @@ def random_mask(uniform: Tensor, hidden: int) -> Tensor:
 
 def masked_mean(error: Tensor, hidden: Tensor) -> Tensor:
     """The mean of `error` where `hidden`, a bool tensor that broadcasts to it; the rest has no part and no gradient."""
-    where = hidden.expand_as(error)
-    return error.where(where, 0).sum() / where.sum()
+    count = hidden.sum() * (error.numel() // hidden.numel())
+    return error.where(hidden, 0).sum() / count
 
 
 class MaskedLearner(SelfSupervisedLearner):

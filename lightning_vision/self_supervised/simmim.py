@@ -75,7 +75,7 @@ class PixelHead(nn.Module):
 class SimMIM(MaskedLearner):
     """Predicts the pixels of hidden squares by one layer behind a network that sees the whole grid of patches.
 
-    Logs `loss` and nothing else. Any network of timm's that begins with plain patches: ViT, DeiT, BEiT, Swin, mixers.
+    Logs `loss` and nothing else. Any network of timm's that begins with plain patches: ViT, DeiT, BEiT, EVA, Swin.
     What stands behind its patches (`fc_norm`, attention pooling) is not trained, and nothing asks the class token of a
     ViT anything: take `global_pool: avg` for features.
 
