@@ -35,9 +35,9 @@ def info_nce_queue(queries: Tensor, keys: Tensor, negatives: Tensor, temperature
 
     Reference: He et al. 2020, arXiv:1911.05722
     """
-    queries, keys = F.normalize(queries, dim=1), F.normalize(keys.detach(), dim=1)
+    queries, keys = F.normalize(queries, dim=1) / temperature, F.normalize(keys.detach(), dim=1)
     positive = (queries * keys).sum(1, keepdim=True)
-    logits = torch.cat([positive, queries @ negatives.detach().T], dim=1) / temperature
+    logits = torch.cat([positive, queries @ negatives.detach().T], dim=1)
     return mean_of_all(F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long), reduction="none"))
 
 
@@ -56,9 +56,9 @@ def info_nce_batch(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
     Reference: Chen et al. 2021, arXiv:2104.02057
     """
-    queries, keys = F.normalize(queries, dim=1), F.normalize(keys.detach(), dim=1)
+    queries, keys = F.normalize(queries, dim=1) / temperature, F.normalize(keys.detach(), dim=1)
     own = torch.arange(len(keys), device=keys.device) + own_rows(keys).start
-    logits = queries @ gather(keys).T / temperature
+    logits = queries @ gather(keys).T
     return 2 * temperature * mean_of_all(F.cross_entropy(logits, own, reduction="none"))
 
 

@@ -36,14 +36,15 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float, negatives: Tensor
     """
     first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
     everyone = gather(torch.stack([first, second], dim=1))
-    own, others = torch.cat([first, second]), torch.cat(everyone.unbind(1))
+    # Divided before the product and masked in place, for the matrix is the largest thing here.
+    own, others = torch.cat([first, second]) / temperature, torch.cat(everyone.unbind(1))
     place = torch.arange(len(first), device=own.device) + own_rows(first).start
     itself = torch.cat([place, place + len(everyone)])
     partner = itself.roll(len(first))
-    logits = (own @ others.T).scatter(1, itself[:, None], float("-inf"))
+    logits = (own @ others.T).scatter_(1, itself[:, None], float("-inf"))
     if negatives is not None:
         logits = torch.cat([logits, own @ negatives.detach().T], dim=1)
-    return mean_of_all(F.cross_entropy(logits / temperature, partner, reduction="none"))
+    return mean_of_all(F.cross_entropy(logits, partner, reduction="none"))
 
 
 class SimCLR(MomentumLearner):
