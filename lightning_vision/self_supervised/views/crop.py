@@ -84,10 +84,10 @@ def resize_weights(
     place = np.arange(side, dtype=np.float32)
     place = np.where(flip[:, None], side - 1 - place, place)
     scale = (length.astype(np.float32) / np.float32(side))[:, None]
-    pixel = np.arange(here, dtype=np.float32) - first[:, None].astype(np.float32)
+    own = np.arange(here, dtype=np.float32) - first[:, None].astype(np.float32)
     # Far away where there is no pixel of the part.
-    pixel = np.where((pixel >= 0) & (pixel < length[:, None]), pixel + np.float32(0.5), np.float32(1e6))
-    centre, pixel = (torch.from_numpy(it).to(device, non_blocking=True) for it in (scale * (place + 0.5), pixel))
+    own = np.where((own >= 0) & (own < length[:, None]), own + np.float32(0.5), np.float32(1e6))
+    centre, pixel = (torch.from_numpy(it).to(device, non_blocking=True) for it in (scale * (place + 0.5), own))
     weights = (pixel[:, None] - centre[..., None]).abs_()
     if antialias and (scale > 1).any():
         weights.div_(torch.from_numpy(np.maximum(scale, 1)).to(device, non_blocking=True)[..., None])

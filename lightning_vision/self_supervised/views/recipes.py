@@ -117,7 +117,7 @@ def views_for(views: str | View | Mapping[str, Any] | Sequence[View | Mapping[st
 
 
 def _of_byol(size: Size, blur: float, solarise: float, **others: Any) -> View:
-    colours = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grey": 0.2}
+    colours: dict[str, Any] = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "grey": 0.2}
     return View(size, blur=blur, solarise=solarise, **colours, **others)
 
 

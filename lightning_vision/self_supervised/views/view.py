@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
+from typing import Any
 
 __all__ = ["View"]
 
@@ -70,7 +71,7 @@ class View:
         for field in fields(self):  # lists, as YAML has them, become tuples
             if isinstance(value := getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(value))
-        sides = (self.size, self.size) if _whole(self.size) else self.size
+        sides: Any = (self.size, self.size) if _whole(self.size) else self.size
         if sides is not None and not (_pair(sides) and all(_whole(side) and side >= 1 for side in sides)):
             raise ValueError(f"View: size is {self.size!r}; give one side or height and width, pixels, at least 1.")
         if not (_whole(self.count) and self.count >= 1):
