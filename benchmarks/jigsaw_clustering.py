@@ -30,7 +30,7 @@ def rows(quick: bool) -> list[Row]:
     draws = torch.rand(len(image), ours.draws)
 
     def step() -> None:
-        ours.losses(image, draws)["loss"].backward()  # type: ignore[no-untyped-call]  # torch's, without types
+        ours.losses(image, draws)["loss"].backward()
 
     def peer(views: list[Tensor]) -> None:
         criterion(*[theirs(view) for view in views]).backward()

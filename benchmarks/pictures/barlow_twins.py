@@ -28,7 +28,7 @@ def draw() -> Figure:
             image = axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[], title=f"{step} steps", xlabel=f"loss {terms['loss'].item():.2f}")
         optimizer.zero_grad()
-        terms["loss"].backward()  # type: ignore[no-untyped-call]  # torch's, without types
+        terms["loss"].backward()
         optimizer.step()
     figure.colorbar(image, ax=figure.axes, shrink=0.8)
     return figure

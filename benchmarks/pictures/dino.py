@@ -14,9 +14,9 @@ SIDE, LOCAL, ANSWERS = 48, 21, 24
 
 
 def draw() -> Figure:
-    """Above: two global views and four local ones, and who sees them; below: an answer, centred, and with two temperatures."""
+    """Above: two global views, four local ones, and who sees them; below: an answer, centred, and two temperatures."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    above, below = figure.subfigures(2, 1)
+    above, below = figure.subfigures(2, 1, squeeze=False)[:, 0]
     names = ["both branches"] * 2 + ["student"] * 4
     for axis, view, name in zip(above.subplots(1, 6), _views(), names, strict=True):
         axis.imshow(

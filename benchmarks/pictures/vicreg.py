@@ -40,6 +40,6 @@ def _answers(weights: tuple[float, float, float] | None) -> Tensor:
         optimizer.zero_grad()
         first, second = views @ weight
         loss = vicreg_loss(first, second, *weights)["loss"]  # type: ignore[misc]  # no step without weights
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's, without types
+        loss.backward()
         optimizer.step()
     return (views @ weight).detach()

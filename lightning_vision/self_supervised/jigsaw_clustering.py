@@ -134,7 +134,7 @@ class JigsawClustering(SelfSupervisedLearner):
     def patches(self, image: Tensor, uniform: Tensor) -> Tensor:
         """Changed patches of images `(B, C, H, W)`, `(B m m, C, h, w)`, those of an image in a row; draws `(B, n)`."""
         view = Views([self._patch_view(*image.shape[2:])])
-        boxes = patch_boxes(*image.shape[2:], self.grid, self.overlap)
+        boxes = patch_boxes(image.shape[2], image.shape[3], self.grid, self.overlap)
         changed = [
             view(image[:, :, top:bottom, left:right], numbers, *self.statistics())[0]
             for (top, left, bottom, right), numbers in zip(boxes, uniform.chunk(len(boxes), dim=1), strict=True)

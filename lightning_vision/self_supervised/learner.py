@@ -100,9 +100,10 @@ class SelfSupervisedLearner(VisionModule, ABC):
             return
         if size < self.fewest_images:
             raise ValueError(self._too_few("a batch", size))
-        known = images is not None and self.trainer.world_size == 1 and not getattr(data, "drop_last", False)
-        if known and 0 < len(images) % size < self.fewest_images:
-            raise ValueError(self._too_few("the last batch of an epoch", len(images) % size))
+        if images is None or self.trainer.world_size > 1 or getattr(data, "drop_last", False):
+            return
+        if 0 < (rest := len(images) % size) < self.fewest_images:
+            raise ValueError(self._too_few("the last batch of an epoch", rest))
 
     @property
     def backbone(self) -> nn.Module:

@@ -50,7 +50,7 @@ def vicreg_loss(
         The terms `invariance`, `variance` and `covariance`, and their weighted sum `loss`.
     """
     both = [gather(answers) for answers in (first, second)]
-    invariance = F.mse_loss(*both)
+    invariance = F.mse_loss(both[0], both[1])
     variance = (variance_term(both[0]) + variance_term(both[1])) / 2
     covariance = covariance_term(both[0]) + covariance_term(both[1])
     loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance

@@ -4,9 +4,11 @@ import pytest
 import torch
 from lightly.loss import VICRegLoss
 
+from lightning_vision.datamodules import PlacedDigits
 from lightning_vision.self_supervised.vicreg import VICReg, covariance_term, variance_term, vicreg_loss
 from support.joined_losses import alone, on_a_rank
 from support.learners import resumed, tiny
+from support.trainers import quiet_trainer
 
 # Columns of mean 0 that are orthogonal: a batch without any correlation, of variance 4 in 3 degrees of freedom.
 DECORRELATED = 3**0.5 * torch.tensor([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
@@ -98,3 +100,13 @@ def test_what_it_cannot_do_is_refused():
 
 def test_a_resumed_run_is_the_straight_one(tmp_path):
     assert resumed(lambda: tiny(VICReg, invariance_weight=1.0, variance_weight=1.0), tmp_path) == []
+
+
+@pytest.mark.parametrize(("size", "which"), [(1, "a batch"), (9, "the last batch of an epoch")])
+def test_a_batch_of_one_image_is_refused_at_set_up(size, which):
+    data = PlacedDigits(batch_size=size, labels_per_class=1)
+
+    with pytest.raises(
+        ValueError, match=f"^{which} has 1 image and VICReg compares images; give drop_last=True or bat"
+    ):
+        quiet_trainer(max_steps=1).fit(tiny(VICReg), data)
