@@ -86,7 +86,7 @@ class MAEDecoder(nn.Module):
                 "above 0, a decoder_dim that is a multiple of 4 and of decoder_heads"
             )
         self.prefix = prefix
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         self.embed = nn.Linear(in_dim, dim)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         self.positions = nn.Parameter(sine_positions(grid, prefix, dim), requires_grad=learned)

@@ -17,6 +17,7 @@ def patchify(image: Tensor, patch: tuple[int, int]) -> Tensor:
         image: The images; H and W are multiples of p and q.
         patch: p and q, pixels.
 
+    >>> import torch
     >>> patchify(torch.arange(16).view(1, 1, 4, 4), (2, 2))[0, :2].tolist()
     [[0, 1, 4, 5], [2, 3, 6, 7]]
     """
