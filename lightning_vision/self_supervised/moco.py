@@ -157,6 +157,7 @@ class MoCo(MomentumLearner):
         if self.queue is None:
             # Each view asks for the other one.
             both = zip(queries, reversed(keys), strict=True)
-            return {"loss": sum(info_nce_batch(*pair, self.temperature) for pair in both)}
+            first, second = (info_nce_batch(*pair, self.temperature) for pair in both)
+            return {"loss": first + second}
         self.put_aside(keys[0])
         return {"loss": info_nce_queue(queries[0], keys[0], self.queue.shown(), self.temperature)}
