@@ -1,6 +1,6 @@
 """The training images as evaluation sees them, in the middle of a run and without moving the training loader."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,7 @@ from ._batch_norm import on_device, twin
 __all__ = ["bank_batches", "bank_size"]
 
 
-def bank_batches(trainer: Trainer, pl_module: LightningModule) -> Iterator[Any] | None:
+def bank_batches(trainer: Trainer, pl_module: LightningModule) -> Generator[Any, None, None] | None:
     """Batches of this rank's training images, moved to the device and through the data's hooks; None if nobody has any.
 
     They come from the datamodule's `bank_dataloader()`, which those of this project have: each training image once, at
@@ -32,12 +32,12 @@ def bank_size(trainer: Trainer, pl_module: LightningModule) -> int | None:
     """How many training images there are over all ranks, where a dataset tells; nothing is loaded."""
     loader, _ = _loader(trainer, pl_module)
     try:
-        return len(loader.dataset)  # type: ignore[union-attr]  # what has none is told below
+        return len(loader.dataset)
     except (AttributeError, TypeError):
         return None
 
 
-def _moved(trainer: Trainer, loader: Any, shared: bool) -> Iterator[Any]:
+def _moved(trainer: Trainer, loader: Any, shared: bool) -> Generator[Any, None, None]:
     # Lightning deals a loader's samples to the ranks only where it makes the loader itself.
     mine = islice(loader, trainer.global_rank, None, trainer.world_size) if shared else iter(loader)
     try:

@@ -129,8 +129,9 @@ def labels_in(fields: Fields, batch: Any, count: int) -> Tensor | None:
     """The classes of a batch of `count` images, int64 `(count,)`; None where it holds none."""
     labelled = fields.target_key in batch if isinstance(batch, Mapping) else len(batch) > 1
     labels = fields.target(batch) if labelled else None
-    whole = isinstance(labels, Tensor) and not labels.is_floating_point() and not labels.is_complex()
-    return labels.detach().long() if whole and labels.shape == (count,) else None
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex() or labels.shape != (count,):
+        return None
+    return labels.detach().long()
 
 
 def from_all_ranks(trainer: Trainer, rows: Tensor) -> Tensor:
