@@ -20,8 +20,9 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
+import pytest
 
-__all__ = ["GRACE", "TIMEOUT", "RankError", "TwoRanks"]
+__all__ = ["GRACE", "PAIR", "TIMEOUT", "RankError", "TwoRanks"]
 
 TIMEOUT = 120.0  # seconds a case may take
 GRACE = 5.0  # seconds the other rank has left when one has failed: it may wait for the failed one for ever
@@ -160,3 +161,7 @@ def _is_test_code(module: ModuleType, already: set[str]) -> bool:
     file = Path(getattr(module, "__file__", None) or "")
     in_our_tests = file.is_relative_to(TESTS) and not file.is_relative_to(TESTS / "harness")
     return (in_our_tests or file.name.startswith(("test_", "conftest"))) and module.__name__ not in already
+
+
+# Where a run of tests keeps its pair.
+PAIR = pytest.StashKey[TwoRanks]()
