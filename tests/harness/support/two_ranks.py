@@ -38,7 +38,7 @@ class TwoRanks:
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.cpu_seconds = 0.0
+        self.cpu_seconds = 0.0  # of the living pair's cases
         self._connections: list[Connection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -88,6 +88,7 @@ class TwoRanks:
         if self._folder is not None:
             self._folder.cleanup()
         self.processes, self._connections, self._folder = [], [], None
+        self.cpu_seconds = 0.0  # what they took counts among that of ended children now
 
     def run(self, fn: Callable[..., Any], *args: Any, timeout: float = TIMEOUT) -> list[Any]:
         """Run `fn(*args)` on both ranks.
