@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from support import ROOT
-from support.plugin import Budgets
+from support.budgets import Budgets
 from support.two_ranks import RankError
 
 
@@ -225,7 +225,9 @@ def small_run(pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "harness"))
 
     def run(*arguments):
-        return pytester.runpytest_subprocess("-p", "support.plugin", "-p", "no:cacheprovider", "-q", *arguments)
+        return pytester.runpytest_subprocess(
+            "-p", "support.plugin", "-p", "support.budgets", "-p", "no:cacheprovider", "-q", *arguments
+        )
 
     return run
 
@@ -265,7 +267,9 @@ def test_with_two_workers_budgets_are_summed_and_one_worker_has_the_pair(pyteste
     for folder, seconds in {"good": 0.05, "over": 0.4, "unknown": 0.05}.items():
         pytester.mkdir(folder).joinpath(f"test_{folder}.py").write_text(BUSY.format(seconds=seconds))
     pytester.path.joinpath("good", "test_pair.py").write_text(PAIRED.format(file=str(tmp_path / "workers")))
-    pytester.mkdir("tests").joinpath("budgets.toml").write_text('[seconds]\n"good" = 30\n"over" = 0.3\n')
+    pytester.mkdir("tests").joinpath("budgets.toml").write_text(
+        'reference = 9.0\n[seconds]\n"good" = 30\n"over" = 0.3\n'
+    )
 
     run = small_run("-n", "2", "--dist", "loadgroup")
 
@@ -278,7 +282,7 @@ def test_with_two_workers_budgets_are_summed_and_one_worker_has_the_pair(pyteste
 
 
 def test_a_folder_over_its_budget_or_without_one_fails_a_run():
-    budgets = Budgets({"good": 30.0, "over": 0.3, "over/deep": 1.0})
+    budgets = Budgets({"good": 30.0, "over": 0.3, "over/deep": 1.0}, reference=0.02)
     spent = {"good/a.py": 0.05, "over/b.py": 0.2, "over/c/d.py": 0.2, "over/deep/e.py": 0.9, "unknown/f.py": 0.05}
     for file, seconds in spent.items():
         for when, properties in (("setup", []), ("call", [("cpu_seconds", seconds)]), ("teardown", [])):
@@ -289,6 +293,16 @@ def test_a_folder_over_its_budget_or_without_one_fails_a_run():
 
     assert budgets.spent == pytest.approx({"good": 0.05, "over": 0.4, "over/deep": 0.9, "unknown": 0.05})
     assert budgets.exceeded() == ["over", "unknown"]
+
+
+def test_budgets_grow_on_a_slower_machine_and_only_there():
+    budgets = Budgets({"folder": 1.0}, reference=0.02)
+    budgets.spent["folder"] = 1.5
+
+    for works, slowness in (([], 1.0), ([0.01, 0.01], 1.0), ([0.02, 0.04, 0.5], 2.0), ([0.02, 0.028, 0.9], 1.4)):
+        budgets.works = works
+        assert budgets.slowness() == pytest.approx(slowness)
+        assert budgets.exceeded() == ([] if slowness == 2.0 else ["folder"])
 
 
 def test_every_test_that_takes_the_pair_is_of_its_group(two_ranks, request):

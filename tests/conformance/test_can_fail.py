@@ -193,8 +193,16 @@ def under(condition):
     return lambda subject, folder: checks.under(subject, condition, 0, folder).found
 
 
-def around(check):
+def alone(check):
     return lambda subject, folder: check(subject)
+
+
+def beside_a_fit(check):
+    return lambda subject, folder: check(subject, lifecycle.working(subject))
+
+
+def of_a_file(check):
+    return lambda subject, folder: check(subject, files.write(subject, folder))
 
 
 CHECKS = {
@@ -204,8 +212,14 @@ CHECKS = {
     "end of epoch": under(Condition(resume="at its end")),
     "exception in a step": lambda subject, folder: leftovers(subject, ORDINARY, "training_step", 3),
     "exception in validation": lambda subject, folder: leftovers(subject, ORDINARY, "validation_step", 4),
-    **{name: around(vars(module)[name]) for module in (lifecycle, settings) for name in module.__all__},
-    **{name: vars(files)[name] for name in files.__all__ if name != "write"},
+    "compiled_is_plain": alone(lifecycle.compiled_is_plain),
+    **{name: alone(vars(settings)[name]) for name in settings.__all__},
+    **{
+        name: beside_a_fit(vars(lifecycle)[name])
+        for name in lifecycle.__all__
+        if name not in ("compiled_is_plain", "working")
+    },
+    **{name: of_a_file(vars(files)[name]) for name in files.__all__ if name != "write"},
 }
 
 BROKEN = {
@@ -305,7 +319,9 @@ class DrawsNothing(Draws):
 
 @pytest.mark.parametrize(("kind", "healthy"), [(Draws, True), (DrawsNothing, False)])
 def test_one_that_draws_nothing_is_found(kind, healthy):
-    assert (lifecycle.acts(Subject(kind, {}, Draws.neutral)) == []) is healthy
+    subject = Subject(kind, {}, Draws.neutral)
+
+    assert (lifecycle.acts(subject, lifecycle.working(subject)) == []) is healthy
 
 
 class Unsorted(Healthy):

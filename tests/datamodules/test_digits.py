@@ -1,8 +1,8 @@
 """The digits: real pixels, a split that nothing moves, and no test digit among the training digits."""
 
 import hashlib
-import subprocess
-import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,17 +83,18 @@ def test_the_split_depends_on_its_own_seed_alone() -> None:
     assert not torch.equal(images_of(first, "test").images, images_of(Digits(split_seed=1), "test").images)
 
 
-def test_another_process_has_the_same_split() -> None:
-    script = (
-        "import numpy, torch; torch.manual_seed(5); numpy.random.seed(5);"
-        "from lightning_vision.datamodules.digits import Digits;"
-        "data = Digits(); data.setup('test'); print(data.splits[2].tolist())"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+def test_another_process_has_the_same_split(two_ranks: Callable[..., Any]) -> None:
+    def elsewhere() -> list[int]:
+        torch.manual_seed(5)
+        np.random.seed(5)
+        data = Digits()
+        data.setup("test")
+        return data.splits[2].tolist()
+
     data = Digits()
     data.setup("fit")
 
-    assert str(data.splits[2].tolist()) == done.stdout.strip()
+    assert two_ranks(elsewhere) == [data.splits[2].tolist()] * 2
 
 
 def test_normalised_training_images_have_mean_0_and_deviation_1() -> None:

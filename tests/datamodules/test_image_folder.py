@@ -1,8 +1,7 @@
 """Folders of images: both layouts, every mode and size, a split nothing moves, and refusals that name the culprit."""
 
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +83,21 @@ def test_class_folders_alone_are_split_in_three(tmp_path: Path) -> None:
     assert 30 == len(everything) == len(set(everything))
 
 
-def test_the_split_is_the_same_in_another_process_folder_and_stage(tmp_path: Path) -> None:
+def test_the_split_is_the_same_in_another_process_folder_and_stage(
+    tmp_path: Path, two_ranks: Callable[..., Any]
+) -> None:
     first = ImageFolder(write(tmp_path / "here", cat=20, dog=10))
     write(tmp_path / "there", dog=10, cat=20)
-    script = (
-        "import sys, torch; from pathlib import Path; torch.manual_seed(3);"
-        "from lightning_vision.datamodules.image_folder import ImageFolder;"
-        "data = ImageFolder(sys.argv[1], seed=9); data.setup('test');"
-        "print(*[Path(path).relative_to(sys.argv[1]).as_posix() for path in data.test_set.paths])"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "there")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    def there() -> list[str]:
+        torch.manual_seed(3)
+        data = ImageFolder(tmp_path / "there", seed=9)
+        data.setup("test")
+        return [Path(path).relative_to(tmp_path / "there").as_posix() for path in data.test_set.paths]
+
     here = [Path(path).relative_to(tmp_path / "here").as_posix() for path in paths_of(first, "test")]
 
-    assert here == done.stdout.split()
+    assert two_ranks(there) == [here] * 2
     assert here != [
         Path(path).relative_to(tmp_path / "here").as_posix()
         for path in paths_of(ImageFolder(tmp_path / "here", split_seed=1), "test")

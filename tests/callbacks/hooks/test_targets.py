@@ -1,5 +1,6 @@
 """The targets seam in a Trainer: what is mixed, for whom, what is refused, and that nothing is left behind."""
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -123,9 +124,14 @@ def formula(z, own, twin, lam):
     return (lam * left + (1 - lam) * right).sum() / float(len(z))
 
 
-@pytest.mark.parametrize("per_sample", [False, True], ids=["batch", "sample"])
-@pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize(
+    ("compiled", "accumulate", "per_sample"),
+    [
+        # Tracing costs seconds, so of the compiled ones that with most in it runs by default.
+        pytest.param(*case, marks=[pytest.mark.slow] if case[0] and case != (True, 4, True) else [])
+        for case in itertools.product([False, True], [1, 4], [False, True])
+    ],
+)
 def test_training_equals_a_loop_with_the_formula(tmp_path, per_sample, accumulate, compiled, compiler):
     method, module = Fading(per_sample=per_sample), made()
     fit(tmp_path, [method], module, compiled, accumulate_grad_batches=accumulate)

@@ -87,7 +87,7 @@ def test_killed_and_resumed_equals_straight(moment, tmp_path):
     assert differences(*three_runs(tmp_path, saving, kill_at, **options)) == []
 
 
-@pytest.mark.parametrize("kill_at", [12, 17])
+@pytest.mark.parametrize("kill_at", [pytest.param(12, marks=pytest.mark.slow), 17])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_what_followed_the_checkpoint_is_made_up_for_but_for_one_row(moment, kill_at, tmp_path):
     """A process killed after writing the file and before handing the moment's own row to the loggers loses that row."""

@@ -64,7 +64,7 @@ def test_workers_change_nothing() -> None:
     assert epochs(make(), 2) == epochs(make(num_workers=2, multiprocessing_context="spawn"), 2)
 
 
-@WORKERS
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)], ids=["here", "in workers"])
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (0, 2), (1, 2)])
 def test_after_any_batch_the_rest_of_a_run_is_that_of_the_straight_run(

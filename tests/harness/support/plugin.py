@@ -1,4 +1,4 @@
-"""Fixtures of every test: a folder of its own, fixed seeds, the leak check, the two-rank pair, the time budgets."""
+"""Fixtures of every test: a folder of its own, fixed seeds, the leak check and the two-rank pair."""
 
 import contextlib
 import gc
@@ -7,9 +7,7 @@ import os
 import sys
 import threading
 import time
-import tomllib
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,7 @@ import torch
 
 from support import ROOT
 from support.process_state import fixed_seed, leaks, read_all
-from support.two_ranks import TwoRanks
-
-PAIR = pytest.StashKey[TwoRanks]()
+from support.two_ranks import PAIR, TwoRanks
 
 torch.set_num_threads(1)
 
@@ -152,65 +148,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("two_ranks"))
         elif item.get_closest_marker("one_worker"):
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Time budgets: CPU seconds, so that a busy machine does not fail a run.
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _cpu_seconds(pair: TwoRanks) -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system + pair.cpu_seconds
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    pair = item.config.stash[PAIR]
-    begin = _cpu_seconds(pair)
-    try:
-        return (yield)
-    finally:
-        if item.get_closest_marker("slow") is None:
-            item.user_properties.append(("cpu_seconds", _cpu_seconds(pair) - begin))
-
-
-class Budgets:
-    """Adds up what the tests of each folder took, on the process that controls the run, and fails one over budget."""
-
-    def __init__(self, table: dict[str, float]) -> None:
-        self.table = table
-        self.spent: defaultdict[str, float] = defaultdict(float)
-
-    def folder_of(self, node: str) -> str:
-        """The longest entry of the table that `node` lies under, or the node's own folder when none fits."""
-        path = Path(node.partition("::")[0])
-        return next((str(parent) for parent in path.parents if str(parent) in self.table), str(path.parent))
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
-            self.spent[self.folder_of(report.nodeid)] += dict(report.user_properties).get("cpu_seconds", 0.0)
-
-    def exceeded(self) -> list[str]:
-        return sorted(folder for folder, seconds in self.spent.items() if seconds > self.table.get(folder, 0.0))
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.exceeded() and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    # The last that a run prints, where whoever reads only its end looks for the reason of a failure.
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        terminalreporter.section("CPU seconds of each test folder")
-        for folder, seconds in sorted(self.spent.items()):
-            verdict = "  OVER BUDGET" if folder in self.exceeded() else ""
-            terminalreporter.line(f"{seconds:8.1f} of {self.table.get(folder, 0.0):5.0f}  {folder}{verdict}")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionstart(session: pytest.Session) -> None:
-    table = session.config.rootpath / "tests" / "budgets.toml"
-    if not hasattr(session.config, "workerinput") and table.exists():
-        budgets = Budgets(tomllib.loads(table.read_text())["seconds"])
-        session.config.pluginmanager.register(budgets, "budgets")

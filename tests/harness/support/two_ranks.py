@@ -20,8 +20,9 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
+import pytest
 
-__all__ = ["GRACE", "TIMEOUT", "RankError", "TwoRanks"]
+__all__ = ["GRACE", "PAIR", "TIMEOUT", "RankError", "TwoRanks"]
 
 TIMEOUT = 120.0  # seconds a case may take
 GRACE = 5.0  # seconds the other rank has left when one has failed: it may wait for the failed one for ever
@@ -37,7 +38,7 @@ class TwoRanks:
 
     def __init__(self) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.cpu_seconds = 0.0
+        self.cpu_seconds = 0.0  # of the living pair's cases
         self._connections: list[Connection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -87,6 +88,7 @@ class TwoRanks:
         if self._folder is not None:
             self._folder.cleanup()
         self.processes, self._connections, self._folder = [], [], None
+        self.cpu_seconds = 0.0  # what they took counts among that of ended children now
 
     def run(self, fn: Callable[..., Any], *args: Any, timeout: float = TIMEOUT) -> list[Any]:
         """Run `fn(*args)` on both ranks.
@@ -160,3 +162,7 @@ def _is_test_code(module: ModuleType, already: set[str]) -> bool:
     file = Path(getattr(module, "__file__", None) or "")
     in_our_tests = file.is_relative_to(TESTS) and not file.is_relative_to(TESTS / "harness")
     return (in_our_tests or file.name.startswith(("test_", "conftest"))) and module.__name__ not in already
+
+
+# Where a run of tests keeps its pair.
+PAIR = pytest.StashKey[TwoRanks]()

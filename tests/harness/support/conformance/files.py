@@ -22,9 +22,9 @@ def write(subject: Subject, folder: Path, weights_only: bool = False) -> Path:
     return folder / "step=8.ckpt"
 
 
-def loads_elsewhere(subject: Subject, folder: Path) -> list[str]:
+def loads_elsewhere(subject: Subject, whole: Path) -> list[str]:
     """Guarantee 4: both files load with `weights_only=True` into a stranger's module, and a fit goes on without it."""
-    whole, weights = write(subject, folder), write(subject, folder, weights_only=True)
+    weights = write(subject, whole.parents[1], weights_only=True)
     found = []
     plain = list(subject.ordinary.make_module().state_dict())
     read = {path: torch.load(path, weights_only=True) for path in (whole, weights)}
@@ -43,9 +43,8 @@ def loads_elsewhere(subject: Subject, folder: Path) -> list[str]:
     return found
 
 
-def resumes_with_another_setting(subject: Subject, folder: Path) -> list[str]:
+def resumes_with_another_setting(subject: Subject, whole: Path) -> list[str]:
     """Guarantee 10: the state key names no knob, so another setting finds the state; two-way with the neutral one."""
-    whole = write(subject, folder)
     found = []
     keys = {subject.make(**changed).state_key for changed in [{}, *subject.neutral]}
     if keys != {subject.kind.__qualname__}:
@@ -60,9 +59,8 @@ def resumes_with_another_setting(subject: Subject, folder: Path) -> list[str]:
     return found
 
 
-def claims_its_state(subject: Subject, folder: Path) -> list[str]:
+def claims_its_state(subject: Subject, whole: Path) -> list[str]:
     """Guarantee 10: saved state of the class that no callback claims is an error, before training."""
-    whole = write(subject, folder)
     outcome = fit(subject.ordinary, [subject.make(name="other")], ckpt_path=whole, refusable=[subject.name])
     kept = subject.kind.__qualname__ in torch.load(whole, weights_only=True)["callbacks"]
     if kept and "holds the state of one without a name" not in outcome.refusal:
@@ -74,8 +72,9 @@ def claims_its_state(subject: Subject, folder: Path) -> list[str]:
     return [] if refusal else ["two without names are not refused"]
 
 
-def warns_of_a_plain_loader(subject: Subject, folder: Path) -> list[str]:
+def warns_of_a_plain_loader(subject: Subject, whole: Path) -> list[str]:
     """Guarantee 4: under a loader that cannot resume, going on inside an epoch is warned about in a sentence."""
+    folder = whole.parents[1] / "plain"
     writer = ModelCheckpoint(folder, "{step}", every_n_train_steps=2, save_top_k=-1)
     loader = plain_loader(27, collate_fn=collate(subject.ordinary))
     fit(subject.ordinary, [*with_resume(subject), writer], train_dataloaders=loader)

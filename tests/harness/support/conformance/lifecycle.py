@@ -3,49 +3,69 @@
 import copy
 import pickle
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 
 from lightning_vision.callbacks.hooks.evaluation import Evaluation
+from support.conformance.conditions import Condition
 from support.conformance.runs import Outcome, compare, fit, loaders, plain_run
 from support.conformance.subjects import Subject
 from support.conformance.traces import traces_of
 
-__all__ = ["acts", "compiled_is_plain", "copies_work", "evaluates", "fits_again", "leaves_nothing", "own_stream_only"]
+__all__ = [
+    "acts",
+    "compiled_is_plain",
+    "copies_work",
+    "evaluates",
+    "fits_again",
+    "leaves_nothing",
+    "own_stream_only",
+    "working",
+]
 
 RUN = ("module", "optimizers", "schedulers", "counts", "rows", "metrics", "streams")
 
 
-def _module(subject: Subject, **arguments: Any) -> Any:
+def _module(condition: Condition, **arguments: Any) -> Any:
     torch.manual_seed(1)
-    return subject.ordinary.make_module(**arguments)
+    return condition.make_module(**arguments)
 
 
-def _working(subject: Subject) -> Outcome:
+def working(subject: Subject) -> Outcome:
+    """The run that others of this callback are compared with."""
     return fit(subject.ordinary, [subject.make()])
 
 
-def leaves_nothing(subject: Subject) -> list[str]:
+def leaves_nothing(subject: Subject, expected: Outcome) -> list[str]:
     """Guarantee 6 after a fit that ends well."""
-    traces = []
-    for callbacks in ([subject.make()], []):
-        module = subject.prepared(_module(subject))
-        traces.append(traces_of(fit(subject.ordinary, callbacks, module=module).trainer, module))
-    ours, theirs = traces
+    ours = _left(subject, subject.make())
+    theirs = _left(subject) if subject.kind.changes_architecture else _left_plainly(subject.ordinary)
     return [f"left behind: {it}" for it in sorted(ours - theirs)] + [f"lost: {it}" for it in sorted(theirs - ours)]
 
 
-def fits_again(subject: Subject) -> list[str]:
+def _left(subject: Subject, *callbacks: Callback) -> set[str]:
+    module = subject.prepared(_module(subject.ordinary))
+    return traces_of(fit(subject.ordinary, callbacks, module=module).trainer, module)
+
+
+@cache
+def _left_plainly(condition: Condition) -> frozenset[str]:
+    module = _module(condition)
+    return frozenset(traces_of(fit(condition, module=module).trainer, module))
+
+
+def fits_again(subject: Subject, expected: Outcome) -> list[str]:
     """Guarantee 6: the same callback in a new run is like new, also after an exception; a Trainer is prolonged."""
     own = subject.make()
-    expected = _working(subject)
     fit(subject.ordinary, [own])
     again = fit(subject.ordinary, [own])
     found = [f"used for a second run, {line}" for line in compare(again, expected, RUN)]
 
-    module = _module(subject)
+    module = _module(subject.ordinary)
     trainer = fit(subject.ordinary, [subject.make()], module=module, max_epochs=1).trainer
     trainer.fit_loop.max_epochs = 2
     trainer.fit(module, **loaders(subject.ordinary))
@@ -54,9 +74,9 @@ def fits_again(subject: Subject) -> list[str]:
     return found
 
 
-def evaluates(subject: Subject) -> list[str]:
+def evaluates(subject: Subject, expected: Outcome) -> list[str]:
     """After a fit validate, test and predict work twice alike on its Trainer and leave weights and streams alone."""
-    module = _module(subject)
+    module = _module(subject.ordinary)
     trainer = fit(subject.ordinary, [subject.make()], module=module).trainer
     data = loaders(subject.ordinary)["val_dataloaders"]
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -73,21 +93,19 @@ def evaluates(subject: Subject) -> list[str]:
     return found
 
 
-def copies_work(subject: Subject) -> list[str]:
-    """A pickled and a deeply copied callback trains like the original, before a fit and after one."""
-    own, expected = subject.make(), _working(subject)
-    found = []
+def copies_work(subject: Subject, expected: Outcome) -> list[str]:
+    """A deep copy of a pickled callback trains like the original, made before a fit and after one."""
+    own, found = subject.make(), []
     for when in ("before", "after"):
-        for name, duplicate in (("pickle", lambda it: pickle.loads(pickle.dumps(it))), ("copy", copy.deepcopy)):
-            try:
-                twin = duplicate(own)
-            except Exception as error:  # whatever a class raises that cannot be copied
-                found.append(f"no {name} {when} a fit: {type(error).__name__}: {error}")
-                continue
-            found += [
-                f"a {name} made {when} a fit: {line}" for line in compare(fit(subject.ordinary, [twin]), expected, RUN)
-            ]
-        fit(subject.ordinary, [own])
+        try:
+            twin = copy.deepcopy(pickle.loads(pickle.dumps(own)))
+        except Exception as error:  # whatever a class raises that cannot be copied
+            found.append(f"no pickle or copy {when} a fit: {type(error).__name__}: {error}")
+        else:
+            lines = compare(fit(subject.ordinary, [twin]), expected, RUN)
+            found += [f"a copy made {when} a fit: {line}" for line in lines]
+        if when == "before":
+            fit(subject.ordinary, [own])
     return found
 
 
@@ -95,7 +113,7 @@ def compiled_is_plain(subject: Subject) -> list[str]:
     """A compiled module trains as one that is not; refusing it in a sentence is allowed."""
     # Four batches of one shape and no validation: each further shape or mode is traced anew, which costs a second.
     short = {"max_epochs": 1, "limit_train_batches": 4, "limit_val_batches": 0}
-    module = torch.compile(_module(subject), backend="eager")
+    module = torch.compile(_module(subject.ordinary), backend="eager")
     compiled = fit(subject.ordinary, [subject.make()], module=module, refusable=[subject.name], **short)
     torch.compiler.reset()
     expected = fit(subject.ordinary, [subject.make()], **short)
@@ -103,19 +121,25 @@ def compiled_is_plain(subject: Subject) -> list[str]:
     return [] if compiled.refusal else [f"compiled, {line}" for line in compare(compiled, expected, RUN)]
 
 
-def own_stream_only(subject: Subject) -> list[str]:
+def own_stream_only(subject: Subject, expected: Outcome) -> list[str]:
     """Guarantee 11: a module that draws nothing leaves the global streams as the plain run does."""
-    ours, plain = (fit(subject.ordinary, them, module=_module(subject, dropout=0.0)) for them in ([subject.make()], []))
-    return compare(ours, plain, ["streams"])
+    module = _module(subject.ordinary, dropout=0.0)
+    ours = fit(subject.ordinary, [subject.make()], module=module)
+    return compare(ours, _drawing_nothing(subject.ordinary), ["streams"])
 
 
-def acts(subject: Subject) -> list[str]:
+@cache
+def _drawing_nothing(condition: Condition) -> Outcome:
+    return fit(condition, module=_module(condition, dropout=0.0))
+
+
+def acts(subject: Subject, expected: Outcome) -> list[str]:
     """Guarantee 8: a fit does not silently pass by it; weights, rates or logs change, or one that watches tells."""
     if issubclass(subject.kind, Evaluation):
         return _tells(subject)
     if subject.only_watches:
         return []
-    changed = compare(_working(subject), plain_run(subject.ordinary), ["module", "optimizers", "schedulers", "rows"])
+    changed = compare(expected, plain_run(subject.ordinary), ["module", "optimizers", "schedulers", "rows"])
     return [] if changed else ["it does nothing: weights, optimizers, schedules and logs are the plain run's"]
 
 

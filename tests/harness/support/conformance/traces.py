@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -97,21 +98,13 @@ class Remember(Callback):
 
 def leftovers(subject: Subject, condition: Condition, step: str, call: int) -> list[str]:
     """Guarantee 6 after an exception in `step`: no trace, and the weights are those that training last had."""
-
     condition = condition.on_behalf_of(subject.kind)
-
-    def run(callbacks: list[Callback]) -> tuple[set[str], LightningModule, Remember]:
-        torch.manual_seed(1)
-        module = subject.prepared(condition.make_module())
-        fails, remember = FailsAt(step, call), Remember(bool(subject.kind.adds_parameters))
-        holder = Holder()
-        with contextlib.suppress(ZeroDivisionError):
-            fit(condition, [*callbacks, remember, fails, holder], module=module, refusable=[subject.name])
-        return traces_of(holder.trainer, module), module, remember
-
-    own = subject.make()
-    ours, module, remember = run([own])
-    theirs, _, _ = run([])
+    module, remember = subject.prepared(_seeded(condition)), Remember(bool(subject.kind.adds_parameters))
+    ours = _failed(condition, module, [subject.make(), remember, FailsAt(step, call)])
+    if subject.kind.changes_architecture:
+        theirs = _failed(condition, subject.prepared(_seeded(condition)), [Remember(False), FailsAt(step, call)])
+    else:
+        theirs = _plainly_failed(condition, step, call)
     found = [f"left behind: {trace}" for trace in sorted(ours - theirs)]
     found += [f"lost: {trace}" for trace in sorted(theirs - ours)]
     found += [
@@ -120,6 +113,25 @@ def leftovers(subject: Subject, condition: Condition, step: str, call: int) -> l
         if name in remember.weights and not torch.equal(value, remember.weights[name])
     ]
     return [f"after an exception in call {call} of {step}, {line}" for line in found]
+
+
+def _seeded(condition: Condition) -> LightningModule:
+    torch.manual_seed(1)
+    return condition.make_module()
+
+
+@cache
+def _plainly_failed(condition: Condition, step: str, call: int) -> frozenset[str]:
+    """Traces of the run without any callback, which is the same for all of them."""
+    return frozenset(_failed(condition, _seeded(condition), [Remember(False), FailsAt(step, call)]))
+
+
+def _failed(condition: Condition, module: LightningModule, callbacks: list[Callback]) -> set[str]:
+    """Traces of a run that ends in an exception, or is refused."""
+    holder = Holder()
+    with contextlib.suppress(ZeroDivisionError):
+        fit(condition, [*callbacks, holder], module=module, refusable=[type(it).__name__ for it in callbacks])
+    return traces_of(holder.trainer, module)
 
 
 class Holder(Callback):
