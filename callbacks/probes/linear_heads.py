@@ -21,8 +21,8 @@ from torch import Generator, Tensor
 __all__ = [
     "batches_of_an_epoch",
     "few_a_class",
-    "head_accuracies",
     "head_logits",
+    "head_scores",
     "held_out",
     "logistic_regression",
     "standardised",
@@ -42,13 +42,19 @@ def head_logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addmm(bias.flatten(), features, flat).view(len(features), heads, classes)
 
 
-def head_accuracies(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Share of samples that each head classifies rightly, `(G,)`; a bounded number of answers is held at a time."""
-    right = labels.new_zeros(len(weight))
+def head_scores(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of samples that each head classifies rightly, and its mean cross entropy, `(G,)` each.
+
+    A bounded number of answers is held at a time.
+    """
+    right, loss = bias.new_zeros(len(weight)), bias.new_zeros(len(weight))
     rows = max(1, ANSWERS // bias.numel())
     for some, own in zip(features.split(rows), labels.split(rows), strict=True):
-        right += (head_logits(some, weight, bias).argmax(2) == own[:, None]).sum(0)
-    return right / len(labels)
+        answers = head_logits(some, weight, bias)
+        right += (answers.argmax(2) == own[:, None]).sum(0)
+        told = own[:, None, None].expand(-1, len(weight), 1)
+        loss -= answers.log_softmax(2).gather(2, told).sum((0, 2))
+    return right / len(labels), loss / len(labels)
 
 
 def batches_of_an_epoch(samples: int, batch_size: int, random: Generator) -> list[Tensor]:

@@ -16,7 +16,7 @@ from ..hooks.probing import Probing, Read
 from .linear_heads import (
     batches_of_an_epoch,
     few_a_class,
-    head_accuracies,
+    head_scores,
     held_out,
     logistic_regression,
     standardised,
@@ -63,7 +63,8 @@ class LinearProbe(Probing):
         decays: Weight decays instead, >= 0; there is a head for each rate with each of them.
         epochs: Passes over the features instead, >= 1.
         batch_size: Features in a batch instead, >= 1.
-        holdout: Share of each class's training features by which the head is chosen, above 0, below 1.
+        holdout: Share of each class's training features by which the head is chosen, above 0, below 1: the head that
+            gets most of them, of equals the one with the smaller loss.
         labels_per_class: Images of every class instead, >= 1. Of `few_labels`, as is the next.
         penalty: On half the sum of squared weights, beside the sum of the losses, above 0; `1 / C` of scikit-learn.
         seed: Of the heads' first weights, the order of batches, what is held out and which few labels there are.
@@ -151,14 +152,8 @@ class LinearProbe(Probing):
         if penalty is not None:
             above_zero("LinearProbe", "penalty", penalty)
         whole("LinearProbe", "seed", seed, 0)
-        given = {
-            "rates": rates,
-            "decays": decays,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "labels_per_class": labels_per_class,
-            "penalty": penalty,
-        }
+        given: dict[str, Any] = {"rates": rates, "decays": decays, "epochs": epochs, "batch_size": batch_size}
+        given |= {"labels_per_class": labels_per_class, "penalty": penalty}
         changed = {argument: value for argument, value in given.items() if value is not None}
         foreign = [argument for argument in changed if argument not in PROTOCOLS[protocol]]
         if foreign:
@@ -201,7 +196,7 @@ class LinearProbe(Probing):
                 numbers: dict[str, float] = {}
             else:
                 head, numbers = self._best(features, labels, classes, random)
-            return {"": float(head_accuracies(queries, truth, *head)[0])} | numbers
+            return {"": float(head_scores(queries, truth, *head)[0])} | numbers
 
     def _few(
         self, features: Tensor, labels: Tensor, classes: int, random: Generator
@@ -242,9 +237,10 @@ class LinearProbe(Probing):
         if not len(apart):
             kept = apart = everyone
         place = apart.to(features.device)
-        shares = head_accuracies(features[place], labels[place], *trained(kept, grid))
-        best = int(shares.argmax())
-        chosen = {"lr": grid[best][0], "held_out": float(shares[best])}
+        shares, losses = (it.tolist() for it in head_scores(features[place], labels[place], *trained(kept, grid)))
+        # Of few held-out images several heads get all: the surest of them.
+        best = max(range(len(grid)), key=lambda it: (shares[it], -losses[it]))
+        chosen = {"lr": grid[best][0], "held_out": shares[best]}
         if len(used["decays"]) > 1:
             chosen["decay"] = grid[best][1]
         return trained(everyone, grid[best : best + 1]), chosen

@@ -39,19 +39,6 @@ class WeightDecayRamp(Decays):
         >>> [round(ramp.decay(step, own=0.05), 3) for step in range(5)]
         [0.04, 0.093, 0.22, 0.347, 0.4]
 
-    Reference: Caron et al. 2021, arXiv:2104.14294
-
-    BibTeX:
-        @inproceedings{caron2021emerging,
-          title = {Emerging Properties in Self-Supervised Vision Transformers},
-          author = {Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J{\\'e}gou, Herv{\\'e} and Mairal, Julien and
-            Bojanowski, Piotr and Joulin, Armand},
-          booktitle = {International Conference on Computer Vision},
-          year = {2021},
-          eprint = {2104.14294},
-          archivePrefix = {arXiv},
-        }
-
     Differs from the paper:
         All groups with a decay are moved, the authors' code moves the first of two, which is the same group there. The
         last step is taken one step before `end`, as theirs is.

@@ -54,6 +54,12 @@ def test_the_head_is_chosen_without_validation_images():
     assert by_validation == 1e-5 and other[""] < 0.5 < own[""]
 
 
+def test_of_heads_that_get_all_held_out_images_the_surest_is_chosen():
+    images, bank = clusters(80, spread=0.01, seed=1), clusters(200, spread=0.01)
+    found = measured(LinearProbe(rates=[0.03, 1.0, 0.1], epochs=5), images, bank)
+    assert found["held_out"] == 1.0 and found["lr"] == 1.0
+
+
 def test_no_part_that_is_held_out_trains_the_heads_that_are_compared(monkeypatch):
     seen = []
     train = linear_probe.train_heads
