@@ -41,6 +41,7 @@ def draw() -> Figure:
         )
         axes.set(xlabel="learning rate of batches of 256", title=name, ylim=(0, 1.02))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="center right" if name != "pixels" else "upper left")
+        if name == "pixels":
+            axes.legend(frameon=False, loc="upper left")
     figure.axes[0].set_ylabel("accuracy of a head")
     return figure
