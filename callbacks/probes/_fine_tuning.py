@@ -141,7 +141,7 @@ def fine_tuned(
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 + math.cos(math.pi * step / len(batches))) / 2
         optimizer.zero_grad()
-        F.cross_entropy(features.float() @ head[0] + head[1], labels[batch]).backward()  # type: ignore[no-untyped-call]  # torch declares no types there
+        F.cross_entropy(features.float() @ head[0] + head[1], labels[batch]).backward()
         optimizer.step()
     used = {id(it) for it in trained if it.grad is not None}
     kept = {name: it for name, it in tensors.items() if name not in names or id(it) in used}

@@ -144,11 +144,11 @@ def logistic_regression(features: Tensor, labels: Tensor, classes: int, penalty:
     def loss() -> Tensor:
         search.zero_grad()
         own = F.cross_entropy(inputs @ weight + bias, labels) + penalty / (2 * len(inputs)) * weight.square().sum()
-        own.backward()  # type: ignore[no-untyped-call]  # torch declares no types there
+        own.backward()
         return own
 
     with torch.enable_grad():
-        search.step(loss)  # type: ignore[no-untyped-call]  # likewise
+        search.step(loss)
     return weight.detach().float()[None], bias.detach().float()[None]
 
 
