@@ -87,7 +87,7 @@ plain8 = _preset(
 )
 plain8_cifar = _preset(
     "plain8_cifar",
-    "Plain network of 8 layers for 16 to 32 pixels, 32 to 128 channels, maps of strides 1 to 8, 0.45 M parameters.",
-    widths=(32, 64, 96, 128),
+    "Plain network of 8 layers for 16 to 32 pixels, 16 to 128 channels, maps of strides 1 to 8, 0.29 M parameters.",
+    widths=(16, 32, 64, 128),
     first_stride=1,
 )

@@ -23,7 +23,9 @@ def undecayed(network: nn.Module) -> set[str]:
 
     Besides the network itself those within it are asked what they list, as a backbone before a head is.
     """
-    asked = {path: getattr(part, "no_weight_decay", set)() for path, part in network.named_modules()}
+    asked: dict[str, set[str]] = {
+        path: getattr(part, "no_weight_decay", set)() for path, part in network.named_modules()
+    }
     listed = {f"{path}.{name}" if path else name for path, names in asked.items() for name in names}
     return {name for name, param in network.named_parameters() if param.ndim <= 1 or name in listed}
 

@@ -32,6 +32,7 @@ class SelfSupervisedLearner(VisionModule, ABC):
         pretrained: Start from timm's weights for `backbone`, from its hub.
         weights: Start the backbone from a file; it goes before `pretrained`.
         backbone_settings: Further arguments of the backbone's constructor, for example `img_size: 24`.
+        channels_last: Keep the backbone's weights, and so its maps, in the order that convolutions are fastest in.
         seed: Fixes every random draw of the method.
         optimizer: Makes the optimizer from parameter groups.
         lr_scheduler: Makes the schedule from the optimizer; None keeps the learning rate.
@@ -61,6 +62,7 @@ class SelfSupervisedLearner(VisionModule, ABC):
         pretrained: bool = False,
         weights: str | None = None,
         backbone_settings: dict[str, Any] | None = None,
+        channels_last: bool = False,
         seed: int = 0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -82,6 +84,8 @@ class SelfSupervisedLearner(VisionModule, ABC):
         )
         if weights is not None:
             load_weights(body, weights)
+        if channels_last:
+            body.to(memory_format=torch.channels_last)
         self.feature_dim = feature_dim_of(body)
         self.network = nn.Sequential()
         self.network.add_module("backbone", body)
