@@ -26,4 +26,6 @@ def rows(quick: bool) -> list[Row]:
     def ours(views: Tensor) -> Tensor:
         return barlow_twins_loss(views[0], views[1], 0.005)["loss"]
 
-    return [loss_row("`barlow_twins_loss`", "lightly", ours, peer, (2, 256, width), quick) for width in (512, 2048)]
+    return [
+        loss_row("`barlow_twins_loss`", "lightly", ours, peer, (2, 256, width), quick) for width in (512, 1024, 2048)
+    ]

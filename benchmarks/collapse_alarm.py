@@ -28,6 +28,7 @@ def rows(quick: bool) -> list[Row]:
     with TemporaryDirectory() as folder:
         sides: dict[str, Side] = {
             "ours": unprepared(lambda: alarm.measure(LightningModule(), read, None)),
+            "values": unprepared(lambda: torch.linalg.svdvals(features.double())),
             "lightly": unprepared(lambda: std_of_l2_normalized(features)),
             "plain": validating(batches, folder, kind=Featured),
             "watched": validating(batches, folder, CollapseAlarm(), kind=Featured),
@@ -38,5 +39,6 @@ def rows(quick: bool) -> list[Row]:
         Row.slowdown(
             what, "the spread alone, lightly's `std_of_l2_normalized`", times["ours"], times["lightly"], "cpu"
         ),
+        Row.slowdown(what, "torch's singular values", times["ours"], times["values"], "cpu", "<= 1.05"),
         Row.slowdown("a validation", "without it", times["watched"], times["plain"], "cpu"),
     ]

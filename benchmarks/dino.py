@@ -17,7 +17,7 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition with four images.
     """
-    return [_row(width, quick) for width in (1024, 16384)]
+    return [_row(width, quick) for width in (1024, 4096, 16384)]
 
 
 def _row(width: int, quick: bool) -> Row:

@@ -13,18 +13,22 @@ from .side_by_side import Row, take_turns, unprepared
 
 __all__ = ["rows"]
 
-SIDE, BACKBONE = 64, "resnet18"
+BACKBONE = "resnet18"
 
 
 def rows(quick: bool) -> list[Row]:
-    """Train on 32 images of 64 pixels, patches and views given.
+    """Train on 32 images, patches and views given.
 
     Args:
         quick: One repetition with two images.
     """
+    return [_row(side, quick) for side in (64, 96, 128)]
+
+
+def _row(side: int, quick: bool) -> Row:
     torch.manual_seed(0)
     plain = [{"crop": None, "flip": 0.0, "jitter": 0.0, "grey": 0.0}]
-    image = torch.rand(2 if quick else 32, 3, SIDE, SIDE)
+    image = torch.rand(2 if quick else 32, 3, side, side)
     ours = JigsawClustering(backbone=BACKBONE, views=plain)
     theirs, criterion = timm.create_model(BACKBONE, num_classes=128), NTXentLoss(temperature=0.07)
     draws = torch.rand(len(image), ours.draws)
@@ -37,6 +41,6 @@ def rows(quick: bool) -> list[Row]:
 
     sides = {"ours": unprepared(step), "peer": unprepared(partial(peer, [image, image.flip(3)]))}
     times = take_turns(sides, *(1, 0) if quick else (7, 1))
-    what = f"`JigsawClustering`, a step on 32 images of {SIDE} pixels, {BACKBONE}"
+    what = f"`JigsawClustering`, a step on 32 images of {side} pixels, {BACKBONE}"
     against = "lightly's `NTXentLoss` of two views"
-    return [Row.slowdown(what, against, times["ours"]["cpu"], times["peer"]["cpu"], "cpu", "<= 0.70")]
+    return Row.slowdown(what, against, times["ours"]["cpu"], times["peer"]["cpu"], "cpu", "<= 0.70")

@@ -26,4 +26,4 @@ def rows(quick: bool) -> list[Row]:
     def ours(views: Tensor) -> Tensor:
         return vicreg_loss(views[0], views[1], 25.0, 25.0, 1.0)["loss"]
 
-    return [loss_row("`vicreg_loss`", "lightly", ours, peer, (2, 256, width), quick) for width in (512, 2048)]
+    return [loss_row("`vicreg_loss`", "lightly", ours, peer, (2, 256, width), quick) for width in (512, 1024, 2048)]

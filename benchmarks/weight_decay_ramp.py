@@ -26,8 +26,12 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition of few steps.
     """
-    steps, repetitions, warmup = (10, 1, 0) if quick else (150, 21, 1)
-    batches = batches_of(8, steps)
+    return [_row(batch_size, quick) for batch_size in (8, 32, 128)]
+
+
+def _row(batch_size: int, quick: bool) -> Row:
+    steps, repetitions, warmup = (10, 1, 0) if quick else (50, 15, 1)
+    batches = batches_of(batch_size, steps)
 
     def module() -> Plain:
         torch.manual_seed(0)
@@ -36,4 +40,4 @@ def rows(quick: bool) -> list[Row]:
     sides = {"none": fitting(module, batches, 1), "ours": fitting(module, batches, 1, partial(WeightDecayRamp))}
     times = take_turns(sides, repetitions, warmup)
     none, ours = ([seconds / steps for seconds in times[side]["cpu"]] for side in sides)
-    return [Row.slowdown("a step with `WeightDecayRamp`", "without", ours, none, "cpu")]
+    return Row.slowdown(f"a step of {batch_size} images with `WeightDecayRamp`", "without", ours, none, "cpu")

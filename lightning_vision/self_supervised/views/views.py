@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .blur import gaussian_blur
-from .colour import HUE, adjust_hue, blend, grey_of, solarise
-from .crop import crop_and_resize
-from .draws import DRAWS, NEUTRAL, Array, Draw, draw_view
+from ._blur import gaussian_blur
+from ._colour import HUE, adjust_hue, blend, grey_of, solarise
+from ._crop import crop_and_resize
+from ._draws import DRAWS, NEUTRAL, Array, Draw, draw_view
 from .view import View
 
 __all__ = ["Views", "make_view"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lightning_vision.self_supervised.views import View
-from lightning_vision.self_supervised.views.draws import DRAWS, draw_boxes, draw_view
+from lightning_vision.self_supervised.views._draws import DRAWS, draw_boxes, draw_view
 from support.draws import apart
 
 COLOURS: dict[str, Any] = {"brightness": 0.4, "contrast": 1.5, "saturation": 0.2, "hue": 0.1, "jitter": 1.0}

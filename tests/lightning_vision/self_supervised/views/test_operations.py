@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
+from lightning_vision.self_supervised.views._blur import blur_by_bands, blur_weights, gaussian_blur
+from lightning_vision.self_supervised.views._colour import adjust_hue, blend, grey_of, solarise
+from lightning_vision.self_supervised.views._crop import resize_by_image, resize_by_weights
 from lightning_vision.self_supervised.views._products import multiply
-from lightning_vision.self_supervised.views.blur import blur_by_bands, blur_weights, gaussian_blur
-from lightning_vision.self_supervised.views.colour import adjust_hue, blend, grey_of, solarise
-from lightning_vision.self_supervised.views.crop import resize_by_image, resize_by_weights
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 ADJUST = (reference.adjust_brightness, reference.adjust_contrast, reference.adjust_saturation)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as reference
 
 from lightning_vision.self_supervised.views import View, Views, views
-from lightning_vision.self_supervised.views.draws import DRAWS, Draw, draw_view
+from lightning_vision.self_supervised.views._draws import DRAWS, Draw, draw_view
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 COLOURS: dict[str, Any] = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
@@ -103,7 +103,7 @@ def test_an_order_that_is_always_the_same_is_noticed(monkeypatch: pytest.MonkeyP
     images, uniform = batch(24, 32, 32, kinds)
     theirs = one_by_one(images, uniform, kinds)
     monkeypatch.setattr(
-        "lightning_vision.self_supervised.views.draws.ORDERS", [[0, 1, 2, 3]] * torch.ones(24, 1).int().numpy()
+        "lightning_vision.self_supervised.views._draws.ORDERS", [[0, 1, 2, 3]] * torch.ones(24, 1).int().numpy()
     )
 
     assert max(map(off, kinds(images, uniform, MEAN, STD), theirs)) > 1e-2

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .draws import Array
+from ._draws import Array
 
 __all__ = ["BRIGHTNESS", "CONTRAST", "HUE", "SATURATION", "adjust_hue", "blend", "grey_of", "solarise"]
 

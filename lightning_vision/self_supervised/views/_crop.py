@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._draws import Array
 from ._products import multiply
-from .draws import Array
 
 __all__ = ["crop_and_resize", "resize_by_image", "resize_by_weights", "resize_weights"]
 
