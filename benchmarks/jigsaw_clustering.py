@@ -22,7 +22,7 @@ def rows(quick: bool) -> list[Row]:
     Args:
         quick: One repetition with two images.
     """
-    return [_row(side, quick) for side in (64, 96, 128)]
+    return [_row(side, quick) for side in (64, 128, 192)]
 
 
 def _row(side: int, quick: bool) -> Row:
