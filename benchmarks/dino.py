@@ -30,7 +30,7 @@ def _row(width: int, quick: bool) -> Row:
     def ours(views: Tensor) -> Tensor:
         teacher = [*views[:2].detach()]
         loss = dino_loss(teacher, [*views], centre.mean, 0.07, 0.1)
-        centre.collect(teacher)
+        centre.collect(0, teacher)
         centre.follow()
         return loss
 

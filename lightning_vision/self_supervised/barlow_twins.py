@@ -1,5 +1,6 @@
 """Barlow Twins: features of two views are to agree one by one, and to say different things."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -8,6 +9,7 @@ from .gather import gather
 from .heads import mlp
 from .joint import JointEmbedding
 from .off_diagonal import off_diagonal
+from .views import View
 
 __all__ = ["BarlowTwins", "barlow_twins_loss", "cross_correlation"]
 
@@ -54,6 +56,7 @@ class BarlowTwins(JointEmbedding):
         redundancy_weight: lambda, the weight of correlations between features, 0 or more.
         hidden_dim: Width of the head's two inner layers.
         out_dim: Width of the answers that are compared.
+        views: As `JointEmbedding`.
         **common: As `JointEmbedding`.
 
     Raises:
@@ -81,9 +84,14 @@ class BarlowTwins(JointEmbedding):
     compared_views = 2
 
     def __init__(
-        self, redundancy_weight: float = 0.005, hidden_dim: int = 8192, out_dim: int = 8192, **common: Any
+        self,
+        redundancy_weight: float = 0.005,
+        hidden_dim: int = 8192,
+        out_dim: int = 8192,
+        views: str | Sequence[View | Mapping[str, Any]] = "byol",
+        **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(views=views, **common)
         if redundancy_weight < 0:
             raise ValueError(f"redundancy_weight is {redundancy_weight}; give 0 or more")
         self.redundancy_weight = redundancy_weight

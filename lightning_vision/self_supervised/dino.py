@@ -60,24 +60,28 @@ class Centre(nn.Module):
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(dim))
         # No buffer: DDP would put those of rank 0 in its place at the next micro-batch.
-        self._collected: Tensor | None = None
+        self._collected: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def collect(self, answers: Sequence[Tensor]) -> None:
-        """Count a micro-batch's answers, each `(B, K)`."""
+    def collect(self, batch_idx: int, answers: Sequence[Tensor]) -> None:
+        """Count a micro-batch's answers, each `(B, K)`; the same number again takes their place."""
         rows = torch.cat([*answers])
-        sums = torch.cat([rows.sum(dim=0), rows.new_tensor([len(rows)])])
-        self._collected = sums if self._collected is None else self._collected + sums
+        self._collected[batch_idx] = torch.cat([rows.sum(dim=0), rows.new_tensor([len(rows)])])
+
+    def forget(self) -> None:
+        """Leave out what was collected and has not moved it."""
+        self._collected.clear()
 
     @torch.no_grad()
     def follow(self) -> None:
         """Move once, by what was collected on all processes; all must call it."""
-        if self._collected is None:
+        if not self._collected:
             return
+        collected = torch.stack([*self._collected.values()]).sum(dim=0)
         if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(self._collected)
-        self.mean.lerp_(self._collected[:-1] / self._collected[-1], 1 - self.momentum)
-        self._collected = None
+            dist.all_reduce(collected)
+        self.mean.lerp_((collected[:-1] / collected[-1]).to(self.mean.dtype), 1 - self.momentum)
+        self.forget()
 
 
 class DINO(MomentumLearner):
@@ -173,9 +177,14 @@ class DINO(MomentumLearner):
         student, teacher = answers
         temperature = self.teacher_temperature(self.current_epoch)
         loss = dino_loss(teacher, student, self.centre.mean, temperature, self.student_temp)
-        if self.training:
-            self.centre.collect(teacher)
+        # Batch norms are measured again by steps without gradients.
+        if self.training and torch.is_grad_enabled():
+            self.centre.collect(self._batch_idx, teacher)
         return {"loss": loss}
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.centre.forget()  # an aborted fit's
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().on_before_optimizer_step(optimizer)

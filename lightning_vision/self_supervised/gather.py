@@ -1,12 +1,28 @@
 """Rows of all processes, with gradients."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather, all_reduce
 
-__all__ = ["gather", "mean_of_all", "own_rows"]
+__all__ = ["apart", "gather", "mean_of_all", "own_rows", "quotient_of_all"]
+
+_apart = ContextVar("apart", default=False)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, a process asks no other: in evaluation they may have different numbers of batches, and would wait."""
+    before = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(before)
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -43,14 +59,19 @@ def mean_of_all(values: Tensor) -> Tensor:
     Args:
         values: One a row of this process's, `(B,)`; at least one.
     """
+    return quotient_of_all(values.sum(), values.new_tensor(len(values)))
+
+
+def quotient_of_all(part: Tensor, count: Tensor) -> Tensor:
+    """The sum of all processes' `part` over that of their `count`, scalars; with gradients as `mean_of_all`."""
     if _alone():
-        return values.mean()
-    total: Tensor = all_reduce(torch.stack([values.sum(), values.new_tensor(len(values))]))
+        return part / count
+    total: Tensor = all_reduce(torch.stack([part, count.to(part.dtype)]))
     return total[0] / total[1]
 
 
 def _alone() -> bool:
-    return not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
+    return _apart.get() or not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
 
 
 def _counts(rows: Tensor) -> list[int]:

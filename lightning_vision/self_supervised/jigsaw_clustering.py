@@ -13,7 +13,7 @@ from lightning_vision.inspection.maps import Layout, as_maps, tokens_before
 
 from .gather import gather, mean_of_all
 from .heads import mlp
-from .learner import SelfSupervisedLearner
+from .learner import SelfSupervisedLearner, freeze_pooling
 from .montages import dismantled, montages, patch_boxes, shuffle, unshuffled
 from .views import View, Views, views_for
 
@@ -116,12 +116,14 @@ class JigsawClustering(SelfSupervisedLearner):
                 f"the {kind} given as backbone has no `forward_features` with maps to cut; name one of timm's"
             )
         widths = [self.feature_dim, hidden_dim or self.feature_dim, out_dim]
+        if hasattr(self.backbone, "patch_embed"):
+            freeze_pooling(self.backbone)
         self.network.add_module("projector", mlp(widths, norm=False))
         self.network.add_module("locator", nn.Linear(self.feature_dim, grid * grid))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if size := getattr(getattr(self.trainer, "datamodule", None), "image_size", None):
+        if stage == "fit" and (size := self.data_size()):
             sides = self._patch_view(*size).sides(0, 0)
             montage = torch.zeros(1, self.in_channels, *(self.grid * side for side in sides), device=self.device)
             with at_rest(self.backbone), torch.no_grad():
@@ -143,7 +145,7 @@ class JigsawClustering(SelfSupervisedLearner):
 
     def losses(self, image: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         count = self.grid**2
-        order = shuffle(uniform[:, :count])
+        order = shuffle(uniform[:, :count]).to(image.device)
         montage = montages(self.patches(image, uniform[:, count:]), order, self.grid)
         features = unshuffled(self._parts(montage), order)
         answers, logits = (self.network.get_submodule(name)(features).float() for name in ("projector", "locator"))

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +17,9 @@ from lightning_vision.base.hyperparameters import is_description, rebuild
 from lightning_vision.base.module import VisionModule
 from lightning_vision.base.weights import load_weights
 
-__all__ = ["SelfSupervisedLearner"]
+from .gather import apart
+
+__all__ = ["SelfSupervisedLearner", "freeze_pooling"]
 
 
 class SelfSupervisedLearner(VisionModule, ABC):
@@ -128,7 +131,7 @@ class SelfSupervisedLearner(VisionModule, ABC):
 
         Args:
             image: Normalised images `(B, C, H, W)`.
-            uniform: The method's draws, `(B, draws)` in [0, 1).
+            uniform: The method's draws, `(B, draws)` in [0, 1), on the CPU.
         """
 
     @property
@@ -140,14 +143,14 @@ class SelfSupervisedLearner(VisionModule, ABC):
         """Called once after each optimizer step, whose number from 0 is `step`; momentum branches move here."""
 
     def uniforms(self, image: Tensor, batch_idx: int, training: bool) -> Tensor:
-        """The draws of a batch: a function of (seed, rank, epoch, batch), in evaluation of (seed, rank, batch)."""
+        """A batch's draws, on the CPU: a function of seed, rank, epoch (of evaluation none) and batch."""
         epoch = self.current_epoch if training else -1
         rank = self._trainer.global_rank if self._trainer else 0
         entropy = (self.seed, rank, epoch + 1, batch_idx)
         word = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
         # torch reads seeds as signed.
         generator = torch.Generator().manual_seed(word >> 1)
-        return torch.rand(len(image), self.draws, generator=generator).to(image.device)
+        return torch.rand(len(image), self.draws, generator=generator)
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation by which images were normalised; 0 and 1 where nobody has said."""
@@ -156,6 +159,13 @@ class SelfSupervisedLearner(VisionModule, ABC):
             list(told.get("mean", [0.0] * self.in_channels)),
             list(told.get("std", [1.0] * self.in_channels)),
         )
+
+    def data_size(self) -> tuple[int, int] | None:
+        """Height and width that the datamodule says its images have, pixels; None where it does not."""
+        found = getattr(getattr(self.trainer, "datamodule", None), "image_size", None)
+        if isinstance(found, int):
+            return found, found
+        return None if found is None else (found[0], found[1])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self._step("train", batch, batch_idx)
@@ -187,15 +197,21 @@ class SelfSupervisedLearner(VisionModule, ABC):
         image: Tensor = batch["image"] if isinstance(batch, Mapping) else batch[0]
         if stage == "train" and len(image) < self.fewest_images:
             raise ValueError(self._too_few("this batch", len(image)))
-        terms = self.losses(image, self.uniforms(image, batch_idx, stage == "train"))
+        with nullcontext() if stage == "train" else apart():
+            terms = self.losses(image, self.uniforms(image, batch_idx, stage == "train"))
         self.scalars.log(stage, {name: term.detach() for name, term in terms.items()}, len(image))
         return terms["loss"]
 
     def _too_few(self, which: str, count: int) -> str:
         kind, fewest = type(self).__name__, self.fewest_images
-        return (
-            f"{which} has {count} image and {kind} compares images; give drop_last=True or batches of {fewest} or more"
-        )
+        return f"{which} has {count} image and {kind} needs {fewest}; give drop_last=True or larger batches"
+
+
+def freeze_pooling(backbone: nn.Module) -> None:
+    """Freeze what timm's transformers have behind the features of patches: no loss of patches reaches it."""
+    for part in ("fc_norm", "attn_pool", "head"):
+        if isinstance(module := getattr(backbone, part, None), nn.Module):
+            module.requires_grad_(False)
 
 
 def feature_dim_of(backbone: nn.Module) -> int:

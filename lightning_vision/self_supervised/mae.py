@@ -217,7 +217,9 @@ def _start(vit: VisionTransformer, grid: tuple[int, int], sines: bool, trained: 
     """
     if not trained:
         vit.apply(_xavier)
-        nn.init.xavier_uniform_(vit.patch_embed.proj.weight.data.flatten(1))
+        weight = vit.patch_embed.proj.weight
+        # Filled apart: of weights that are channels last, `flatten` is a copy.
+        weight.data.copy_(nn.init.xavier_uniform_(torch.empty_like(weight.flatten(1))).view(weight.shape))
         for token in (vit.cls_token, vit.reg_token):
             if token is not None:
                 nn.init.normal_(token, std=0.02)

@@ -14,13 +14,11 @@ from timm.layers import PatchEmbed
 from timm.layers.format import Format
 from torch import Tensor, nn
 
-from .learner import SelfSupervisedLearner
+from .gather import quotient_of_all
+from .learner import SelfSupervisedLearner, freeze_pooling
 from .views import View, views_for
 
 __all__ = ["MaskedLearner", "hidden_count", "masked_mean", "random_mask"]
-
-# Parts of timm's networks that stand behind the features of patches: no loss of patches reaches them.
-POOLING = ("fc_norm", "attn_pool", "head")
 
 
 def hidden_count(units: int, ratio: float) -> int:
@@ -48,9 +46,9 @@ def random_mask(uniform: Tensor, hidden: int) -> Tensor:
 
 
 def masked_mean(error: Tensor, hidden: Tensor) -> Tensor:
-    """The mean of `error` where `hidden`, a bool tensor that broadcasts to it; the rest has no part and no gradient."""
+    """The mean of all processes' `error` where `hidden`, which broadcasts to it; the rest has no part in it."""
     count = hidden.sum() * (error.numel() // hidden.numel())
-    return error.where(hidden, 0).sum() / count
+    return quotient_of_all(error.where(hidden, 0).sum(), count)
 
 
 class MaskedLearner(SelfSupervisedLearner):
@@ -111,9 +109,7 @@ class MaskedLearner(SelfSupervisedLearner):
                 f"{name}: mask_ratio is {mask_ratio} of {count} units; give a share above 0 that leaves one to be seen"
             )
         self.mask_ratio, self.hidden = mask_ratio, hidden_count(count, mask_ratio)
-        for part in POOLING:
-            if isinstance(module := getattr(self.backbone, part, None), nn.Module):
-                module.requires_grad_(False)
+        freeze_pooling(self.backbone)
 
     @property
     def draws(self) -> int:
@@ -132,7 +128,7 @@ class MaskedLearner(SelfSupervisedLearner):
         if self.views is not None:
             (image,) = self.views(image, uniform[:, units:], *self.statistics())
         self._check(image)
-        return {"loss": self.error(image, self.mask(uniform[:, :units]))}
+        return {"loss": self.error(image, self.mask(uniform[:, :units].to(image.device)))}
 
     def mask(self, uniform: Tensor) -> Tensor:
         """Which patches are hidden, bool `(B, N)`, row by row of the image, by draws `(B, U)` in [0, 1)."""
@@ -159,11 +155,9 @@ class MaskedLearner(SelfSupervisedLearner):
             ValueError: as `VisionModule.setup`; the network is built for images of another size.
         """
         super().setup(stage)
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        found = getattr(datamodule, "image_size", None)
-        given = (found, found) if isinstance(found, int) else found and tuple(found)
+        given = self.data_size()
         if stage == "fit" and not self.resizes and given and given != self.image_size:
-            ours, theirs = type(self).__name__, type(datamodule).__name__
+            ours, theirs = type(self).__name__, type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
             raise ValueError(f"{ours} sees image_size={self.image_size} and {theirs} has {given}; make them agree")
 
     def _check(self, image: Tensor) -> None:

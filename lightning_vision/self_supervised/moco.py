@@ -111,9 +111,9 @@ class MoCo(MomentumLearner):
 
     Differs from the paper:
         The queue starts empty and not with random vectors. Batches are not shuffled between processes before the
-        following branch sees them: on one process that changes nothing, on several set `trainer.sync_batchnorm`, which
-        leaves a batch norm no smaller group to tell partners by. Version 3 has the heads of its ViTs, also behind other
-        backbones, and trains a ViT's first layer like the others.
+        following branch sees them, so batch norms may tell partners from the queue's keys, which other batches
+        normalised; `trainer.sync_batchnorm` only leaves them no smaller group. Version 3 has the heads of its ViTs,
+        also behind other backbones, and trains a ViT's first layer like the others.
 
     See also:
         `SimCLR`, whose views of one batch meet without a second branch.

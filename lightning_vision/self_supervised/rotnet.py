@@ -81,7 +81,7 @@ class RotNet(SelfSupervisedLearner):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if size := getattr(getattr(self.trainer, "datamodule", None), "image_size", None):
+        if stage == "fit" and (size := self.data_size()):
             self._check_square(*size)
 
     @property
@@ -97,7 +97,7 @@ class RotNet(SelfSupervisedLearner):
             label = torch.arange(self.rotations, device=image.device).repeat_interleave(len(image))
             turned = turned.flatten(0, 1)
         else:
-            label = (uniform[:, -1] * self.rotations).long()
+            label = (uniform[:, -1] * self.rotations).long().to(image.device)
             turned = turned[label, torch.arange(len(image), device=image.device)]
         logits = self.network(turned)
         loss = mean_of_all(F.cross_entropy(logits, label, reduction="none"))

@@ -1,5 +1,6 @@
 """VICReg: two views agree, features keep varying, and features do not vary together."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from .gather import gather
 from .heads import mlp
 from .joint import JointEmbedding
 from .off_diagonal import off_diagonal
+from .views import View
 
 __all__ = ["VICReg", "covariance_term", "variance_term", "vicreg_loss"]
 
@@ -37,7 +39,9 @@ def covariance_term(answers: Tensor) -> Tensor:
 def vicreg_loss(
     first: Tensor, second: Tensor, invariance_weight: float, variance_weight: float, covariance_weight: float
 ) -> dict[str, Tensor]:
-    """What two views cost together (equation 6), over the rows of all processes.
+    """What two views cost together, over the rows of all processes: equation 6 as the authors compute it.
+
+    They take the mean of both views' variance terms, not the sum, and the squared difference's mean over features.
 
     Args:
         first: Answers to one view of each image, `(B, D)`, on each process.
@@ -70,6 +74,7 @@ class VICReg(JointEmbedding):
         covariance_weight: nu, 0 or more.
         hidden_dim: Width of the head's two inner layers.
         out_dim: Width of the answers that are compared.
+        views: As `JointEmbedding`.
         **common: As `JointEmbedding`.
 
     Raises:
@@ -102,9 +107,10 @@ class VICReg(JointEmbedding):
         covariance_weight: float = 1.0,
         hidden_dim: int = 8192,
         out_dim: int = 8192,
+        views: str | Sequence[View | Mapping[str, Any]] = "vicreg",
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(views=views, **common)
         self.weights = (invariance_weight, variance_weight, covariance_weight)
         if min(self.weights) < 0:
             raise ValueError(f"the weights of VICReg's terms are {self.weights}; give 0 or more for each")

@@ -36,7 +36,7 @@ def test_value_gradient_and_centre_are_lightlys_over_several_steps(seen, views):
         teacher = answers(seen).detach() + step
         loss = dino_loss([*teacher], [*student], centre.mean, 0.07, 0.1)
         expected = theirs([*teacher], [*same])
-        centre.collect([*teacher])
+        centre.collect(0, [*teacher])
         centre.follow()
 
         torch.testing.assert_close(loss, expected)
@@ -75,7 +75,7 @@ def test_a_teacher_without_an_opinion_and_an_undecided_student_cost_log_k():
     collapsed[..., 7] = 1
     centre = Centre(50, 0.5)
     for _ in range(40):
-        centre.collect([*collapsed])
+        centre.collect(0, [*collapsed])
         centre.follow()
     assert dino_loss([*collapsed], [*flat], centre.mean, 0.04, 0.1).item() == pytest.approx(math.log(50))
 
@@ -91,9 +91,9 @@ def test_the_teacher_gets_no_gradient():
 def test_micro_batches_move_the_centre_as_one_batch():
     rows = torch.randn(7, 6)
     parts, whole = Centre(6, 0.9), Centre(6, 0.9)
-    for piece in rows.split([2, 5]):
-        parts.collect([piece])
-    whole.collect([rows])
+    for number, piece in enumerate(rows.split([2, 5])):
+        parts.collect(number, [piece])
+    whole.collect(0, [rows])
     for centre in (parts, whole):
         centre.follow()
 
@@ -103,12 +103,26 @@ def test_micro_batches_move_the_centre_as_one_batch():
     torch.testing.assert_close(parts.mean, whole.mean)
 
 
+def test_a_batch_that_is_computed_again_moves_the_centre_once():
+    learner, plain = dino(), dino()
+    image = torch.rand(4, 1, 24, 24)
+    for one, times in ((learner, 3), (plain, 1)):
+        for _ in range(times):
+            one.losses(image, torch.rand(4, one.draws, generator=torch.Generator().manual_seed(0)))
+        with torch.no_grad():  # as batch norms are measured again
+            one.losses(image + 1, torch.rand(4, one.draws))
+        one.centre.follow()
+
+    torch.testing.assert_close(learner.centre.mean, plain.centre.mean)
+    assert plain.centre.mean.abs().max() > 0
+
+
 def test_two_ranks_with_unequal_rows_are_one_process(two_ranks):
     def joined(views):
         first, second = views
         centre = Centre(4, 0.9).double()
         loss = dino_loss([first.detach()], [first, second], centre.mean, 0.07, 0.1)
-        centre.collect([first.detach()])
+        centre.collect(0, [first.detach()])
         centre.follow()
         return loss + centre.mean.sum()
 

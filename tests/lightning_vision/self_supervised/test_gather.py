@@ -1,6 +1,6 @@
 import torch
 
-from lightning_vision.self_supervised.gather import gather, own_rows
+from lightning_vision.self_supervised.gather import apart, gather, mean_of_all, own_rows
 from lightning_vision.self_supervised.simclr import nt_xent
 
 ROWS = (5, 3)
@@ -55,6 +55,23 @@ def test_gathering_without_gradients_is_noticed(two_ranks):
 
     torch.testing.assert_close(without[0], with_them[0])
     assert (without[1] - with_them[1]).abs().max() > 1e-3
+
+
+def test_in_evaluation_a_process_asks_no_other(two_ranks):
+    """Ranks may have different numbers of batches: what one of them asks alone, nobody answers."""
+
+    def uneven():
+        import torch.distributed as dist
+
+        rows = torch.randn(2, 3)
+        with apart():
+            for _ in range(1 + dist.get_rank()):
+                assert gather(rows) is rows
+                assert own_rows(rows) == slice(0, 2)
+                torch.testing.assert_close(mean_of_all(rows[:, 0]), rows[:, 0].mean())
+        return len(gather(rows))
+
+    assert two_ranks(uneven, timeout=30) == [4, 4]
 
 
 def test_alone_the_rows_are_the_batch():

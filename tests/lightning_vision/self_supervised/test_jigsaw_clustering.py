@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_vision.datamodules import PlacedDigits
 from lightning_vision.self_supervised.jigsaw_clustering import JigsawClustering, clustering_loss
+from lightning_vision.self_supervised.montages import dismantled
 from support.joined_losses import alone, on_a_rank
 from support.learners import resumed, tiny
 from support.trainers import quiet_trainer
@@ -114,7 +115,7 @@ def test_features_of_a_patch_are_those_of_its_part_of_the_map():
     torch.testing.assert_close(seen[0], own.backbone(patches))
 
 
-def test_patches_lie_where_they_were_cut_and_labels_say_where():
+def test_patches_lie_where_they_were_cut():
     plain = [{"crop": None, "flip": 0.0, "grey": 0.0}]
     learner = jigsaw(views=plain, overlap=0.0)
     image = torch.randn(3, 1, 16, 16)
@@ -122,6 +123,24 @@ def test_patches_lie_where_they_were_cut_and_labels_say_where():
 
     torch.testing.assert_close(patches[:, 1], image[:, :, :8, 8:])
     torch.testing.assert_close(patches[:, 2], image[:, :, 8:, :8])
+
+
+def test_the_location_branch_is_told_where_a_patch_was():
+    """Images whose quarters are 0, 1, 2 and 3, and a branch that reads the number."""
+    plain = [{"crop": None, "flip": 0.0, "jitter": 0.0, "grey": 0.0}]
+    learner = jigsaw(views=plain, overlap=0.0).eval()
+    image = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat_interleave(8, 0).repeat_interleave(8, 1).expand(5, 1, 16, 16)
+
+    class Reads(torch.nn.Module):
+        def forward(self, features):
+            return 9 * torch.nn.functional.one_hot(features[:, 0].round().long(), 4).float()
+
+    learner._parts = lambda montage: dismantled(montage, 2).mean((2, 3))
+    learner.network.locator, learner.network.projector = Reads(), torch.nn.Linear(1, 2)
+    terms = learner.losses(image, uniform_for(learner, 5))
+
+    assert terms["acc"] == 1
+    assert terms["location"] < 1e-3
 
 
 def test_the_whole_loss_weighs_its_branches():
@@ -158,7 +177,7 @@ def test_what_does_not_fit_is_refused():
         jigsaw(grid=1)
     with pytest.raises(ValueError, match=r"temperature is 0, alpha 1.0 and beta 1.0; give one above 0, and 0 or more"):
         jigsaw(temperature=0)
-    with pytest.raises(ValueError, match="a batch has 1 image and JigsawClustering compares images"):
+    with pytest.raises(ValueError, match="a batch has 1 image and JigsawClustering needs 2"):
         quiet_trainer(max_steps=1).fit(jigsaw(), PlacedDigits(batch_size=1))
 
 

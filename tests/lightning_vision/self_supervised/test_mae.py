@@ -182,6 +182,14 @@ def test_loss_and_gradient_are_lightlys(norm_targets):
     assert not torch.isclose(ours, lightlys_loss(encoder, decoder, image, mask, not norm_targets))
 
 
+def test_embeddings_of_patches_start_as_a_linear_layer_does_in_either_order_of_memory():
+    """Xavier's range is sqrt(6 / (48 + 16)) for patches of 3 x 4 x 4 numbers and 16 features."""
+    for channels_last in (False, True):
+        weight = mae(in_channels=3, channels_last=channels_last).backbone.patch_embed.proj.weight
+
+        assert weight.std().item() == pytest.approx((6 / 64 / 3) ** 0.5, rel=0.05)
+
+
 def test_positions_are_fixed_sines_or_learned():
     fixed, learned = mae(), mae(positions="learned")
 

@@ -11,6 +11,7 @@ from lightning_vision.datamodules import PlacedDigits
 from lightning_vision.self_supervised.mae import MAE
 from lightning_vision.self_supervised.masked import hidden_count, masked_mean, random_mask
 from lightning_vision.self_supervised.simmim import SimMIM
+from support.joined_losses import alone, on_a_rank
 from support.resuming import differences, newest, record
 from support.trainers import quiet_trainer
 
@@ -54,10 +55,21 @@ def test_each_unit_is_hidden_as_often_as_the_others():
     torch.testing.assert_close(often, torch.full((6,), 1 / 3), atol=0.015, rtol=0)
 
 
-def test_a_threshold_in_the_place_of_the_order_is_noticed():
-    uniform = torch.rand(50, 36)
+def test_two_ranks_with_unequal_rows_are_one_process(two_ranks):
+    def joined(views):
+        hidden = torch.arange(views.shape[2]) < 2
+        return masked_mean(views[0].square(), hidden.expand(views.shape[1:]))
 
-    assert len(set((uniform < 0.6).sum(1).tolist())) > 1
+    def of_each(views):
+        return views[0, :, :2].square().mean()
+
+    value, gradient = alone(joined, 1, 4)
+    ranks = two_ranks(on_a_rank, joined, 1, 4)
+
+    for found, moved in ranks:
+        torch.testing.assert_close(found, value)
+        torch.testing.assert_close(moved, gradient)
+    assert (two_ranks(on_a_rank, of_each, 1, 4)[0][1] - gradient).abs().max() > 1e-3
 
 
 def test_the_mean_is_that_of_what_is_hidden_by_hand():

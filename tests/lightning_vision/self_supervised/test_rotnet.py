@@ -30,6 +30,17 @@ def test_row_121_four_rotations_are_the_identity():
     assert not torch.equal(rotations_of(image)[1], image)
 
 
+def test_row_121_a_turn_is_a_quarter_against_the_clock():
+    image = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
+
+    assert rotations_of(image)[:, 0, 0].tolist() == [
+        [[1, 2], [3, 4]],
+        [[2, 4], [1, 3]],
+        [[4, 3], [2, 1]],
+        [[3, 1], [4, 2]],
+    ]
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_row_121_labels_are_how_often_rot90_turned(count):
     image = torch.randn(3, 1, 4, 4)

@@ -152,7 +152,7 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_a_batch_of_one_image_is_refused():
-    with pytest.raises(ValueError, match=r"^a batch has 1 image and SimCLR compares images; give "):
+    with pytest.raises(ValueError, match=r"^a batch has 1 image and SimCLR needs 2; give "):
         quiet_trainer(max_steps=1).fit(tiny(SimCLR), datamodule=PlacedDigits(batch_size=1))
-    with pytest.raises(ValueError, match=r"^this batch has 1 image and SimCLR compares images; give "):
+    with pytest.raises(ValueError, match=r"^this batch has 1 image and SimCLR needs 2; give "):
         quiet_trainer(max_steps=1).fit(tiny(SimCLR), [torch.zeros(1, 1, 8, 8)[None]])

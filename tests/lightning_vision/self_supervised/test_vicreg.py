@@ -106,7 +106,5 @@ def test_a_resumed_run_is_the_straight_one(tmp_path):
 def test_a_batch_of_one_image_is_refused_at_set_up(size, which):
     data = PlacedDigits(batch_size=size, labels_per_class=1)
 
-    with pytest.raises(
-        ValueError, match=f"^{which} has 1 image and VICReg compares images; give drop_last=True or bat"
-    ):
+    with pytest.raises(ValueError, match=f"^{which} has 1 image and VICReg needs 2; give drop_last=True or"):
         quiet_trainer(max_steps=1).fit(tiny(VICReg), data)
