@@ -144,6 +144,7 @@ class Probing(Evaluation):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         self.undo_later(self._release)
+        self._loaded: tuple[int, int] | None = None
         if stage == "fit" and trainer.global_step == 0:
             self.last = []
         if self.off:
@@ -208,7 +209,9 @@ class Probing(Evaluation):
             return
         names = extras[0] if extras else ()
         together = {key: from_all_ranks(trainer, torch.cat([it[key] for it in extras])) for key in names}
-        with as_if_nobody_looked(trainer, pl_module):
+        # Numbers do not depend on the precision in which the run computes: similarities in half of it change votes.
+        device = trainer.strategy.root_device.type
+        with as_if_nobody_looked(trainer, pl_module), torch.autocast(device, enabled=False):
             pl_module.eval()
             found = self.measure(pl_module, Read(seen.features, seen.targets, together), bank)
         # What ranks computed may differ in the last bit.
@@ -237,7 +240,9 @@ class Probing(Evaluation):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         self._evaluates = trainer.state.fn != "fit"
-        if not self._evaluates:
+        if self._evaluates:
+            self._loaded = checkpoint["epoch"], checkpoint["global_step"]
+        else:
             self.last = []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -259,8 +264,10 @@ class Probing(Evaluation):
             pl_module.log(name, value, sync_dist=True)
         if self.rehearsing:
             return
-        settings = json.dumps({**self.settings, **sizes}, sort_keys=True)
-        moment = trainer.current_epoch, trainer.global_step
+        # Of a file's weights the file tells the moment; a number of a file that was chosen must not pass for the last.
+        moment = self._loaded or (trainer.current_epoch, trainer.global_step)
+        origin = {"checkpoint": str(trainer.ckpt_path)} if self._loaded else {}
+        settings = json.dumps({**self.settings, **sizes, **origin}, sort_keys=True)
         rows = [Measurement(self.protocol, settings, *moment, name, value) for name, value in named.items()]
         if trainer.state.fn == "fit":
             self.last = rows

@@ -164,11 +164,13 @@ class Representation(Probing):
         views, draws = getattr(pl_module, "views", None), getattr(getattr(pl_module, "views", None), "draws", None)
         if not isinstance(views, nn.Module) or not isinstance(draws, int):
             return {}
+        channels = image.shape[1]
         moment = seed_of(self.seed, pl_module.global_rank, batch_index)
         uniform = torch.rand(len(image), draws, generator=torch.Generator().manual_seed(moment))
-        channels = image.shape[1]
         mean, std = normalised_by(pl_module.trainer) or ([0.0] * channels, [1.0] * channels)
         pair = views(image.float(), uniform.to(image.device), mean, std)[:2]
+        if len(pair) < 2:  # of a learner that hides parts of one view
+            return {}
         kind = type(self).__name__
         return {name: features_of(kind, pl_module, it) for name, it in zip(("first", "second"), pair, strict=True)}
 

@@ -192,6 +192,32 @@ def test_a_test_has_names_of_its_own_and_compares_with_the_datamodules_training_
     assert len(seen.given[0][1].features) == 18
 
 
+def test_numbers_are_computed_in_full_precision_whatever_the_runs(tmp_path):
+    class Multiplies(Validated):
+        def measure(self, pl_module, images, bank):
+            return {"": float((images.features @ images.features.T).dtype == torch.float32)}
+
+    trainer = fit(Multiplies(), precision="bf16-mixed", folder=tmp_path)
+
+    assert trainer.callback_metrics["probe/seen"] == 1
+
+
+def test_a_number_of_a_file_stands_beside_the_files_moment_and_name(tmp_path):
+    files = []
+    for epochs in (1, 2):
+        files.append(str(tmp_path / f"{epochs}.ckpt"))
+        fit(Validated(), max_epochs=epochs, folder=tmp_path / "fits").save_checkpoint(files[-1])
+    for file in files:
+        trainer = quiet_trainer(callbacks=[Validated()], default_root_dir=tmp_path)
+        trainer.validate(Pixels(), plain_loader(12), ckpt_path=file, verbose=False)
+    kept = rows(tmp_path)
+
+    assert [json.loads(row["settings"])["checkpoint"] for row in kept] == files
+    assert [int(row["step"]) for row in kept] == [5, 10]
+    trainer.validate(Pixels(), plain_loader(12), verbose=False)
+    assert "checkpoint" not in json.loads(rows(tmp_path)[-1]["settings"])
+
+
 def test_without_training_images_a_test_says_so():
     trainer = quiet_trainer(callbacks=[Seen()])
     with pytest.warns(UserWarning, match="^Seen: nobody has training images to compare with"):

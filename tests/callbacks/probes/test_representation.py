@@ -151,6 +151,14 @@ def test_the_callback_logs_the_functions_of_the_validations_features(tmp_path):
     assert probe.settings["alike"] == "two images of a class"
 
 
+def test_a_module_with_one_view_is_compared_by_classes(tmp_path):
+    module = Viewed()
+    module.views.forward = lambda image, *_: [image]
+    probe, _ = measured(module, tmp_path)
+
+    assert probe.settings["alike"] == "two images of a class"
+
+
 def test_a_module_with_views_is_asked_for_two_of_each_image_which_stay_the_same(tmp_path):
     probe, numbers = measured(Viewed(), tmp_path)
     _, again = measured(Viewed(), tmp_path)
