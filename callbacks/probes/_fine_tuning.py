@@ -125,6 +125,7 @@ def fine_tuned(
     names = {name for name, _ in whole.named_parameters()}
     trained = [it.requires_grad_() for name, it in tensors.items() if name in names and it.is_floating_point()]
     head: list[Tensor] = []
+    used: set[int] = set()
     optimizer = torch.optim.SGD(trained, lr=rate, momentum=0.9, nesterov=True)
     for step, batch in enumerate(batches):
         batch = batch.to(images.device)
@@ -142,7 +143,8 @@ def fine_tuned(
             group["lr"] = rate * (1 + math.cos(math.pi * step / len(batches))) / 2
         optimizer.zero_grad()
         F.cross_entropy(features.float() @ head[0] + head[1], labels[batch]).backward()
+        # In any step: a layer that is dropped in the last one was trained before.
+        used |= {id(it) for it in trained if it.grad is not None}
         optimizer.step()
-    used = {id(it) for it in trained if it.grad is not None}
     kept = {name: it for name, it in tensors.items() if name not in names or id(it) in used}
     return Tuned({name: it.detach() for name, it in kept.items()}, head[0].detach(), head[1].detach())

@@ -53,9 +53,12 @@ def test_a_wrong_vote_is_noticed():
     right = knn_predict(queries, bank, labels, 60, 0.1)
     unweighted = by_hand(queries, bank, labels, 60, 0.1, weigh=lambda s, t: 1.0)
     inverted = by_hand(queries, bank, labels, 60, 0.1, weigh=lambda s, t: (-s / t).exp())
-    not_normalised = knn_predict(queries, F.pad(bank, (0, 1), value=9.0)[:, 1:], labels, 60, 0.1)
 
-    assert all(not torch.equal(right, wrong) for wrong in (unweighted, inverted, not_normalised))
+    assert all(not torch.equal(right, wrong) for wrong in (unweighted, inverted))
+    # The lengths of features have no vote, which those of a plain product would have.
+    lengths = torch.linspace(0.1, 10, len(bank))[:, None]
+    assert torch.equal(knn_predict(queries, bank * lengths, labels, 60, 0.1), right)
+    assert not torch.equal(queries @ (bank * lengths).T, queries @ bank.T)
 
 
 @pytest.mark.parametrize(("bank", "classes", "k"), [(400, 10, 200), (300, 300, 20)])

@@ -75,7 +75,8 @@ def test_no_part_that_is_held_out_trains_the_heads_that_are_compared(monkeypatch
 
 def test_few_labels_are_those_of_the_seed_and_standardised_by_themselves():
     bank, images = clusters(200, spread=1.5), clusters(200, spread=1.5, seed=1)
-    shares = {seed: measured(LinearProbe("few_labels", seed=seed), images, bank)[""] for seed in (0, 0, 1, 2)}
+    shares = {seed: measured(LinearProbe("few_labels", seed=seed), images, bank)[""] for seed in (0, 1, 2)}
+    assert measured(LinearProbe("few_labels", seed=0), images, bank)[""] == shares[0]
     assert len(set(shares.values())) > 1
     probe = LinearProbe("few_labels", labels_per_class=3)
     assert (
