@@ -287,6 +287,15 @@ def _is_rehearsal(trainer: Trainer) -> bool:
 
 def _is_last(trainer: Trainer) -> bool:
     """Whether no later validation of the fit is to come."""
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    by_epochs = epochs is not None and epochs >= 0 and trainer.current_epoch + epochs_apart(trainer) >= epochs
-    return by_epochs or 0 <= steps <= trainer.global_step or trainer.should_stop
+    loop, batches = trainer.fit_loop.epoch_loop, trainer.num_training_batches
+    every = min(trainer.val_check_batch or batches, batches)
+    done, total = loop.batch_idx + 1, loop.total_batch_idx + 1
+    again = done + every <= batches
+    epochs_ahead = 0 if again else epochs_apart(trainer)
+    epochs = -1 if trainer.max_epochs is None else trainer.max_epochs
+    by_epochs = 0 <= epochs <= trainer.current_epoch + epochs_ahead
+    # As many steps a batch as there were so far: several, or one in several.
+    batches_ahead = every if again else batches - done + (epochs_ahead - 1) * batches + every
+    steps_ahead = batches_ahead * trainer.global_step / max(total, 1)
+    by_steps = 0 <= trainer.max_steps < trainer.global_step + max(int(steps_ahead), 1)
+    return by_epochs or by_steps or trainer.should_stop

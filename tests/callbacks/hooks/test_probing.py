@@ -170,10 +170,21 @@ def test_the_last_epoch_is_measured_too(options, epochs, tmp_path):
     assert [int(it["epoch"]) for it in rows(tmp_path)] == epochs
 
 
-def test_a_fit_that_ends_by_steps_is_measured_at_its_last(tmp_path):
-    fit(Validated(every_n_epochs=100), max_epochs=-1, max_steps=15, folder=tmp_path)
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_epochs": -1, "max_steps": 15}, [5, 15]),
+        ({"max_epochs": -1, "max_steps": 12}, [5, 10]),
+        ({"max_epochs": -1, "max_steps": 7, "accumulate_grad_batches": 2}, [3, 6]),
+        ({"max_epochs": 3, "val_check_interval": 1}, [1, 2, 3, 4, 5, 15]),
+        ({"max_epochs": 4, "check_val_every_n_epoch": 2}, [10, 20]),
+    ],
+)
+def test_a_fits_last_validation_is_measured_and_no_other_late_one(options, steps, tmp_path):
+    """Epochs of five batches; validations of the first epoch are measured in any case."""
+    fit(Validated(every_n_epochs=100), **options, folder=tmp_path)
 
-    assert [int(it["step"]) for it in rows(tmp_path)] == [5, 15]
+    assert [int(it["step"]) for it in rows(tmp_path)] == steps
 
 
 def test_a_test_has_names_of_its_own_and_compares_with_the_datamodules_training_images(tmp_path):
