@@ -7,7 +7,7 @@ from typing import Any
 from .view import View
 from .views import Views
 
-__all__ = ["byol", "digits", "dino", "mae", "moco_v2", "simclr", "vicreg", "views_for"]
+__all__ = ["views_for"]
 
 Size = int | Sequence[int] | None
 
