@@ -13,24 +13,24 @@ Loss = Callable[[Tensor], Tensor]
 
 
 def loss_row(what: str, against: str, ours: Loss, peer: Loss, shape: tuple[int, ...], quick: bool) -> Row:
-    """Compute a loss of answers and their gradient.
+    """Compute a loss of embeddings and their gradient.
 
     Args:
         what: What is ours.
         against: What the peer is.
-        ours: Of answers `shape`.
+        ours: Of embeddings `shape`.
         peer: The same.
-        shape: Views, rows and width of the answers.
+        shape: Views, rows and width of the embeddings.
         quick: One repetition with four rows.
     """
     views, rows, width = shape
     random = torch.Generator().manual_seed(0)
-    answers = torch.randn(views, 4 if quick else rows, width, generator=random).requires_grad_()
+    embeddings = torch.randn(views, 4 if quick else rows, width, generator=random).requires_grad_()
 
     def run(loss: Loss) -> None:
-        torch.autograd.grad(loss(answers), answers)
+        torch.autograd.grad(loss(embeddings), embeddings)
 
     turns = (1, 0) if quick else (15, 1)
     times = take_turns({"peer": unprepared(lambda: run(peer)), "ours": unprepared(lambda: run(ours))}, *turns)
-    size = f", {rows} images, answers of {width}"
+    size = f", {rows} images, embeddings of {width}"
     return Row.slowdown(what + size, against, times["ours"]["cpu"], times["peer"]["cpu"], "cpu", "<= 1.00")

@@ -61,12 +61,12 @@ def step_rows(
         return [torch.stack(view) for view in zip(*map(transform, pictures), strict=True)]
 
     def our_step(views: Callable[[], Views]) -> None:
-        loss = ours.compare(*ours.answers(views()))["loss"]
+        loss = ours.compare(*ours.embeddings(views()))["loss"]
         _descend(loss, optimizers[0])
         if hasattr(ours, "target"):
             ours.target.follow(ours.source, 0.99)
         if ours.queue is not None:
-            ours.queue.take_in()
+            ours.queue.enqueue()
 
     def their_step(views: Callable[[], Views]) -> None:
         theirs.follow()

@@ -44,6 +44,6 @@ class _Lightly(Peer):
         self.head, self.criterion = SimCLRProjectionHead(512, 512, 128), NTXentLoss(temperature=0.1)
 
     def loss(self, views: list[Tensor]) -> Tensor:
-        answers = [self.head(self.backbone(view)) for view in views]
-        loss: Tensor = self.criterion(*answers)
+        embeddings = [self.head(self.backbone(view)) for view in views]
+        loss: Tensor = self.criterion(*embeddings)
         return loss

@@ -1,4 +1,4 @@
-"""The picture of SimCLR: two views of six digits, and which answers attract and which repel."""
+"""The picture of SimCLR: two views of six digits, and which embeddings attract and which repel."""
 
 import torch
 from matplotlib.colors import ListedColormap
@@ -12,7 +12,7 @@ COUNT = 6
 
 
 def draw() -> Figure:
-    """Rows: images, their two views. On the right, the pairs of the 2N answers."""
+    """Rows: images, their two views. On the right, the pairs of the 2N embeddings."""
     images = placed_digits(COUNT)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[5, 3.4])

@@ -1,4 +1,4 @@
-"""Where the answers to two views of forty images end with one, two and three terms of VICReg's loss."""
+"""Where the embeddings of two views of forty images end with one, two and three terms of VICReg's loss."""
 
 import torch
 from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def draw() -> Figure:
 
 
 def _answers(weights: tuple[float, float, float] | None) -> Tensor:
-    """Of a linear layer without bias, `(2, IMAGES, 2)`, which begins with answers that lie almost on a line."""
+    """Of a linear layer without bias, `(2, IMAGES, 2)`, which begins with embeddings that lie almost on a line."""
     random = torch.Generator().manual_seed(0)
     common, own = torch.randn(IMAGES, 2, generator=random), torch.randn(2, IMAGES, 2, generator=random)
     views = torch.cat([common.expand(2, -1, -1), own], 2)

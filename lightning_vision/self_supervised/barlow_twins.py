@@ -18,13 +18,13 @@ def cross_correlation(first: Tensor, second: Tensor) -> Tensor:
     """C (equation 2): how each feature of one view goes along with each of the other, over the rows of all processes.
 
     Args:
-        first: Answers to one view of each image, `(B, D)`, on each process.
-        second: Answers to the other view, in the same order.
+        first: Embeddings of one view of each image, `(B, D)`, on each process.
+        second: Embeddings of the other view, in the same order.
 
     Returns:
         `(D, D)`, -1..1, the same on all processes; 0 where a feature does not vary.
     """
-    one, other = (_standardised(gather(answers)) for answers in (first, second))
+    one, other = (_standardised(gather(embeddings)) for embeddings in (first, second))
     return one.T @ other / len(one)
 
 
@@ -32,8 +32,8 @@ def barlow_twins_loss(first: Tensor, second: Tensor, redundancy_weight: float) -
     """How far the cross-correlation of two views is from the identity (equation 1).
 
     Args:
-        first: Answers to one view of each image, `(B, D)`, on each process.
-        second: Answers to the other view, in the same order.
+        first: Embeddings of one view of each image, `(B, D)`, on each process.
+        second: Embeddings of the other view, in the same order.
         redundancy_weight: lambda, of what stands beside the diagonal.
 
     Returns:
@@ -55,7 +55,7 @@ class BarlowTwins(JointEmbedding):
     Args:
         redundancy_weight: lambda, the weight of correlations between features, 0 or more.
         hidden_dim: Width of the head's two inner layers.
-        out_dim: Width of the answers that are compared.
+        out_dim: Width of the embeddings that are compared.
         views: As `JointEmbedding`.
         **common: As `JointEmbedding`.
 
@@ -97,8 +97,8 @@ class BarlowTwins(JointEmbedding):
         self.redundancy_weight = redundancy_weight
         self.network.add_module("projector", mlp([self.feature_dim, hidden_dim, hidden_dim, out_dim], last_bias=False))
 
-    def compare(self, *answers: list[Tensor]) -> dict[str, Tensor]:
-        first, second = answers[0]
+    def compare(self, *embeddings: list[Tensor]) -> dict[str, Tensor]:
+        first, second = embeddings[0]
         return barlow_twins_loss(first, second, self.redundancy_weight)
 
 

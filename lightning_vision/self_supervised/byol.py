@@ -34,9 +34,9 @@ def byol_loss(predictions: Tensor, targets: Tensor) -> Tensor:
 class BYOL(MomentumLearner):
     """Foretells, from one view, the answer of a slowly following copy to the other view; images meet no other images.
 
-    Both views foretell each other. Nothing in the loss keeps answers apart: that predictor, copy and batch norms do it
-    is what the paper shows. Batch norms take their statistics of one process unless `trainer.sync_batchnorm` is true,
-    as the paper has it.
+    Both views foretell each other. Nothing in the loss keeps embeddings apart: that predictor, copy and batch norms do
+    it is what the paper shows. Batch norms take their statistics of one process unless `trainer.sync_batchnorm` is
+    true, as the paper has it.
 
     Args:
         hidden_dim: Width of the inner layer of projector and predictor.
@@ -71,7 +71,7 @@ class BYOL(MomentumLearner):
         }
 
     See also:
-        `MoCo`, whose copy gives other images' answers too.
+        `MoCo`, whose copy gives other images' embeddings too.
     """
 
     compared_views = 2
@@ -90,10 +90,10 @@ class BYOL(MomentumLearner):
         self.network.add_module("predictor", mlp([out_dim, hidden_dim, out_dim]))
         self.target = MomentumCopy(self.source)
 
-    def answers(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
+    def embeddings(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
         return embed(self.network, views), embed(self.target, views)
 
-    def compare(self, *answers: list[Tensor]) -> dict[str, Tensor]:
-        predictions, targets = answers
+    def compare(self, *embeddings: list[Tensor]) -> dict[str, Tensor]:
+        predictions, targets = embeddings
         first, second = (byol_loss(*pair) for pair in zip(predictions, reversed(targets), strict=True))
         return {"loss": first + second}

@@ -24,26 +24,26 @@ def dino_loss(
     """The mean cross-entropy of what the student says to one view and the teacher to another one (equation 3).
 
     Args:
-        teacher: Answers `(B, K)` to the first views; no gradient goes there.
-        student: Answers `(B, K)` to all views, the teacher's first.
-        centre: What is taken from the teacher's answers, `(K,)`.
+        teacher: Outputs `(B, K)` to the first views; no gradient goes there.
+        student: Outputs `(B, K)` to all views, the teacher's first.
+        centre: What is taken from the teacher's outputs, `(K,)`.
         teacher_temp: Divides these then, above 0; small ones sharpen.
         student_temp: Divides the student's, above 0.
 
     Shape:
         A scalar: over all pairs of different views and the rows of all processes, where it is the same.
     """
-    said = [(answers / student_temp).log_softmax(dim=1) for answers in student]
+    said = [(outputs / student_temp).log_softmax(dim=1) for outputs in student]
     total = torch.stack(said).sum(dim=0)
     rows = torch.zeros_like(total[:, 0])
-    for view, answers in enumerate(teacher):
-        wanted = ((answers - centre) / teacher_temp).softmax(dim=1).detach()
+    for view, outputs in enumerate(teacher):
+        wanted = ((outputs - centre) / teacher_temp).softmax(dim=1).detach()
         rows = rows - (wanted * (total - said[view])).sum(dim=1)
     return mean_of_all(rows / (len(teacher) * (len(student) - 1)))
 
 
 class Centre(nn.Module):
-    """The mean of a teacher's answers, followed slowly (equation 4).
+    """The mean of a teacher's outputs, followed slowly (equation 4).
 
     It moves by what was collected since it moved last, by all processes together: the micro-batches of an optimizer
     step count as one batch.
@@ -63,9 +63,9 @@ class Centre(nn.Module):
         self._collected: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def collect(self, batch_idx: int, answers: Sequence[Tensor]) -> None:
-        """Count a micro-batch's answers, each `(B, K)`; the same number again takes their place."""
-        rows = torch.cat([*answers])
+    def collect(self, batch_idx: int, outputs: Sequence[Tensor]) -> None:
+        """Count a micro-batch's outputs, each `(B, K)`; the same number again takes their place."""
+        rows = torch.cat([*outputs])
         self._collected[batch_idx] = torch.cat([rows.sum(dim=0), rows.new_tensor([len(rows)])])
 
     def forget(self) -> None:
@@ -87,11 +87,11 @@ class Centre(nn.Module):
 class DINO(MomentumLearner):
     r"""Teaches a network by its own slow copy, which sees large views while the network sees small ones, too.
 
-    What keeps all answers from becoming one: the centre is taken from the teacher's answers, and a low temperature
+    What keeps all outputs from becoming one: the centre is taken from the teacher's outputs, and a low temperature
     sharpens them. Logs `loss` and nothing else.
 
     Args:
-        out_dim: K, the width of the answers.
+        out_dim: K, the width of the outputs.
         hidden_dim: Width of the head's two inner layers.
         bottleneck_dim: Width of what is compared with the K directions of the last layer.
         head_norm: Whether the head has batch norms; the authors have none.
@@ -170,11 +170,11 @@ class DINO(MomentumLearner):
         epochs = self.warmup_teacher_temp_epochs
         return last if epoch >= epochs - 1 else first + (last - first) * epoch / (epochs - 1)
 
-    def answers(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
+    def embeddings(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
         return embed(self.network, views), embed(self.target, views[: self.global_views])
 
-    def compare(self, *answers: list[Tensor]) -> dict[str, Tensor]:
-        student, teacher = answers
+    def compare(self, *outputs: list[Tensor]) -> dict[str, Tensor]:
+        student, teacher = outputs
         temperature = self.teacher_temperature(self.current_epoch)
         loss = dino_loss(teacher, student, self.centre.mean, temperature, self.student_temp)
         # Batch norms are measured again by steps without gradients.

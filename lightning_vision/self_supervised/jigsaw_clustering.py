@@ -20,21 +20,21 @@ from .views import View, Views, views_for
 __all__ = ["JigsawClustering", "clustering_loss"]
 
 
-def clustering_loss(answers: Tensor, patches: int, temperature: float) -> Tensor:
+def clustering_loss(embeddings: Tensor, patches: int, temperature: float) -> Tensor:
     """The supervised-contrastive loss of patches, whose label is their image (equation 1), over all processes.
 
     For each patch and each other one of its image: minus the log of exp(s / temperature) of the two, over the sum of
     the same of it and all other patches, s the cosine; the mean of these.
 
     Args:
-        answers: `(B patches, D)` on each process, those of an image in a row; not normalised.
+        embeddings: `(B patches, D)` on each process, those of an image in a row; not normalised.
         patches: Patches of an image, at least two.
         temperature: Above 0.
 
     Shape:
         A scalar, the same on all processes.
     """
-    rows = gather(F.normalize(answers, dim=1))
+    rows = gather(F.normalize(embeddings, dim=1))
     logits = rows @ rows.T / temperature
     itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
     log_shares = logits - logits.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
@@ -61,7 +61,7 @@ class JigsawClustering(SelfSupervisedLearner):
         beta: Weight of the location branch, 0 or more.
         temperature: Divides cosines, above 0.
         hidden_dim: Width of the clustering branch's inner layer; None is that of the features.
-        out_dim: Width of the answers that are compared.
+        out_dim: Width of the embeddings that are compared.
         **common: As `SelfSupervisedLearner`.
 
     Raises:
@@ -148,10 +148,10 @@ class JigsawClustering(SelfSupervisedLearner):
         order = shuffle(uniform[:, :count]).to(image.device)
         montage = montages(self.patches(image, uniform[:, count:]), order, self.grid)
         features = unshuffled(self._parts(montage), order)
-        answers, logits = (self.network.get_submodule(name)(features).float() for name in ("projector", "locator"))
+        embeddings, logits = (self.network.get_submodule(name)(features).float() for name in ("projector", "locator"))
         place = torch.arange(count, device=image.device).repeat(len(image))
         with torch.autocast(image.device.type, enabled=False):
-            clustering = clustering_loss(answers, count, self.temperature)
+            clustering = clustering_loss(embeddings, count, self.temperature)
             location = mean_of_all(F.cross_entropy(logits, place, reduction="none"))
         return {
             "loss": self.alpha * clustering + self.beta * location,

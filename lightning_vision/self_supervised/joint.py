@@ -14,7 +14,7 @@ __all__ = ["JointEmbedding", "embed"]
 
 
 class JointEmbedding(SelfSupervisedLearner):
-    """Base of learners of several views: a method puts its heads behind the backbone and says how answers `compare`.
+    """Base of learners of several views: a method puts its heads behind the backbone and says how embeddings `compare`.
 
     Args:
         views: Name of a recipe of views, or descriptions of each kind of view (`View`).
@@ -43,28 +43,28 @@ class JointEmbedding(SelfSupervisedLearner):
         return self.views.draws
 
     def losses(self, image: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        answers = self.answers(self.views(image, uniform, *self.statistics()))
+        embeddings = self.embeddings(self.views(image, uniform, *self.statistics()))
         # Similarities in half precision would round what a temperature then enlarges.
         with torch.autocast(image.device.type, enabled=False):
-            return self.compare(*([one.float() for one in several] for several in answers))
+            return self.compare(*([one.float() for one in several] for several in embeddings))
 
-    def answers(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
+    def embeddings(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
         """What goes to `compare`, for each branch a list with an answer `(B, D)` a view; one branch by default."""
         return (embed(self.network, views),)
 
     @abstractmethod
-    def compare(self, *answers: list[Tensor]) -> dict[str, Tensor]:
-        """The losses of float32 answers, as `losses` gives them."""
+    def compare(self, *embeddings: list[Tensor]) -> dict[str, Tensor]:
+        """The losses of float32 embeddings, as `losses` gives them."""
 
 
 def embed(branch: Callable[[Tensor], Tensor], views: Sequence[Tensor]) -> list[Tensor]:
-    """Answers `(B, D)` of a branch to each view `(B, C, h, w)`; views of one resolution share a forward pass."""
-    answers: dict[int, Tensor] = {}
+    """Embeddings `(B, D)` of a branch to each view `(B, C, h, w)`; views of one resolution share a forward pass."""
+    embeddings: dict[int, Tensor] = {}
     for size in dict.fromkeys(view.shape[-2:] for view in views):
         same = [number for number, view in enumerate(views) if view.shape[-2:] == size]
         parts = branch(torch.cat([views[number] for number in same])).chunk(len(same))
-        answers |= dict(zip(same, parts, strict=True))
-    return [answers[number] for number in range(len(views))]
+        embeddings |= dict(zip(same, parts, strict=True))
+    return [embeddings[number] for number in range(len(views))]
 
 
 def _check_sizes(backbone: nn.Module, views: Sequence[View]) -> None:

@@ -27,10 +27,10 @@ class KeyQueue(nn.Module):
 
     Example:
         >>> queue = KeyQueue(size=3, dim=1)
-        >>> queue.put_aside(0, torch.tensor([[1.0], [2.0]]))
-        >>> queue.put_aside(1, torch.tensor([[3.0], [4.0]]))
-        >>> queue.take_in()
-        >>> queue.shown()[:, 0].tolist()
+        >>> queue.collect(0, torch.tensor([[1.0], [2.0]]))
+        >>> queue.collect(1, torch.tensor([[3.0], [4.0]]))
+        >>> queue.enqueue()
+        >>> queue.stored()[:, 0].tolist()
         [4.0, 2.0, 3.0]
 
     Reference: He et al. 2020, arXiv:1911.05722, section 3.2
@@ -47,16 +47,16 @@ class KeyQueue(nn.Module):
         self.count = 0
         self._aside: dict[int, Tensor] = {}
 
-    def shown(self) -> Tensor:
+    def stored(self) -> Tensor:
         """The keys that are there, `(min(count, size), D)`, no gradient."""
         return self.keys[: self.count]
 
-    def put_aside(self, batch_idx: int, keys: Tensor) -> None:
-        """Keep this process's keys `(B, D)` of a micro-batch until `take_in`; the same number again replaces them."""
+    def collect(self, batch_idx: int, keys: Tensor) -> None:
+        """Keep this process's keys `(B, D)` of a micro-batch until `enqueue`; the same number again replaces them."""
         self._aside[batch_idx] = keys.detach()
 
     @torch.no_grad()
-    def take_in(self) -> None:
+    def enqueue(self) -> None:
         """Let in what was put aside, batch by batch, and of each batch process by process."""
         for own in self._aside.values():
             rows = gather(own)

@@ -1,4 +1,4 @@
-"""MoCo: a view of an image is to find its other view among the answers of a slowly following branch."""
+"""MoCo: a view of an image is to find its other view among the embeddings of a slowly following branch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,18 +63,18 @@ def info_nce_batch(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 
 class MoCo(MomentumLearner):
-    """Lets a view find its image's other view among answers of a branch that follows by a momentum.
+    """Lets a view find its image's other view among embeddings of a branch that follows by a momentum.
 
-    With a queue it is version 2: one view asks, the other one and a queue of earlier answers are what it finds. Without
-    (`queue_size=0`) it is version 3: both views ask, through a predictor, and find among the batch of all processes.
+    With a queue it is version 2: one view asks, the other one and a queue of earlier embeddings are what it finds.
+    Without (`queue_size=0`) it is version 3: both views ask, through a predictor, and find among the whole batch.
     Its authors' `momentum` is then 0.99 with a `momentum_end` of 1, `hidden_dim` 4096, `out_dim` 256 and `temperature`
     1 with a ResNet, 0.2 with a ViT.
 
     Args:
-        queue_size: How many earlier answers a query is told from; 0 is version 3.
+        queue_size: How many earlier embeddings a query is told from; 0 is version 3.
         temperature: Divides cosines, above 0.
         hidden_dim: Width of the heads' inner layers.
-        out_dim: Width of the answers that are compared.
+        out_dim: Width of the embeddings that are compared.
         momentum: Share of the following branch that stays at an optimizer step, 0..1.
         momentum_end: The same at the fit's end, reached along a cosine; None keeps `momentum`.
         views: Two views, as `JointEmbedding` takes them.
@@ -136,7 +136,7 @@ class MoCo(MomentumLearner):
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; give a number above 0")
         if queue_size < 0:
-            raise ValueError(f"queue_size is {queue_size}; give the number of answers that stay, or 0 for version 3")
+            raise ValueError(f"queue_size is {queue_size}; give the number of embeddings that stay, or 0 for version 3")
         self.temperature = temperature
         if queue_size:
             head, self.queue = mlp([self.feature_dim, hidden_dim, out_dim], norm=False), KeyQueue(queue_size, out_dim)
@@ -147,17 +147,17 @@ class MoCo(MomentumLearner):
             self.network.add_module("predictor", mlp([out_dim, hidden_dim, out_dim], last_norm=True))
         self.target = MomentumCopy(self.source)
 
-    def answers(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
+    def embeddings(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
         if self.queue is None:
             return embed(self.network, views), embed(self.target, views)
         return [self.network(views[0])], [self.target(views[1])]
 
-    def compare(self, *answers: list[Tensor]) -> dict[str, Tensor]:
-        queries, keys = answers
+    def compare(self, *embeddings: list[Tensor]) -> dict[str, Tensor]:
+        queries, keys = embeddings
         if self.queue is None:
             # Each view asks for the other one.
             both = zip(queries, reversed(keys), strict=True)
             first, second = (info_nce_batch(*pair, self.temperature) for pair in both)
             return {"loss": first + second}
-        self.put_aside(keys[0])
-        return {"loss": info_nce_queue(queries[0], keys[0], self.queue.shown(), self.temperature)}
+        self.collect(keys[0])
+        return {"loss": info_nce_queue(queries[0], keys[0], self.queue.stored(), self.temperature)}

@@ -32,7 +32,7 @@ class MomentumLearner(JointEmbedding):
 
     def __init__(self, momentum: float = 0.99, momentum_end: float | None = 1.0, **common: Any) -> None:
         super().__init__(**common)
-        # Of a method that keeps answers of the target; those of a micro-batch are put aside under its number.
+        # Of a method that keeps embeddings of the target; those of a micro-batch are put aside under its number.
         self.queue: KeyQueue | None = None
         self._batch_idx = 0
         self.momentum, self.momentum_end = momentum, momentum if momentum_end is None else momentum_end
@@ -56,13 +56,13 @@ class MomentumLearner(JointEmbedding):
         self._batch_idx = batch_idx
         return super().training_step(batch, batch_idx)
 
-    def put_aside(self, keys: Tensor) -> None:
-        """Keep answers of the target `(B, D)` for the queue, as unit vectors, if they are of a training step."""
+    def collect(self, keys: Tensor) -> None:
+        """Keep embeddings of the target `(B, D)` for the queue, as unit vectors, if they are of a training step."""
         # Batch norms are measured again by steps without gradients.
         if self.queue is not None and self.training and torch.is_grad_enabled():
-            self.queue.put_aside(self._batch_idx, F.normalize(keys, dim=1))
+            self.queue.collect(self._batch_idx, F.normalize(keys, dim=1))
 
     def follow(self, step: int) -> None:
         self.target.follow(self.source, self.tau(step))
         if self.queue is not None:
-            self.queue.take_in()
+            self.queue.enqueue()

@@ -8,7 +8,7 @@ __all__ = ["Prototypes"]
 
 
 class Prototypes(nn.Module):
-    """Cosines of answers with K directions that are learned: a linear layer without bias, its rows normalised.
+    """Cosines of outputs with K directions that are learned: a linear layer without bias, its rows normalised.
 
     Args:
         dim: D.
@@ -27,6 +27,6 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(F.normalize(torch.randn(count, dim), dim=1))
         self.lengths = nn.Parameter(torch.ones(count)) if learned_lengths else None
 
-    def forward(self, answers: Tensor) -> Tensor:
-        cosines = F.linear(F.normalize(answers, dim=1), F.normalize(self.weight, dim=1))
+    def forward(self, outputs: Tensor) -> Tensor:
+        cosines = F.linear(F.normalize(outputs, dim=1), F.normalize(self.weight, dim=1))
         return cosines if self.lengths is None else cosines * self.lengths

@@ -19,12 +19,12 @@ __all__ = ["SimCLR", "nt_xent"]
 def nt_xent(first: Tensor, second: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
     """The normalised temperature-scaled cross-entropy of two views (equation 1), over the rows of all processes.
 
-    For each of the 2N answers: minus the log of exp(s / temperature) of its partner, over the sum of the same of all
-    2N - 1 other answers and of the negatives, s the cosine; the mean of these.
+    For each of the 2N embeddings: minus the log of exp(s / temperature) of its partner, over the sum of the same of all
+    2N - 1 other embeddings and of the negatives, s the cosine; the mean of these.
 
     Args:
-        first: Answers to one view of each image, `(B, D)`, on each process; not normalised.
-        second: Answers to the other view, in the same order.
+        first: Embeddings of one view of each image, `(B, D)`, on each process; not normalised.
+        second: Embeddings of the other view, in the same order.
         temperature: Above 0.
         negatives: Unit vectors that every answer is also to be unlike, `(K, D)`, the same on all processes; no gradient
             goes there.
@@ -51,15 +51,15 @@ class SimCLR(MomentumLearner):
     """Tells the two views of an image from all views of other images in the batch.
 
     The whole batch of all processes contrasts, so losses do not depend on how many processes share it; batch norms do,
-    unless `trainer.sync_batchnorm` is true, as the paper has it. With `memory` it is the second version's: answers of a
-    slowly following branch to earlier images are told from, too. `ProjectedBackbone` takes layers of the head over.
+    unless `trainer.sync_batchnorm` is true, as the paper has it. With `memory` it is the second version's: earlier images
+    as a slowly following branch embedded them are told from, too. `ProjectedBackbone` takes layers of the head over.
 
     Args:
         temperature: Divides cosines, above 0; the papers' are 0.1, and 0.5 on CIFAR-10.
         hidden_dim: Width of the head's inner layers; None is that of the features, as in the papers.
-        out_dim: Width of the answers that are compared.
+        out_dim: Width of the embeddings that are compared.
         head_layers: Layers of the head; 2 in the first version, 3 in the second.
-        memory: How many answers of the following branch stay as further negatives; 0 is none, and no such branch.
+        memory: How many embeddings of the following branch stay as further negatives; 0 is none, and no such branch.
         momentum: Share of that branch that stays at an optimizer step, 0..1.
         momentum_end: The same at the fit's end, reached along a cosine; None keeps `momentum`.
         **common: As `JointEmbedding`.
@@ -86,7 +86,7 @@ class SimCLR(MomentumLearner):
         }
 
     Differs from the paper:
-        The head's last batch norm has neither scale nor shift. The memory keeps answers to both views.
+        The head's last batch norm has neither scale nor shift. The memory keeps embeddings of both views.
 
     See also:
         `MoCo`, whose queries meet no other queries; `Distillation`, the third step of the second version.
@@ -110,22 +110,22 @@ class SimCLR(MomentumLearner):
             if value <= 0:
                 raise ValueError(f"{name} is {value}; give a number above 0")
         if memory < 0:
-            raise ValueError(f"memory is {memory}; give the number of answers that stay, or 0 for none")
+            raise ValueError(f"memory is {memory}; give the number of embeddings that stay, or 0 for none")
         self.temperature = temperature
         self.network.add_module("projector", simclr_head(self.feature_dim, hidden_dim, out_dim, head_layers))
         if memory:
             self.target, self.queue = MomentumCopy(self.source), KeyQueue(memory, out_dim)
 
-    def answers(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
-        own = super().answers(views)
+    def embeddings(self, views: list[Tensor]) -> tuple[list[Tensor], ...]:
+        own = super().embeddings(views)
         return own if self.queue is None else (*own, embed(self.target, views))
 
-    def compare(self, *answers: list[Tensor]) -> dict[str, Tensor]:
-        (first, second), *remembered = answers
+    def compare(self, *embeddings: list[Tensor]) -> dict[str, Tensor]:
+        (first, second), *remembered = embeddings
         negatives = None
         if self.queue is not None:
-            negatives = self.queue.shown()
-            self.put_aside(torch.cat(remembered[0]))
+            negatives = self.queue.stored()
+            self.collect(torch.cat(remembered[0]))
         return {"loss": nt_xent(first, second, self.temperature, negatives)}
 
     def follow(self, step: int) -> None:

@@ -15,25 +15,25 @@ from .views import View
 __all__ = ["VICReg", "covariance_term", "variance_term", "vicreg_loss"]
 
 
-def variance_term(answers: Tensor) -> Tensor:
+def variance_term(embeddings: Tensor) -> Tensor:
     """How far standard deviations lie below 1 (equations 1 and 2): the mean over features of max(0, 1 - sigma).
 
     Args:
-        answers: `(N, D)`; 0.0001 is added to each variance, that of a single row is 0.
+        embeddings: `(N, D)`; 0.0001 is added to each variance, that of a single row is 0.
     """
-    variance = answers.var(dim=0, correction=min(1, len(answers) - 1))
+    variance = embeddings.var(dim=0, correction=min(1, len(embeddings) - 1))
     return F.relu(1 - (variance + 1e-4).sqrt()).mean()
 
 
-def covariance_term(answers: Tensor) -> Tensor:
+def covariance_term(embeddings: Tensor) -> Tensor:
     """How much features vary together (equations 3 and 4): the squares of covariances, summed and divided by D.
 
     Args:
-        answers: `(N, D)`; a single row has none.
+        embeddings: `(N, D)`; a single row has none.
     """
-    centred = answers - answers.mean(dim=0)
-    covariance = centred.T @ centred / max(1, len(answers) - 1)
-    return off_diagonal(covariance).square().sum() / answers.shape[1]
+    centred = embeddings - embeddings.mean(dim=0)
+    covariance = centred.T @ centred / max(1, len(embeddings) - 1)
+    return off_diagonal(covariance).square().sum() / embeddings.shape[1]
 
 
 def vicreg_loss(
@@ -44,8 +44,8 @@ def vicreg_loss(
     They take the mean of both views' variance terms, not the sum, and the squared difference's mean over features.
 
     Args:
-        first: Answers to one view of each image, `(B, D)`, on each process.
-        second: Answers to the other view, in the same order.
+        first: Embeddings of one view of each image, `(B, D)`, on each process.
+        second: Embeddings of the other view, in the same order.
         invariance_weight: lambda, of the mean squared difference.
         variance_weight: mu, of the mean of both views' `variance_term`.
         covariance_weight: nu, of the sum of both views' `covariance_term`.
@@ -53,7 +53,7 @@ def vicreg_loss(
     Returns:
         The terms `invariance`, `variance` and `covariance`, and their weighted sum `loss`.
     """
-    both = [gather(answers) for answers in (first, second)]
+    both = [gather(embeddings) for embeddings in (first, second)]
     invariance = F.mse_loss(both[0], both[1])
     variance = (variance_term(both[0]) + variance_term(both[1])) / 2
     covariance = covariance_term(both[0]) + covariance_term(both[1])
@@ -62,7 +62,7 @@ def vicreg_loss(
 
 
 class VICReg(JointEmbedding):
-    """Makes answers to two views alike, keeps each feature varying over the batch, and features uncorrelated.
+    """Makes embeddings of two views alike, keeps each feature varying over the batch, and features uncorrelated.
 
     Logs `loss` and its three terms before their weights. They are taken over the whole batch of all processes, so
     losses do not depend on how many share it; the head's batch norms see their own process's rows, unless the Trainer
@@ -70,10 +70,10 @@ class VICReg(JointEmbedding):
 
     Args:
         invariance_weight: lambda, 0 or more.
-        variance_weight: mu, 0 or more; with 0 all answers become one.
+        variance_weight: mu, 0 or more; with 0 all embeddings become one.
         covariance_weight: nu, 0 or more.
         hidden_dim: Width of the head's two inner layers.
-        out_dim: Width of the answers that are compared.
+        out_dim: Width of the embeddings that are compared.
         views: As `JointEmbedding`.
         **common: As `JointEmbedding`.
 
@@ -116,6 +116,6 @@ class VICReg(JointEmbedding):
             raise ValueError(f"the weights of VICReg's terms are {self.weights}; give 0 or more for each")
         self.network.add_module("projector", mlp([self.feature_dim, hidden_dim, hidden_dim, out_dim], last_bias=False))
 
-    def compare(self, *answers: list[Tensor]) -> dict[str, Tensor]:
-        first, second = answers[0]
+    def compare(self, *embeddings: list[Tensor]) -> dict[str, Tensor]:
+        first, second = embeddings[0]
         return vicreg_loss(first, second, *self.weights)

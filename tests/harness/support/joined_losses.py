@@ -28,7 +28,7 @@ def alone(loss: Callable[[Tensor], Tensor], views: int, dim: int) -> tuple[Tenso
 
 
 def _of(loss: Callable[[Tensor], Tensor], rows: slice, views: int, dim: int) -> tuple[Tensor, Any]:
-    """`loss` takes answers `(views, B, dim)`, which a weight makes of numbers that are the same everywhere."""
+    """`loss` takes embeddings `(views, B, dim)`, which a weight makes of numbers that are the same everywhere."""
     random = torch.Generator().manual_seed(0)
     batch = torch.randn(views, sum(ROWS), dim, generator=random, dtype=torch.float64)
     weight = torch.randn(dim, dim, generator=random, dtype=torch.float64).requires_grad_()

@@ -74,10 +74,10 @@ def resumed(make: Callable[[], Any], folder: Path) -> list[str]:
 
 
 def contrasted(loss: Callable[..., Tensor], rows: tuple[int, int] = (5, 3)) -> tuple[Tensor, Tensor]:
-    """Loss and gradient of this rank's rows of a batch of answers to two views, averaged over ranks as DDP does.
+    """Loss and gradient of this rank's rows of a batch of embeddings of two views, averaged over ranks as DDP does.
 
     Args:
-        loss: Of answers to both views, float64 `(B, 4)`.
+        loss: Of embeddings of both views, float64 `(B, 4)`.
         rows: Of each rank; without ranks all are this process's.
     """
     ranks = dist.is_initialized()

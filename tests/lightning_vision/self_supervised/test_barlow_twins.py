@@ -13,7 +13,7 @@ from support.learners import resumed, tiny
 DECORRELATED = torch.tensor([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
 
 
-def answers(*shape):
+def embeddings(*shape):
     return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
 
 
@@ -26,7 +26,7 @@ def test_beside_the_diagonal_stands_all_else():
 
 @pytest.mark.parametrize("weight", [0.0, 0.005, 1.0])
 def test_value_and_gradient_are_lightlys(weight):
-    ours, theirs = answers(7, 5), answers(7, 5)
+    ours, theirs = embeddings(7, 5), embeddings(7, 5)
     loss = barlow_twins_loss(ours[0], ours[1], weight)["loss"]
     expected = BarlowTwinsLoss(lambda_param=weight)(theirs[0], theirs[1])
     loss.backward()
@@ -37,7 +37,7 @@ def test_value_and_gradient_are_lightlys(weight):
 
 
 def test_wrong_ones_are_noticed():
-    first, second = answers(7, 5).detach()
+    first, second = embeddings(7, 5).detach()
     expected = BarlowTwinsLoss(lambda_param=0.1)(first, second)
     centred = [rows - rows.mean(0) for rows in (first, second)]
     covariance = centred[0].T @ centred[1] / 7

@@ -36,20 +36,20 @@ def test_it_is_the_squared_distance_of_unit_vectors():
 
 
 def test_targets_get_no_gradient_and_with_one_it_is_noticed():
-    answers = pair()
-    moved = torch.autograd.grad(byol_loss(*answers), answers)[0]
-    attached = 2 + 2 * NegativeCosineSimilarity()(*answers)
+    embeddings = pair()
+    moved = torch.autograd.grad(byol_loss(*embeddings), embeddings)[0]
+    attached = 2 + 2 * NegativeCosineSimilarity()(*embeddings)
 
     assert moved[1].abs().max() == 0
-    assert torch.autograd.grad(attached, answers)[0][1].abs().max() > 1e-3
+    assert torch.autograd.grad(attached, embeddings)[0][1].abs().max() > 1e-3
 
 
 def test_ranks_with_unequal_rows_are_one_process(two_ranks):
-    def ours(*answers):
-        return byol_loss(*answers)
+    def ours(*embeddings):
+        return byol_loss(*embeddings)
 
-    def mean_of_means(*answers):
-        return 2 + 2 * NegativeCosineSimilarity()(answers[0], answers[1].detach())
+    def mean_of_means(*embeddings):
+        return 2 + 2 * NegativeCosineSimilarity()(embeddings[0], embeddings[1].detach())
 
     expected = contrasted(ours)
     for found in two_ranks(contrasted, ours):

@@ -22,7 +22,7 @@ def dino(**options):
     return tiny(DINO, **(small | options))
 
 
-def answers(views, rows=4, dim=6):
+def outputs(views, rows=4, dim=6):
     random = torch.Generator().manual_seed(views)
     return torch.randn(views, rows, dim, generator=random, dtype=torch.float64).requires_grad_()
 
@@ -31,9 +31,9 @@ def answers(views, rows=4, dim=6):
 def test_value_gradient_and_centre_are_lightlys_over_several_steps(seen, views):
     theirs = DINOLoss(output_dim=6, teacher_temp=0.07, warmup_teacher_temp_epochs=1, center_momentum=0.8).double()
     centre = Centre(6, 0.8).double()
-    student, same = answers(views), answers(views)
+    student, same = outputs(views), outputs(views)
     for step in range(3):
-        teacher = answers(seen).detach() + step
+        teacher = outputs(seen).detach() + step
         loss = dino_loss([*teacher], [*student], centre.mean, 0.07, 0.1)
         expected = theirs([*teacher], [*same])
         centre.collect(0, [*teacher])
@@ -45,7 +45,7 @@ def test_value_gradient_and_centre_are_lightlys_over_several_steps(seen, views):
 
 
 def test_it_is_the_double_loop_over_pairs_of_different_views():
-    teacher, student, centre = answers(2).detach(), answers(4).detach(), torch.rand(6)
+    teacher, student, centre = outputs(2).detach(), outputs(4).detach(), torch.rand(6)
     terms, own = [], []
     for view, wanted in enumerate(((teacher - centre) / 0.05).softmax(2)):
         for other, said in enumerate((student / 0.1).log_softmax(2)):
@@ -58,7 +58,7 @@ def test_it_is_the_double_loop_over_pairs_of_different_views():
 
 
 def test_without_centring_or_sharpening_it_is_another_loss():
-    teacher, student = answers(2).detach(), answers(2).detach()
+    teacher, student = outputs(2).detach(), outputs(2).detach()
     centre = teacher.mean((0, 1))
     loss = dino_loss([*teacher], [*student], centre, 0.05, 0.1)
 
@@ -81,7 +81,7 @@ def test_a_teacher_without_an_opinion_and_an_undecided_student_cost_log_k():
 
 
 def test_the_teacher_gets_no_gradient():
-    teacher, student = answers(2), answers(3)
+    teacher, student = outputs(2), outputs(3)
 
     dino_loss([*teacher], [*student], torch.zeros(6), 0.07, 0.1).backward()
 
@@ -152,12 +152,12 @@ def test_prototypes_are_a_weight_normalised_layer_of_torchs():
 def test_the_teacher_sees_the_first_views_and_the_student_all():
     learner = dino().eval()
     views = [torch.randn(2, 1, side, side) for side in (8, 8, 4, 4, 4)]
-    student, teacher = learner.answers(views)
+    student, teacher = learner.embeddings(views)
 
     assert len(student) == 5 and len(teacher) == 2
     torch.testing.assert_close(teacher[1], learner.network(views[1]))
     torch.testing.assert_close(student[4], learner.network(views[4]))
-    assert len(dino(global_views=1).answers(views)[1]) == 1
+    assert len(dino(global_views=1).embeddings(views)[1]) == 1
 
 
 class _Weights(Callback):

@@ -24,9 +24,9 @@ def uniform_for(learner, rows):
     return torch.rand(rows, learner.draws, generator=torch.Generator().manual_seed(0))
 
 
-def by_hand(answers, patches, temperature):
+def by_hand(embeddings, patches, temperature):
     """The double loop of equation 1, and the mutant whose positives are the patches of one place."""
-    rows = F.normalize(answers, dim=1)
+    rows = F.normalize(embeddings, dim=1)
     right, wrong = [], []
     for i, one in enumerate(rows):
         others = [math.exp(one @ other / temperature) for k, other in enumerate(rows) if k != i]
@@ -38,10 +38,10 @@ def by_hand(answers, patches, temperature):
 
 @pytest.mark.parametrize(("patches", "temperature"), [(4, 0.3), (2, 1.0)])
 def test_row_179_the_contrastive_loss_is_the_naive_double_loop(patches, temperature):
-    answers = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    right, wrong = by_hand(answers, patches, temperature)
+    embeddings = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    right, wrong = by_hand(embeddings, patches, temperature)
 
-    assert clustering_loss(answers, patches, temperature).item() == pytest.approx(right)
+    assert clustering_loss(embeddings, patches, temperature).item() == pytest.approx(right)
     assert abs(right - wrong) > 1e-2
 
 
@@ -50,9 +50,9 @@ def test_equal_answers_cost_the_logarithm_of_all_others():
 
 
 def test_images_apart_cost_the_logarithm_of_the_other_patches_of_one():
-    answers = torch.eye(3).repeat_interleave(4, 0)
+    embeddings = torch.eye(3).repeat_interleave(4, 0)
 
-    assert clustering_loss(answers, 4, 0.01).item() == pytest.approx(math.log(3), abs=1e-4)
+    assert clustering_loss(embeddings, 4, 0.01).item() == pytest.approx(math.log(3), abs=1e-4)
 
 
 def test_two_ranks_with_unequal_rows_are_one_process(two_ranks):

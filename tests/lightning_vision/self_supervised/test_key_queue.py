@@ -12,9 +12,9 @@ def rows(*numbers):
 def filled(size, *batches):
     queue = KeyQueue(size, 1)
     for number, batch in enumerate(batches):
-        queue.put_aside(number, rows(*batch))
-    queue.take_in()
-    return queue.shown()[:, 0].tolist()
+        queue.collect(number, rows(*batch))
+    queue.enqueue()
+    return queue.stored()[:, 0].tolist()
 
 
 def test_new_keys_take_the_places_of_the_oldest():
@@ -26,35 +26,35 @@ def test_new_keys_take_the_places_of_the_oldest():
 
 def test_keys_come_in_with_the_step_and_a_batch_computed_again_once():
     queue = KeyQueue(4, 1)
-    queue.put_aside(0, rows(1))
-    queue.put_aside(1, rows(2))
-    queue.put_aside(0, rows(1))
+    queue.collect(0, rows(1))
+    queue.collect(1, rows(2))
+    queue.collect(0, rows(1))
 
-    assert len(queue.shown()) == 0
-    queue.take_in()
-    assert queue.shown()[:, 0].tolist() == [1, 2]
+    assert len(queue.stored()) == 0
+    queue.enqueue()
+    assert queue.stored()[:, 0].tolist() == [1, 2]
 
 
-def test_keys_and_count_stand_in_files_and_what_was_put_aside_does_not():
+def test_keys_and_count_stand_in_files_and_what_waits_does_not():
     queue, other = KeyQueue(4, 2), KeyQueue(4, 2)
-    queue.put_aside(0, torch.randn(3, 2))
-    queue.take_in()
-    queue.put_aside(1, torch.randn(3, 2))
-    other.put_aside(0, torch.randn(1, 2))
+    queue.collect(0, torch.randn(3, 2))
+    queue.enqueue()
+    queue.collect(1, torch.randn(3, 2))
+    other.collect(0, torch.randn(1, 2))
     other.load_state_dict(queue.state_dict())
-    other.take_in()
+    other.enqueue()
 
-    assert torch.equal(other.shown(), queue.shown())
-    assert len(other.shown()) == 3
+    assert torch.equal(other.stored(), queue.stored())
+    assert len(other.stored()) == 3
 
 
 def test_keys_of_two_ranks_come_in_batch_by_batch_in_the_order_of_ranks(two_ranks):
     def fill():
         queue, rank = KeyQueue(7, 1), torch.distributed.get_rank()
         for number in range(2):
-            queue.put_aside(number, rows(*range(10 * number + 5 * rank, 10 * number + 5 * rank + 3 - rank)))
-        queue.take_in()
-        return queue.shown()[:, 0].tolist()
+            queue.collect(number, rows(*range(10 * number + 5 * rank, 10 * number + 5 * rank + 3 - rank)))
+        queue.enqueue()
+        return queue.stored()[:, 0].tolist()
 
     # Three rows of rank 0, then two of rank 1, twice; ten keys for seven places.
     assert two_ranks(fill) == [filled(7, [0, 1, 2, 5, 6], [10, 11, 12, 15, 16])] * 2
@@ -63,12 +63,12 @@ def test_keys_of_two_ranks_come_in_batch_by_batch_in_the_order_of_ranks(two_rank
 def test_places_without_a_key_do_not_count():
     """The mutant shows zeros for them, each as like a query as a random key."""
     queue = KeyQueue(6, 4)
-    queue.put_aside(0, F.normalize(torch.randn(2, 4), dim=1))
-    queue.take_in()
+    queue.collect(0, F.normalize(torch.randn(2, 4), dim=1))
+    queue.enqueue()
     query = F.normalize(torch.randn(1, 4), dim=1)
 
-    assert queue.shown().shape == (2, 4)
-    assert (query @ queue.shown().T).logsumexp(1) != (query @ queue.keys.T).logsumexp(1)
+    assert queue.stored().shape == (2, 4)
+    assert (query @ queue.stored().T).logsumexp(1) != (query @ queue.keys.T).logsumexp(1)
 
 
 def test_no_places_are_refused():

@@ -23,43 +23,43 @@ def pair(count=6, dim=5):
     return torch.randn(2, count, dim, dtype=torch.float64, requires_grad=True)
 
 
-def gradient(loss, answers):
-    return torch.autograd.grad(loss, answers)[0]
+def gradient(loss, embeddings):
+    return torch.autograd.grad(loss, embeddings)[0]
 
 
 def by_loop(first, second, temperature, negatives=(), itself=False):
     """Equation 1, one pair after the other; `itself` is the mutant that compares an answer with itself too."""
-    answers = [*first, *second]
+    embeddings = [*first, *second]
     terms = []
-    for i, own in enumerate(answers):
-        partner = answers[(i + len(first)) % len(answers)]
-        others = [other for j, other in enumerate(answers) if itself or j != i] + list(negatives)
+    for i, own in enumerate(embeddings):
+        partner = embeddings[(i + len(first)) % len(embeddings)]
+        others = [other for j, other in enumerate(embeddings) if itself or j != i] + list(negatives)
         alike = [F.cosine_similarity(own, other, dim=0) / temperature for other in others]
         terms.append(torch.stack(alike).logsumexp(0) - F.cosine_similarity(own, partner, dim=0) / temperature)
     return torch.stack(terms).mean()
 
 
 def test_row_51_nt_xent_is_lightlys_gradient_too():
-    answers = pair()
-    ours, theirs = nt_xent(*answers, 0.2), NTXentLoss(temperature=0.2)(*answers)
+    embeddings = pair()
+    ours, theirs = nt_xent(*embeddings, 0.2), NTXentLoss(temperature=0.2)(*embeddings)
 
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(gradient(ours, answers), gradient(theirs, answers))
+    torch.testing.assert_close(gradient(ours, embeddings), gradient(theirs, embeddings))
 
 
 def test_with_negatives_it_is_a_double_loop():
-    answers, negatives = pair(), F.normalize(pair(3)[0].detach(), dim=1)
-    ours, loop = nt_xent(*answers, 0.5, negatives), by_loop(*answers, 0.5, negatives)
+    embeddings, negatives = pair(), F.normalize(pair(3)[0].detach(), dim=1)
+    ours, loop = nt_xent(*embeddings, 0.5, negatives), by_loop(*embeddings, 0.5, negatives)
 
     torch.testing.assert_close(ours, loop)
-    torch.testing.assert_close(gradient(ours, answers), gradient(loop, answers))
-    assert abs(ours - nt_xent(*answers, 0.5)) > 0.1
+    torch.testing.assert_close(gradient(ours, embeddings), gradient(loop, embeddings))
+    assert abs(ours - nt_xent(*embeddings, 0.5)) > 0.1
 
 
 def test_an_answer_compared_with_itself_is_noticed():
-    answers = pair()
+    embeddings = pair()
 
-    assert abs(nt_xent(*answers, 0.2) - by_loop(*answers, 0.2, itself=True)) > 0.1
+    assert abs(nt_xent(*embeddings, 0.2) - by_loop(*embeddings, 0.2, itself=True)) > 0.1
 
 
 def test_equal_answers_are_told_apart_by_chance():
@@ -71,8 +71,8 @@ def test_equal_answers_are_told_apart_by_chance():
 def test_ranks_with_unequal_rows_and_negatives_are_one_process(two_ranks):
     negatives = F.normalize(pair(3, 4)[0].detach(), dim=1)
 
-    def loss(*answers):
-        return nt_xent(*answers, 0.5, negatives)
+    def loss(*embeddings):
+        return nt_xent(*embeddings, 0.5, negatives)
 
     expected = contrasted(loss)
     for found in two_ranks(contrasted, loss):
@@ -80,8 +80,8 @@ def test_ranks_with_unequal_rows_and_negatives_are_one_process(two_ranks):
 
 
 def test_ranks_that_contrast_their_own_rows_are_noticed(two_ranks):
-    def own(*answers):
-        return NTXentLoss(temperature=0.5)(*answers)
+    def own(*embeddings):
+        return NTXentLoss(temperature=0.5)(*embeddings)
 
     assert (two_ranks(contrasted, own)[0][1] - contrasted(own)[1]).abs().max() > 1e-2
 
@@ -104,8 +104,8 @@ def test_the_memory_holds_unit_answers_to_both_views():
     learner = tiny(SimCLR, memory=40)
     quiet_trainer(max_steps=3).fit(learner, unlabelled())
 
-    assert learner.queue.shown().shape == (36, 8)
-    torch.testing.assert_close(learner.queue.shown().norm(dim=1), torch.ones(36))
+    assert learner.queue.stored().shape == (36, 8)
+    torch.testing.assert_close(learner.queue.stored().norm(dim=1), torch.ones(36))
 
 
 def test_without_memory_there_is_no_second_branch():
@@ -118,7 +118,7 @@ def test_a_batch_computed_again_comes_into_the_memory_once():
     learner = tiny(SimCLR, memory=100)
     quiet_trainer(max_steps=2, callbacks=[SAM(rho=0.05)], accumulate_grad_batches=2).fit(learner, unlabelled())
 
-    assert len(learner.queue.shown()) == 2 * 2 * 12
+    assert len(learner.queue.stored()) == 2 * 2 * 12
 
 
 def test_a_resumed_run_is_the_straight_one(tmp_path):
@@ -133,7 +133,7 @@ def test_it_rebuilds_from_its_checkpoint(tmp_path):
     again = SimCLR.load_from_checkpoint(tmp_path / "last.ckpt")
 
     assert again.temperature == 0.3
-    assert torch.equal(again.queue.shown(), learner.queue.shown())
+    assert torch.equal(again.queue.stored(), learner.queue.stored())
     assert torch.equal(again.eval()(torch.ones(2, 1, 8, 8)), learner.eval()(torch.ones(2, 1, 8, 8)))
 
 
@@ -142,7 +142,7 @@ def test_it_rebuilds_from_its_checkpoint(tmp_path):
     [
         ({"temperature": 0}, r"^temperature is 0; give a number above 0$"),
         ({"head_layers": 0}, r"^head_layers is 0; give a number above 0$"),
-        ({"memory": -1}, r"^memory is -1; give the number of answers that stay, or 0 for none$"),
+        ({"memory": -1}, r"^memory is -1; give the number of embeddings that stay, or 0 for none$"),
         ({"momentum": 2}, r"^momentum is 2; give the share of the target"),
     ],
 )

@@ -14,13 +14,13 @@ from support.trainers import quiet_trainer
 DECORRELATED = 3**0.5 * torch.tensor([[1.0, 1, 1], [-1, 1, -1], [1, -1, -1], [-1, -1, 1]])
 
 
-def answers(*shape):
+def embeddings(*shape):
     return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
 
 
 @pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 3.0)])
 def test_value_and_gradient_are_lightlys(weights):
-    ours, theirs = answers(7, 5), answers(7, 5)
+    ours, theirs = embeddings(7, 5), embeddings(7, 5)
     loss = vicreg_loss(ours[0], ours[1], *weights)["loss"]
     expected = VICRegLoss(*weights)(theirs[0], theirs[1])
     loss.backward()
@@ -31,7 +31,7 @@ def test_value_and_gradient_are_lightlys(weights):
 
 
 def test_wrong_ones_are_noticed():
-    first = answers(7, 5).detach()[0]
+    first = embeddings(7, 5).detach()[0]
     of_variances = torch.relu(1 - first.var(0)).mean()
     without_bessel = torch.relu(1 - (first.var(0, correction=0) + 1e-4).sqrt()).mean()
     not_centred = (first.T @ first / 6).triu(1).square().sum() * 2 / 5
@@ -56,7 +56,7 @@ def test_half_the_spread_costs_what_is_missing_to_one():
     torch.testing.assert_close(variance_term(DECORRELATED / 4), torch.tensor(0.5), atol=2e-4, rtol=0)
 
 
-def test_collapsed_answers_cost_the_variance_term_alone():
+def test_collapsed_embeddings_cost_the_variance_term_alone():
     constant = torch.ones(4, 3, requires_grad=True)
     terms = vicreg_loss(constant, constant, 25.0, 25.0, 1.0)
     terms["loss"].backward()
