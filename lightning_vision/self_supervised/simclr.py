@@ -51,8 +51,8 @@ class SimCLR(MomentumLearner):
     """Tells the two views of an image from all views of other images in the batch.
 
     The whole batch of all processes contrasts, so losses do not depend on how many processes share it; batch norms do,
-    unless `trainer.sync_batchnorm` is true, as the paper has it. With `memory` it is the second version's: earlier images
-    as a slowly following branch embedded them are told from, too. `ProjectedBackbone` takes layers of the head over.
+    unless `trainer.sync_batchnorm` is true, as the paper has it. With `memory` it is the second version's: earlier
+    images as a slowly following branch embedded them are told from, too. `ProjectedBackbone` takes layers of the head over.
 
     Args:
         temperature: Divides cosines, above 0; the papers' are 0.1, and 0.5 on CIFAR-10.
