@@ -52,7 +52,8 @@ class SimCLR(MomentumLearner):
 
     The whole batch of all processes contrasts, so losses do not depend on how many processes share it; batch norms do,
     unless `trainer.sync_batchnorm` is true, as the paper has it. With `memory` it is the second version's: earlier
-    images as a slowly following branch embedded them are told from, too. `ProjectedBackbone` takes layers of the head over.
+    images as a slowly following branch embedded them are told from, too. `ProjectedBackbone` takes over layers of the
+    head.
 
     Args:
         temperature: Divides cosines, above 0; the papers' are 0.1, and 0.5 on CIFAR-10.
