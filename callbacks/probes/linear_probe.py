@@ -57,7 +57,8 @@ class LinearProbe(Probing):
         protocol: `dinov2`, 13 learning rates at once, SGD with momentum 0.9, cosine, no weight decay, 10 epochs of
             batches of 128; `simclr`, one head with rate 0.1 * batch_size / 256, likewise, 90 epochs of batches of 256;
             `few_labels`, logistic regression on 10 images of every class, drawn by `seed`, whose features are
-            standardised by them. With a changed setting it is called `dinov2*` and so on.
+            standardised by them. The first two are called `dinov2*` and `simclr*` beside their numbers, for their
+            authors augment; the third is called `few_labels*` with a changed setting.
         rates: Learning rates of the grid instead, >= 0, of batches of 256; the rate used is that times
             `batch_size` / 256. Of `dinov2` and `simclr`, as are the next four.
         decays: Weight decays instead, >= 0; there is a head for each rate with each of them.
@@ -169,8 +170,8 @@ class LinearProbe(Probing):
 
     @property
     def protocol(self) -> str:
-        as_published = self._used == PROTOCOLS[self._named] and self.max_samples is None
-        return self._named if as_published else f"{self._named}*"
+        as_named = self._used == PROTOCOLS[self._named] and self.max_samples is None
+        return self._named if as_named and self._named == "few_labels" else f"{self._named}*"
 
     @property
     def settings(self) -> Mapping[str, Any]:

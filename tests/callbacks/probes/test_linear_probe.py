@@ -122,6 +122,8 @@ def test_in_a_run_it_measures_the_last_validation_and_keeps_how(tmp_path):
     assert sorted((row["name"], row["epoch"]) for row in rows) == moments
     last = {row["name"]: row for row in rows}
     assert last["probe/linear"]["protocol"] == "simclr*" and last["probe/few"]["protocol"] == "few_labels"
+    # As shipped it is not the authors' either, who augment.
+    assert LinearProbe("simclr").protocol == "simclr*" and LinearProbe("few_labels", penalty=2.0).protocol[-1] == "*"
     settings = json.loads(last["probe/linear"]["settings"])
     assert settings["epochs"] == 8 and settings["augmented"] is False and settings["bank_images"] == 1258
     # The pixels of digits are worth that much; ten labels a class are worth less.
