@@ -44,6 +44,8 @@ class Files(Method):
         if every_n_epochs is not None:
             whole(type(self).__name__, "every_n_epochs", every_n_epochs, 1)
         self.every_n_epochs, self.filename = every_n_epochs, filename
+        # What the process that writes has written last.
+        self.written: Path | None = None
 
     @abstractmethod
     def admit(self, pl_module: LightningModule) -> None:
@@ -90,4 +92,5 @@ class Files(Method):
         if trainer.is_global_zero:
             folder = run_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
-            self.write(trainer, pl_module, tensors, folder / self.filename)
+            self.written = folder / self.filename
+            self.write(trainer, pl_module, tensors, self.written)

@@ -64,6 +64,8 @@ class ImageClassifier(VisionModule):
         drop_rate: Dropout before the classifier, fraction; neutral 0.
         drop_path_rate: Stochastic depth, fraction; neutral 0.
         zero_head: Start the classifier at zero, as Big Transfer does when it fine-tunes.
+        backbone_settings: Further arguments of the backbone's constructor, for example `img_size: 24`; those with which
+            a network was pretrained, where a file of its own is to fit.
 
     Shape:
         Batches are `(image, target)` or a mapping with these keys: image float32 `(B, C, H, W)` normalised, target
@@ -102,6 +104,7 @@ class ImageClassifier(VisionModule):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         zero_head: bool = False,
+        backbone_settings: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, lr_interval, no_decay_norm_bias, layer_decay, head_lr_multiple)
         self.save_hyperparameters()
@@ -120,6 +123,7 @@ class ImageClassifier(VisionModule):
             pretrained=pretrained and weights is None,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            **(backbone_settings or {}),
         )
         # An ensemble of checkpoints brings theirs along.
         self.preprocessing = getattr(self.network, "preprocessing", None)

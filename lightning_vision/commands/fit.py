@@ -1,5 +1,6 @@
 """Train, and keep the best and the last checkpoint."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
+from lightning_vision.callbacks.hooks.method import callbacks_of
+from lightning_vision.callbacks.probes.backbone_file import BackboneFile
 from lightning_vision.classification.classifier import ImageClassifier
 from lightning_vision.commands._class_table import class_rows, gaps, known_counts, uneven
 from lightning_vision.commands._report import effective, print_table, require
@@ -95,12 +98,14 @@ def _report(cli: Any) -> None:
         for path in filter(None, (saver.best_model_path, saver.last_model_path)):
             best = saver.monitor if path == saver.best_model_path else None
             written[Path(path).stem] = f"{path} ({best} {saver.best_model_score:.4f})" if best else path
+    starts = [it.written for it in callbacks_of(trainer) if isinstance(it, BackboneFile) and it.written]
+    written |= {path.stem: str(path) for path in starts}
     if (media := Path(written["run folder"], "media")).is_dir():
         written["pictures"] = str(media)
     print_table("written", written)
     monitored = sorted(_savers(trainer), key=lambda saver: saver.monitor is None)
     if files := [path for saver in monitored for path in (saver.best_model_path, saver.last_model_path) if path]:
-        checkpoint = f"--ckpt_path {_typed(files[0])}"
+        checkpoint = f"--ckpt_path {shlex.quote(_nearby(files[0]))}"
         words = _for_a_test(cli.words)
         following = {
             "measure it": shlex.join(["lightning_vision", "test", *words]) + f" {checkpoint}",
@@ -108,7 +113,19 @@ def _report(cli: Any) -> None:
         }
         if isinstance(cli.model, ImageClassifier):
             following["look into it"] = f"lightning_vision explain {checkpoint} --images FOLDER"
+        if starts:
+            following["fine-tune it"] = f"lightning_vision fit --config CONFIG {_started_from(cli.model, starts[0])}"
         print_table("next", following)
+
+
+def _started_from(module: Any, path: Path) -> str:
+    """What a classifier's run is told to begin with the backbone in a file."""
+    words = []
+    if isinstance(backbone := module.hparams.get("backbone"), str):
+        words += ["--model.backbone", backbone]
+    if settings := getattr(module, "backbone_settings", None):
+        words += ["--model.backbone_settings", json.dumps(settings)]
+    return shlex.join([*words, "--model.weights", _nearby(path)])
 
 
 def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
@@ -128,7 +145,7 @@ def _for_a_test(words: list[str]) -> list[str]:
     return kept
 
 
-def _typed(path: str | Path) -> str:
-    """`path` as one would type it here."""
+def _nearby(path: str | Path) -> str:
+    """`path` as seen from here."""
     absolute = Path(path).absolute()
-    return shlex.quote(str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute))
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)

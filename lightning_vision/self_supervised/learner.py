@@ -75,6 +75,7 @@ class SelfSupervisedLearner(VisionModule, ABC):
         super().__init__(optimizer, lr_scheduler, lr_interval, no_decay_norm_bias, 1.0, 1.0)
         self.save_hyperparameters()
         self.in_channels = 3 if in_channels is None else in_channels
+        self.backbone_settings = dict(backbone_settings or {})
         self.seed = seed
         if is_description(backbone):
             backbone = rebuild(backbone, nn.Module)()
@@ -83,7 +84,7 @@ class SelfSupervisedLearner(VisionModule, ABC):
             num_classes=0,
             in_channels=self.in_channels,
             pretrained=pretrained and weights is None,
-            **(backbone_settings or {}),
+            **self.backbone_settings,
         )
         if weights is not None:
             load_weights(body, weights)
