@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -57,7 +57,14 @@ def _loader(trainer: Trainer, pl_module: LightningModule) -> tuple[Any, bool]:
         return twin(CombinedLoader(trainer.train_dataloader).flattened[0]), False
     for owner in (data, pl_module):
         if owner is not None and is_overridden("train_dataloader", owner):
-            loader = CombinedLoader(owner.train_dataloader()).flattened[0]
+            try:
+                loader = CombinedLoader(owner.train_dataloader()).flattened[0]
+            except AttributeError as error:
+                # Many a datamodule makes its training set in setup("fit") alone.
+                kind = type(owner).__name__
+                rank_zero_warn(f"{kind}.train_dataloader() does not work outside of a fit, {error}; make what it needs "
+                               "in every stage of setup() and probes have a bank.")  # fmt: skip
+                return None, False
             sampler = getattr(loader, "sampler", None)
             shared = isinstance(loader, DataLoader) and not isinstance(sampler, DistributedSampler)
             return loader, shared and trainer.world_size > 1

@@ -14,7 +14,7 @@ from ..hooks.evaluation import Stage
 from ..hooks.probing import Probing, Read
 from ._few_images import few_images
 from ._fine_tuning import Tuned, fine_tuned, from_scratch, own_tensors
-from .linear_heads import batches_of_an_epoch, few_a_class
+from .linear_heads import batches_of_an_epoch, few_a_class, members_of_classes
 
 __all__ = ["FineTuneProbe"]
 
@@ -189,9 +189,7 @@ class FineTuneProbe(Probing):
             if labels >= 1:
                 chosen = few_a_class(known, int(labels), random)
             else:
-                order = torch.randperm(len(known), generator=random)
-                ordered = known.cpu()[order]
-                members = [order[ordered == label] for label in ordered.unique().tolist()]
+                members = members_of_classes(known, random)
                 chosen = torch.cat([it[: max(1, round(labels * len(it)))] for it in members])
             found.append(chosen[known.cpu()[chosen] >= 0])
         return found

@@ -38,7 +38,8 @@ def knn_predict(
     """The class of each query by a weighted vote of its k nearest neighbours, int64 `(Q,)`; of several k `(len(k), Q)`.
 
     The votes of all k are prefix sums over the neighbours of the largest one, so several cost no more than that. No
-    more than `chunk` rows of similarities are held at once: memory is `chunk * (N + C)` numbers beside the features.
+    more than `chunk` rows of similarities are held at once: memory is `chunk * (N + C)` numbers beside the features and
+    a copy of them of length 1.
 
     Args:
         queries: `(Q, D)`, of any length; compared by cosine similarity.

@@ -25,6 +25,7 @@ __all__ = [
     "head_scores",
     "held_out",
     "logistic_regression",
+    "members_of_classes",
     "standardised",
     "train_heads",
 ]
@@ -159,12 +160,17 @@ def standardised(features: Tensor, by: Tensor) -> Tensor:
     return torch.where(alive, (features - mean) / deviation.where(alive, torch.ones_like(deviation)), 0.0)
 
 
-def few_a_class(labels: Tensor, count: int, random: Generator) -> Tensor:
-    """Positions of `count` samples of each class that occurs, of smaller ones all, drawn from `random`; ascending."""
+def members_of_classes(labels: Tensor, random: Generator) -> list[Tensor]:
+    """Positions of the samples of each class that occurs, lower classes first, in an order drawn from `random`."""
     order = torch.randperm(len(labels), generator=random)
     ordered = labels.cpu()[order]
-    chosen = [order[ordered == label][:count] for label in ordered.unique().tolist()]
-    return torch.cat(chosen).sort().values if chosen else order
+    return [order[ordered == label] for label in ordered.unique().tolist()]
+
+
+def few_a_class(labels: Tensor, count: int, random: Generator) -> Tensor:
+    """Positions of `count` samples of each class that occurs, of smaller ones all, drawn from `random`; ascending."""
+    chosen = [members[:count] for members in members_of_classes(labels, random)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *chosen]).sort().values
 
 
 def held_out(labels: Tensor, fraction: float, random: Generator) -> tuple[Tensor, Tensor]:
@@ -172,11 +178,8 @@ def held_out(labels: Tensor, fraction: float, random: Generator) -> tuple[Tensor
 
     A class of one sample is trained on; of any other at least one sample is held out.
     """
-    order = torch.randperm(len(labels), generator=random)
-    ordered = labels.cpu()[order]
-    kept, apart = [order[:0]], [order[:0]]
-    for label in ordered.unique().tolist():
-        members = order[ordered == label]
+    kept, apart = [torch.empty(0, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    for members in members_of_classes(labels, random):
         count = 0 if len(members) == 1 else min(max(1, round(fraction * len(members))), len(members) - 1)
         apart.append(members[:count])
         kept.append(members[count:])

@@ -237,6 +237,24 @@ def test_without_training_images_a_test_says_so():
     assert not any("probe" in name for name in scores)
 
 
+def test_training_images_that_only_a_fit_makes_are_told_of():
+    class FitOnly(LightningDataModule):
+        def setup(self, stage):
+            if stage == "fit":
+                self.train_set = labelled_images()
+
+        def train_dataloader(self):
+            return DataLoader(self.train_set, 4)
+
+        def test_dataloader(self):
+            return plain_loader()
+
+    with pytest.warns(
+        UserWarning, match=r"^FitOnly.train_dataloader\(\) does not work outside of a fit, 'FitOnly' object"
+    ):
+        quiet_trainer(callbacks=[Seen()]).test(Featured(), datamodule=FitOnly(), verbose=False)
+
+
 def test_training_images_come_without_augmentation_and_in_the_size_of_evaluation(tmp_path):
     from PIL import Image
 

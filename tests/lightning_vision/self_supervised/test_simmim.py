@@ -21,6 +21,21 @@ SWIN = {
         "drop_path_rate": 0.0,
     },
 }
+SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+OTHERS = [
+    {"backbone": "beit_base_patch16_224", "backbone_settings": SMALL},
+    {"backbone": "eva02_tiny_patch14_224", "backbone_settings": SMALL},
+    {
+        "backbone": "swinv2_tiny_window8_256",
+        "backbone_settings": {
+            "patch_size": 2,
+            "embed_dim": 12,
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "window_size": 4,
+        },
+    },
+]
 ENCODERS = pytest.mark.parametrize("encoder", [VIT, SWIN], ids=["vit", "swin"])
 
 
@@ -48,7 +63,7 @@ def test_row_139_with_nothing_hidden_the_encoder_is_timms(encoder):
     assert torch.equal(learner.backbone.forward_features(image), whole)
 
 
-@ENCODERS
+@pytest.mark.parametrize("encoder", [VIT, SWIN, *OTHERS], ids=lambda it: it["backbone"].partition("_")[0])
 def test_row_139_hidden_pixels_have_no_part_in_the_prediction(encoder):
     learner = simmim(encoder).eval()
     image, mask = batch(learner)
