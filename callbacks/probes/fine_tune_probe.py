@@ -76,8 +76,8 @@ class FineTuneProbe(Probing):
     Differs from the paper:
         Images are not augmented, where the authors crop and mirror; batches have 256 images in place of 4096, at the
         rate that their rule gives for that. A network drawn anew starts as its layers draw themselves, which is not how
-        timm starts some of its networks; all weights train, frozen ones too. For the whole recipe fine-tune the file of `BackboneFile` in a run of its
-        own, with `labels_per_class` of the datamodule.
+        timm starts some of its networks; all weights train, frozen ones too. For the whole recipe fine-tune the file of
+        `BackboneFile` in a run of its own, with `labels_per_class` of the datamodule.
 
     See also:
         `LinearProbe`, where the network rests.
