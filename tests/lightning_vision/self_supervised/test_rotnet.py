@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lightning_vision.callbacks import LinearProbe
 from lightning_vision.datamodules import Digits, PlacedDigits
 from lightning_vision.self_supervised.rotnet import RotNet, rotations_of
 from support.joined_losses import alone, on_a_rank
@@ -89,6 +90,23 @@ def test_row_121_digits_teach_it_to_tell_rotations():
     (metrics,) = quiet_trainer().validate(learner, data, verbose=False)
 
     assert metrics["val/acc"] > 0.6
+
+
+def test_row_121_a_linear_probe_of_what_it_learned_beats_the_untrained_network():
+    """Ten labels a class, on digits at any place; of both seeds together an untrained network gets a ninth or so."""
+    shares = {"untrained": 0.0, "trained": 0.0}
+    for seed in range(2):
+        torch.manual_seed(seed)
+        small = {"backbone": "plain8_cifar", "backbone_settings": {"widths": [8, 16, 32]}, "crop": (0.6, 1.0)}
+        learner = RotNet(**small, in_channels=1, optimizer=partial(torch.optim.AdamW, lr=0.01))
+        for state in shares:
+            if state == "trained":
+                quiet_trainer(max_steps=30, max_epochs=-1, limit_val_batches=0).fit(learner, PlacedDigits())
+            trainer = quiet_trainer(callbacks=[LinearProbe("few_labels", seed=seed)])
+            trainer.validate(learner, PlacedDigits(), verbose=False)
+            shares[state] += float(trainer.callback_metrics["probe/linear"]) / 2
+
+    assert shares["trained"] > shares["untrained"] + 0.08
 
 
 def test_a_crop_comes_before_the_turn_and_makes_squares():
