@@ -21,6 +21,7 @@ def draw_sheet(
     below: str = "",
     width: float = 1.3,
     mark: "Callable[[Axes, int, int], None] | None" = None,
+    columns: int | None = None,
 ) -> "Figure":
     """Images in a grid with their titles above; needs no display and leaves matplotlib's settings alone.
 
@@ -32,11 +33,12 @@ def draw_sheet(
         below: What stands above each image of the later rows.
         width: Of an image, inches.
         mark: Called with the axes of each image, the number of its state and its place in the state, to draw upon it.
+        columns: Images in a row; None makes the sheet about square.
     """
     from matplotlib.figure import Figure  # a third of a second that training does not need
 
     count, deep = len(states[0]), len(states)
-    columns = min(8, max(1, math.ceil(math.sqrt(deep * count))))
+    columns = columns or min(8, max(1, math.ceil(math.sqrt(deep * count))))
     rows = deep * max(1, math.ceil(count / columns))
     figure = Figure(figsize=(width * columns, (width + 0.2) * rows), layout="constrained")
     cells = figure.subplots(rows, columns, squeeze=False)

@@ -270,6 +270,7 @@ class VisionDataModule(LightningDataModule, ABC):
         epoch: int | None = None,
         positions: Sequence[int] | None = None,
         titles: Sequence[str] | None = None,
+        columns: int | None = None,
     ) -> "Figure":
         """Draw a sheet of images with their class names, as they are or before and after augmentation.
 
@@ -281,6 +282,7 @@ class VisionDataModule(LightningDataModule, ABC):
             positions: Draw these samples of the split instead of `count` spread ones.
             titles: Write these above the images instead of the class names, or of the numbers that a source with boxes
                 gives its images.
+            columns: Images in a row; None makes the sheet about square.
 
         Raises:
             ValueError: the split has no images, or none are asked for.
@@ -292,7 +294,7 @@ class VisionDataModule(LightningDataModule, ABC):
             raise ValueError(f"count is {count}; give how many images to draw, at least 1")
         if positions is None:
             positions = torch.linspace(0, len(images) - 1, min(count, len(images))).long().tolist()
-        return self._sheet(images.fetch(torch.tensor(positions), epoch or 0), titles, path, epoch)
+        return self._sheet(images.fetch(torch.tensor(positions), epoch or 0), titles, path, epoch, columns)
 
     def __str__(self) -> str:
         # Lightning's asks each loader for batches; messages only need to say which datamodule it is.
@@ -313,7 +315,12 @@ class VisionDataModule(LightningDataModule, ABC):
         self.__dict__.update(state, _loaders=WeakSet(), _uniforms=EpochUniforms())
 
     def _sheet(
-        self, batch: Fetched, titles: Sequence[str] | None, path: str | Path | None, epoch: int | None
+        self,
+        batch: Fetched,
+        titles: Sequence[str] | None,
+        path: str | Path | None,
+        epoch: int | None,
+        columns: int | None,
     ) -> "Figure":
         """What `plot` draws of the images that it chose."""
         image, target = batch.image, batch.target
@@ -322,7 +329,7 @@ class VisionDataModule(LightningDataModule, ABC):
             rows.append(self.augment(image, batch.index, epoch))
         if titles is None:
             titles = [self._title(label) for label in target] if isinstance(target, Tensor) else [""] * len(image)
-        return draw_sheet([_pixels(row) for row in rows], titles, path, below=f"in epoch {epoch}")
+        return draw_sheet([_pixels(row) for row in rows], titles, path, below=f"in epoch {epoch}", columns=columns)
 
     def _few(self, images: ImageSet, count: int) -> ImageSet:
         """So many images of every class.

@@ -22,6 +22,7 @@ def draw_box_sheet(
     titles: Sequence[str],
     path: str | Path | None = None,
     below: str = "",
+    columns: int | None = None,
 ) -> "Figure":
     """`draw_sheet` with a frame around each object, a colour a class, dashed around crowds, and the class's name.
 
@@ -31,6 +32,7 @@ def draw_box_sheet(
         titles: One an image.
         path: Where to write it, in the format that its ending names.
         below: What stands above each image of the later rows.
+        columns: Images in a row; None makes the sheet about square.
     """
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
@@ -54,4 +56,4 @@ def draw_box_sheet(
             )
 
     pixels = [(image / 255).permute(0, 2, 3, 1).numpy() for image, _ in states]
-    return draw_sheet(pixels, titles, path, below, width=2.0, mark=mark)
+    return draw_sheet(pixels, titles, path, below, width=2.0, mark=mark, columns=columns)

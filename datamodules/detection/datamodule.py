@@ -137,7 +137,12 @@ class DetectionDataModule(VisionDataModule):
         return self.box_augmentation.apply(image, annotations, uniform)
 
     def _sheet(
-        self, batch: Fetched, titles: Sequence[str] | None, path: str | Path | None, epoch: int | None
+        self,
+        batch: Fetched,
+        titles: Sequence[str] | None,
+        path: str | Path | None,
+        epoch: int | None,
+        columns: int | None,
     ) -> "Figure":
         """What `plot` draws of the images that it chose: boxes with their classes, crowds dashed."""
         assert isinstance(batch.target, Annotations)
@@ -146,4 +151,4 @@ class DetectionDataModule(VisionDataModule):
             states.append(self.augment_boxes(batch.image, batch.target, batch.index, epoch))
         if titles is None:
             titles = [str(number) for number in batch.target.image_id.tolist()]
-        return draw_box_sheet(states, self.class_names, titles, path, below=f"in epoch {epoch}")
+        return draw_box_sheet(states, self.class_names, titles, path, below=f"in epoch {epoch}", columns=columns)

@@ -54,7 +54,7 @@ class FeatureFiles(PredictionFiles):
         array.flush()
 
     def draw(self, datamodule: Any, jsonl: Path, count: int, png: Path) -> None:
-        """Draw images spread evenly over the file, each before those whose features are nearest, by cosine."""
+        """Draw images spread evenly over the file, each in a row with those whose features are nearest, by cosine."""
         index = [json.loads(line)["index"] for line in jsonl.read_text(encoding="utf-8").splitlines()]
         rows = np.load(jsonl.with_name(self.names["npy"]))
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -66,4 +66,5 @@ class FeatureFiles(PredictionFiles):
             nearest = np.argsort(-alike, kind="stable")[: min(NEIGHBOURS, len(index) - 1)]
             positions += [index[query], *(index[row] for row in nearest)]
             titles += [f"image {index[query]}", *(f"{alike[row]:.2f}" for row in nearest)]
-        datamodule.plot("predict", path=str(png), positions=positions, titles=titles)
+        row = len(positions) // groups
+        datamodule.plot("predict", path=str(png), positions=positions, titles=titles, columns=row)
