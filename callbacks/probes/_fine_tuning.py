@@ -69,7 +69,9 @@ def from_scratch(pl_module: LightningModule) -> dict[str, Tensor]:
         own = {f"{path}.{key}": key for key in (*layer._parameters, *layer._buffers) if f"{path}.{key}" in known}
         if not own:
             continue
-        if not any(True for _ in layer.children()) and callable(getattr(layer, "reset_parameters", None)):
+        # timm's batch norms have children, an activation for one, without tensors.
+        alone = not any(True for child in layer.children() for _ in (*child.parameters(), *child.buffers()))
+        if alone and callable(getattr(layer, "reset_parameters", None)):
             # A shallow copy with tensors of its own, on the CPU, where draws are the same on any machine.
             fresh: Any = copy(layer)
             for kind in ("_parameters", "_buffers"):

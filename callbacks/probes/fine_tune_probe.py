@@ -128,6 +128,7 @@ class FineTuneProbe(Probing):
     def settings(self) -> Mapping[str, Any]:
         return {
             "labels": self.labels,
+            "scratch": self.scratch,
             "epochs": [self._epochs(it) for it in self.labels],
             "lr": self.lr,
             "batch_size": self.batch_size,

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -37,6 +38,33 @@ class JointEmbedding(SelfSupervisedLearner):
             asked = wanted or "at least 2"
             raise ValueError(f"{type(self).__name__} compares {asked} views and `views` gives {count}; give {asked}")
         _check_sizes(self.backbone, self.views.views)
+
+    def setup(self, stage: str) -> None:
+        """As `SelfSupervisedLearner`.
+
+        Raises:
+            ValueError: as there; where the datamodule tells the images' size: the backbone does not take views of it,
+                or its features are not `(B, D)`.
+        """
+        super().setup(stage)
+        if stage != "fit" or (size := self.data_size()) is None:
+            return
+        _check_sizes(self.backbone, [replace(view, size=view.sides(*size)) for view in self.views.views])
+        self._check_pooled(self.views.views[0].sides(*size))
+
+    @torch.no_grad()
+    def _check_pooled(self, size: tuple[int, int]) -> None:
+        """Ask the backbone for the features of an empty view; in evaluation mode, so nothing is left behind."""
+        body, training = self.backbone, self.backbone.training
+        place: Any = next(body.parameters(), torch.empty(0))
+        found = body.eval()(torch.zeros(1, self.in_channels, *size, device=place.device, dtype=place.dtype))
+        body.train(training)
+        if getattr(found, "shape", None) != (1, self.feature_dim):
+            given = f"a map {tuple(found.shape[1:])}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise ValueError(
+                f"{type(self).__name__} compares features (B, {self.feature_dim}) and the {type(body).__name__} gives "
+                f"{given} for each image; pool it to one row of numbers"
+            )
 
     @property
     def draws(self) -> int:

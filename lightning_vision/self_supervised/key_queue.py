@@ -48,12 +48,17 @@ class KeyQueue(nn.Module):
         self._aside: dict[int, Tensor] = {}
 
     def stored(self) -> Tensor:
-        """The keys that are there, `(min(count, size), D)`, no gradient."""
-        return self.keys[: self.count]
+        """The keys that are there, float32 `(min(count, size), D)`, no gradient."""
+        # As the queries are compared, whatever precision the module is in.
+        return self.keys[: self.count].float()
 
     def collect(self, batch_idx: int, keys: Tensor) -> None:
         """Keep this process's keys `(B, D)` of a micro-batch until `enqueue`; the same number again replaces them."""
         self._aside[batch_idx] = keys.detach()
+
+    def forget(self) -> None:
+        """Leave out what was collected and has not come in."""
+        self._aside.clear()
 
     @torch.no_grad()
     def enqueue(self) -> None:
@@ -65,11 +70,11 @@ class KeyQueue(nn.Module):
             last = slice(-len(self.keys), None)
             self.keys.index_copy_(0, places[last], rows[last].to(self.keys.dtype))
             self.count += len(rows)
-        self._aside.clear()
+        self.forget()
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.count)
 
     def set_extra_state(self, state: Tensor) -> None:
         self.count = int(state)
-        self._aside.clear()
+        self.forget()

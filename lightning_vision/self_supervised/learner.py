@@ -108,10 +108,13 @@ class SelfSupervisedLearner(VisionModule, ABC):
             return
         if size < self.fewest_images:
             raise ValueError(self._too_few("a batch", size))
-        if images is None or self.trainer.world_size > 1 or getattr(data, "drop_last", False):
+        if images is None or getattr(data, "drop_last", False):
             return
-        if 0 < (rest := len(images) % size) < self.fewest_images:
-            raise ValueError(self._too_few("the last batch of an epoch", rest))
+        # Of several processes the first ones may have one image more than the others.
+        world = self.trainer.world_size
+        rests = {count % size for count in (len(images) // world, -(-len(images) // world))} - {0}
+        if rests and min(rests) < self.fewest_images:
+            raise ValueError(self._too_few("the last batch of an epoch", min(rests)))
 
     @property
     def backbone(self) -> nn.Module:

@@ -171,6 +171,8 @@ class MAE(MaskedLearner):
         **common: Any,
     ) -> None:
         super().__init__(mask_ratio=mask_ratio, **common)
+        if positions not in ("sincos", "learned"):
+            raise ValueError(f"MAE: positions is {positions!r}; give 'sincos' or 'learned'")
         vit = self.backbone
         if not isinstance(vit, VisionTransformer) or not isinstance(vit.patch_drop, nn.Identity):
             raise ValueError(

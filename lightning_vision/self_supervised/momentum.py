@@ -19,7 +19,8 @@ class MomentumLearner(JointEmbedding):
 
     Args:
         momentum: tau, the share of the target that stays at a step, 0..1, at the fit's start.
-        momentum_end: tau at the fit's end, reached along a cosine; None keeps `momentum`.
+        momentum_end: tau at the fit's end, reached along a cosine; None keeps `momentum`, as does a fit of no known
+            length.
         **common: As `JointEmbedding`.
 
     Raises:
@@ -48,9 +49,15 @@ class MomentumLearner(JointEmbedding):
     def tau(self, step: int) -> float:
         """The momentum of optimizer step `step`, counted from 0."""
         total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
+        # Lightning says -1 of a stream whose length nobody knows.
+        if total == float("inf") or total < 0:
             return self.momentum
         return cosine_ramp(self.momentum, self.momentum_end, step, int(total))
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.queue is not None:
+            self.queue.forget()  # an aborted fit's
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self._batch_idx = batch_idx

@@ -38,7 +38,8 @@ class RotNet(SelfSupervisedLearner):
         rotations: 4 (0, 90, 180 and 270 degrees) or 2 (0 and 180).
         all_four: Turn each image in all ways, so that a batch grows by as much; otherwise in one, drawn at random.
         crop: Smallest and largest area of a box that is cut out first, fractions of the image's; None cuts nothing.
-        size: Pixels of the side of what is turned; None is the image's own size.
+        size: Pixels of the side of what is turned, to which the image, or the box that `crop` cuts out, is squashed;
+            None is the image's own size.
         flip: Probability that left and right are exchanged first.
         **common: As `SelfSupervisedLearner`.
 
@@ -108,6 +109,6 @@ class RotNet(SelfSupervisedLearner):
             height, width = self.views.views[0].sides(height, width)
         if self.rotations == 4 and height != width:
             raise ValueError(
-                f"images are {height} x {width} pixels and a quarter turn would change that; give `size`, which makes "
-                "squares, or rotations=2"
+                f"images are {height} x {width} pixels and a quarter turn would change that; give `size`, which "
+                "squashes them to squares, or rotations=2"
             )

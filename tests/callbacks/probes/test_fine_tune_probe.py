@@ -78,7 +78,7 @@ def test_what_features_do_not_use_is_not_kept():
     assert "module.network.0.weight" in tuned.tensors and "module.network.5.weight" not in tuned.tensors
 
 
-@pytest.mark.parametrize("name", ["resnet8_cifar", "vit_tiny_patch16_224", "convnext_atto"])
+@pytest.mark.parametrize("name", ["resnet8_cifar", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"])
 def test_a_network_from_scratch_has_learned_nothing(name):
     class Holds(Featured):
         def __init__(self):

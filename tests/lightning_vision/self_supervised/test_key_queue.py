@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_vision.self_supervised.key_queue import KeyQueue
+from lightning_vision.self_supervised.moco import info_nce_queue
 
 
 def rows(*numbers):
@@ -61,14 +62,16 @@ def test_keys_of_two_ranks_come_in_batch_by_batch_in_the_order_of_ranks(two_rank
 
 
 def test_places_without_a_key_do_not_count():
-    """The mutant shows zeros for them, each as like a query as a random key."""
-    queue = KeyQueue(6, 4)
-    queue.collect(0, F.normalize(torch.randn(2, 4), dim=1))
+    """The loss of a half-filled queue is that of its keys; the mutant has zeros beside them."""
+    torch.manual_seed(0)
+    queue, keys = KeyQueue(6, 4), F.normalize(torch.randn(2, 4), dim=1)
+    queue.collect(0, keys)
     queue.enqueue()
-    query = F.normalize(torch.randn(1, 4), dim=1)
+    query, partner = torch.randn(2, 1, 4)
+    found = info_nce_queue(query, partner, queue.stored(), 0.2)
 
-    assert queue.stored().shape == (2, 4)
-    assert (query @ queue.stored().T).logsumexp(1) != (query @ queue.keys.T).logsumexp(1)
+    torch.testing.assert_close(found, info_nce_queue(query, partner, keys, 0.2))
+    assert (found - info_nce_queue(query, partner, queue.keys, 0.2)).abs() > 0.1
 
 
 def test_no_places_are_refused():

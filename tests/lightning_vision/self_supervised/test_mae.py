@@ -238,6 +238,7 @@ def test_what_mae_alone_cannot_do_is_refused_in_a_sentence():
         ({"decoder_dim": 26}, "decoder_dim=26, .* multiple of 4 and of decoder_heads"),
         ({"decoder_heads": 5}, "decoder_heads=5"),
         ({"decoder_depth": 0}, "decoder_depth=0"),
+        ({"positions": "sines"}, "^MAE: positions is 'sines'; give 'sincos' or 'learned'$"),
         ({"backbone_settings": TINY | {"pos_embed": "none"}}, "no table of positions.* pass positions='learned'"),
     ]
     for options, sentence in cases:

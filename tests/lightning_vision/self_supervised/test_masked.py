@@ -15,6 +15,13 @@ from support.joined_losses import alone, on_a_rank
 from support.resuming import differences, newest, record
 from support.trainers import quiet_trainer
 
+
+class Pooled(nn.Flatten):
+    """A ready network without patches."""
+
+    num_features = 4
+
+
 TINY = {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 VIT = {"backbone": "vit_tiny_patch16_224", "image_size": 24, "in_channels": 1, "backbone_settings": TINY}
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -203,7 +210,10 @@ def test_networks_and_sizes_that_do_not_fit_are_refused_in_a_sentence(make):
             "ResNet does not begin with plain patches; give a",
         ),
         ({"backbone": "mobilenetv3_small_050", "backbone_settings": None}, "MobileNetV3 does not begin with plain"),
-        ({"backbone": nn.Flatten()}, "img_size|patch_size"),
+        (
+            {"backbone": Pooled(), "backbone_settings": None, "image_size": None},
+            "this Pooled does not begin with plain patches; give a vision transformer",
+        ),
         ({"backbone_settings": None}, "patches of 16 pixels do not divide 24; choose image_size, or patch_size in"),
         ({"backbone_settings": TINY | {"img_size": 32}}, "built for 32 x 32 pixels and would see 24 x 24; make img_"),
         ({"mask_patch_size": 6}, "mask_patch_size is 6; give a multiple of the backbone's patches of 4 pixels that"),
