@@ -1,0 +1,115 @@
+"""Denoising diffusion: T steps add noise to an image, and a network learns to tell it at any of them.
+
+Letters: B images `(B, C, H, W)`; t a step, 0 .. T - 1; a_t the share of the image's variance that is left after it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .gaussian import Prediction, along, data_and_noise, target_of
+
+__all__ = ["Diffusion", "shares_left"]
+
+Schedule = Literal["linear", "cosine"]
+PREDICTIONS = ("noise", "data", "v")
+
+
+def shares_left(schedule: Schedule, steps: int) -> Tensor:
+    """a_t of all steps, float64 `(T,)`, falling.
+
+    `linear`: the variance added rises from 0.0001 to 0.02 as in a thousand steps, in proportion to their number (Ho et
+    al. 2020); `cosine`: a_t is the squared cosine of a time that is never quite the end (Nichol and Dhariwal 2021,
+    arXiv:2102.09672, equation 17), no step adding more than 0.999.
+    """
+    if schedule == "linear":
+        factor = 1000 / steps
+        return (1 - torch.linspace(1e-4 * factor, min(0.02 * factor, 0.999), steps, dtype=torch.float64)).cumprod(0)
+    angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * math.pi / 2
+    whole = angle.cos().square()
+    return (whole[1:] / whole[:-1]).clamp_min(1e-3).cumprod(0)
+
+
+class Diffusion:
+    """x_t = sqrt(a_t) data + sqrt(1 - a_t) noise, of which a network predicts one (equation 4).
+
+    Args:
+        schedule: `linear` or `cosine`, see `shares_left`.
+        steps: T.
+        prediction: `noise`, as the authors have it; `data`; or `v`, which stays of one size at both ends.
+
+    Raises:
+        ValueError: a setting is unknown or out of its range.
+
+    Example:
+        >>> images = torch.rand(4, 1, 8, 8)
+        >>> loss = Diffusion().loss(lambda x, t, y: x, images, torch.randn_like(images), torch.rand(4))
+
+    Reference: Ho et al. 2020, arXiv:2006.11239
+    """
+
+    def __init__(self, schedule: Schedule = "linear", steps: int = 1000, prediction: Prediction = "noise") -> None:
+        if schedule not in ("linear", "cosine"):
+            raise ValueError(f"Diffusion: schedule is {schedule!r}; give 'linear' or 'cosine'")
+        if steps < 2:
+            raise ValueError(f"Diffusion: steps is {steps}; give at least 2")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"Diffusion: prediction is {prediction!r}; give one of {', '.join(PREDICTIONS)}")
+        self.schedule, self.steps, self.prediction = schedule, steps, prediction
+        self.shares = shares_left(schedule, steps)
+
+    def alpha_and_sigma(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of data and noise, float64 `(B,)` on the CPU, at steps int64 `(B,)`; at -1, before all, 1, 0."""
+        # Some accelerators have no float64.
+        shares = torch.cat([self.shares.new_ones(1), self.shares])[step.cpu() + 1]
+        return shares.sqrt(), (1 - shares).sqrt()
+
+    def loss(
+        self,
+        network: Callable[[Tensor, Tensor, Any], Tensor],
+        data: Tensor,
+        noise: Tensor,
+        uniform: Tensor,
+        label: Any = None,
+    ) -> Tensor:
+        """The mean squared error of what is predicted, at steps all as likely (equation 14).
+
+        Args:
+            network: Maps x `(B, C, H, W)`, t / T `(B,)` and the labels to a prediction of x's shape.
+            data: Images.
+            noise: Standard normal, of their shape.
+            uniform: Draws of the steps, `(B,)` in [0, 1).
+            label: Handed to the network.
+        """
+        step = (uniform * self.steps).long().clamp_max(self.steps - 1)
+        alpha, sigma = (along(it.to(data), data) for it in self.alpha_and_sigma(step))
+        prediction = network(alpha * data + sigma * noise, (step / self.steps).to(data), label)
+        return (prediction - target_of(self.prediction, data, noise, alpha, sigma)).square().mean()
+
+    def sampling_steps(self, count: int) -> Tensor:
+        """Steps at which a sampler asks the network, then -1, int64 `(count + 1,)`: as far apart, T - 1 first.
+
+        The last lies as far from the clean image as the steps from one another, so that no call is spent on an image
+        that is clean already (Lin et al. 2024, arXiv:2305.08891, section 3.3).
+
+        Raises:
+            ValueError: `count` is not 1 to T.
+        """
+        if not 1 <= count <= self.steps:
+            raise ValueError(f"the number of steps is {count}; give 1 to {self.steps}")
+        return torch.linspace(self.steps, 0, count + 1, dtype=torch.float64).round().long() - 1
+
+    def denoiser(
+        self, network: Callable[[Tensor, Tensor, Any], Tensor], steps: Tensor, label: Any = None
+    ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+        """What samplers ask: data and noise of x at the number of one of `steps`."""
+
+        def estimate(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            step = steps[number].expand(len(x))
+            alpha, sigma = (along(it.to(x), x) for it in self.alpha_and_sigma(step))
+            return data_and_noise(self.prediction, network(x, (step / self.steps).to(x), label), x, alpha, sigma)
+
+        return estimate

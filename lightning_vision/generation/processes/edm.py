@@ -1,0 +1,104 @@
+"""EDM: a denoiser at any level of noise, of whose input and output a network sees no more than unit size.
+
+Letters: B images `(B, C, H, W)`, sigma the standard deviation of the noise that is added.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gaussian import along
+
+__all__ = ["EDM"]
+
+
+@dataclass(frozen=True)
+class EDM:
+    """x = data + sigma noise, and D(x) = c_skip x + c_out F(c_in x, ln(sigma) / 4) with a network F (equation 7).
+
+    The factors are such that F's input and target have variance 1 at each sigma, and errors of its output are magnified
+    least (table 1).
+
+    Args:
+        data_std: Standard deviation of the images' numbers, above 0.
+        location: Mean of ln(sigma) in training.
+        scale: Its standard deviation, above 0.
+        sigma_min: Lowest level in sampling, above 0.
+        sigma_max: Highest, above `sigma_min`.
+        rho: How much denser the levels are where sigma is small, above 0.
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Example:
+        >>> images = torch.randn(4, 1, 8, 8)
+        >>> loss = EDM().loss(lambda x, t, y: -x, images, torch.randn_like(images), torch.rand(4))
+
+    Reference: Karras et al. 2022, arXiv:2206.00364
+    """
+
+    data_std: float = 0.5
+    location: float = -1.2
+    scale: float = 1.2
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        for name in ("data_std", "scale", "sigma_min", "rho"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"EDM: {name} is {getattr(self, name)}; give a number above 0")
+        if self.sigma_max <= self.sigma_min:
+            raise ValueError(f"EDM: sigma_max is {self.sigma_max}; give more than sigma_min={self.sigma_min}")
+
+    def denoised(
+        self, network: Callable[[Tensor, Tensor, Any], Tensor], x: Tensor, sigma: Tensor, label: Any = None
+    ) -> Tensor:
+        """D(x): the image that x `(B, C, H, W)` with noise of sigma `(B,)` is expected to be."""
+        level, own = along(sigma, x), self.data_std**2
+        whole = level.square() + own
+        output = network(x / whole.sqrt(), sigma.log() / 4, label)
+        return own / whole * x + level * self.data_std / whole.sqrt() * output
+
+    def loss(
+        self,
+        network: Callable[[Tensor, Tensor, Any], Tensor],
+        data: Tensor,
+        noise: Tensor,
+        uniform: Tensor,
+        label: Any = None,
+    ) -> Tensor:
+        """The squared error of D, weighted so that F's weighs the same at each level (equation 8).
+
+        Args:
+            network: F, maps `(B, C, H, W)`, ln(sigma) / 4 `(B,)` and the labels to an output of the first's shape.
+            data: Images.
+            noise: Standard normal, of their shape.
+            uniform: Draws of the levels, `(B,)` in 0..1.
+            label: Handed to the network.
+        """
+        normal = torch.special.ndtri(uniform.to(data).clamp(1e-6, 1 - 1e-6))
+        sigma = (self.location + self.scale * normal).exp()
+        weight = along((sigma.square() + self.data_std**2) / (sigma * self.data_std).square(), data)
+        denoised = self.denoised(network, data + along(sigma, data) * noise, sigma, label)
+        return (weight * (denoised - data).square()).mean()
+
+    def times(self, steps: int) -> Tensor:
+        """Levels between which a solver steps, `(steps + 1,)`: from `sigma_max` to `sigma_min`, then 0 (equation 5)."""
+        root = 1 / self.rho
+        share = torch.linspace(0, 1, steps, dtype=torch.float64)
+        levels = (self.sigma_max**root + share * (self.sigma_min**root - self.sigma_max**root)) ** self.rho
+        return torch.cat([levels, levels.new_zeros(1)]).float()
+
+    def velocity(
+        self, network: Callable[[Tensor, Tensor, Any], Tensor], label: Any = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """dx/dsigma = (x - D(x)) / sigma, which solvers follow down from `sigma_max` (equation 3, sigma(t) = t)."""
+
+        def slope(x: Tensor, sigma: Tensor) -> Tensor:
+            return (x - self.denoised(network, x, sigma, label)) / along(sigma, x)
+
+        return slope

@@ -1,0 +1,102 @@
+"""Flow matching: a network learns the velocity of straight ways from noise to images.
+
+Letters: B images `(B, C, H, W)`, t in 0..1, 0 is noise and 1 the image.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .gaussian import along
+
+__all__ = ["FlowMatching", "coupled"]
+
+
+def coupled(data: Tensor, noise: Tensor) -> Tensor:
+    """The rows of `noise` in the order in which their squared distances to the rows of `data` are least in all.
+
+    Ways that cross are then rare, so fewer steps follow them. A batch is coupled by itself: the larger, the better.
+
+    Args:
+        data: `(B, ...)`.
+        noise: `(B, ...)`.
+
+    Reference: Pooladian et al. 2023, arXiv:2304.14772; Tong et al. 2024, arXiv:2302.00482
+    """
+    distance = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square()
+    _, order = linear_sum_assignment(distance.cpu().numpy())
+    return noise[torch.from_numpy(order).to(noise.device)]
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Ways x_t = (1 - t) noise + t data, whose velocity data - noise a network is to say (equations 22 and 23).
+
+    Args:
+        coupling: `independent`: any noise goes with any image; `optimal`: as `coupled` pairs them.
+        time_law: How t is drawn: `uniform`, or `logit_normal`, more often where telling is hard.
+        location: Mean of logit(t), of the latter.
+        scale: Its standard deviation, above 0.
+
+    Raises:
+        ValueError: a setting is unknown or out of its range.
+
+    Example:
+        >>> images = torch.rand(4, 1, 8, 8)
+        >>> loss = FlowMatching().loss(lambda x, t, y: -x, images, torch.randn_like(images), torch.rand(4))
+
+    Reference: Lipman et al. 2023, arXiv:2210.02747; logit-normal times: Esser et al. 2024, arXiv:2403.03206
+    """
+
+    coupling: Literal["independent", "optimal"] = "independent"
+    time_law: Literal["uniform", "logit_normal"] = "uniform"
+    location: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.coupling not in ("independent", "optimal"):
+            raise ValueError(f"FlowMatching: coupling is {self.coupling!r}; give 'independent' or 'optimal'")
+        if self.time_law not in ("uniform", "logit_normal"):
+            raise ValueError(f"FlowMatching: time_law is {self.time_law!r}; give 'uniform' or 'logit_normal'")
+        if self.scale <= 0:
+            raise ValueError(f"FlowMatching: scale is {self.scale}; give a number above 0")
+
+    def time(self, uniform: Tensor) -> Tensor:
+        """t `(B,)` by draws `(B,)` in 0..1."""
+        if self.time_law == "uniform":
+            return uniform
+        # 0 and 1 would be infinite.
+        normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))
+        return torch.sigmoid(self.location + self.scale * normal)
+
+    def loss(
+        self,
+        network: Callable[[Tensor, Tensor, Any], Tensor],
+        data: Tensor,
+        noise: Tensor,
+        uniform: Tensor,
+        label: Any = None,
+    ) -> Tensor:
+        """The mean squared error of the velocity.
+
+        Args:
+            network: Maps x `(B, C, H, W)`, t `(B,)` and the labels to a velocity of x's shape.
+            data: Images.
+            noise: Standard normal, of their shape.
+            uniform: Draws of the times, `(B,)` in 0..1.
+            label: Handed to the network.
+        """
+        if self.coupling == "optimal":
+            noise = coupled(data, noise)
+        time = self.time(uniform)
+        t = along(time, data)
+        velocity = network((1 - t) * noise + t * data, time, label)
+        return (velocity - (data - noise)).square().mean()
+
+    def times(self, steps: int) -> Tensor:
+        """The times `(steps + 1,)` between which a solver steps from noise to images."""
+        return torch.linspace(0, 1, steps + 1)

@@ -1,0 +1,87 @@
+"""NCSN: a network learns the gradient of the log-density of images to which noise of several levels was added.
+
+Letters: B images `(B, C, H, W)`; sigma_1 > ... > sigma_L the levels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gaussian import along
+
+__all__ = ["NCSN"]
+
+
+@dataclass(frozen=True)
+class NCSN:
+    """Denoising score matching at geometric levels of noise (equations 5 and 6), weighted by sigma^2.
+
+    Args:
+        sigma_begin: The highest level, of the order of the distance between images.
+        sigma_end: The lowest, above 0.
+        levels: L, at least 2.
+
+    Raises:
+        ValueError: a setting is out of its range.
+
+    Example:
+        >>> images = torch.rand(4, 1, 8, 8)
+        >>> loss = NCSN().loss(lambda x, t, y: -x, images, torch.randn_like(images), torch.rand(4))
+
+    Reference: Song and Ermon 2019, arXiv:1907.05600
+    """
+
+    sigma_begin: float = 1.0
+    sigma_end: float = 0.01
+    levels: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_end < self.sigma_begin:
+            raise ValueError(
+                f"NCSN: noise falls from sigma_begin={self.sigma_begin} to sigma_end={self.sigma_end}; give two "
+                "numbers above 0, the first the larger"
+            )
+        if self.levels < 2:
+            raise ValueError(f"NCSN: levels is {self.levels}; give at least 2")
+
+    @property
+    def sigmas(self) -> Tensor:
+        """All levels, `(L,)`, each the same share of the one before."""
+        return torch.logspace(0, 1, self.levels, self.sigma_end / self.sigma_begin, dtype=torch.float64).float() * (
+            self.sigma_begin
+        )
+
+    def loss(
+        self,
+        network: Callable[[Tensor, Tensor, Any], Tensor],
+        data: Tensor,
+        noise: Tensor,
+        uniform: Tensor,
+        label: Any = None,
+    ) -> Tensor:
+        """Half the mean over levels and images of sigma^2 |s(x + sigma z) + z / sigma|^2, a number of a pixel.
+
+        Args:
+            network: s, maps x `(B, C, H, W)`, the number of the level over L `(B,)` and the labels to a score.
+            data: Images.
+            noise: z, standard normal, of their shape.
+            uniform: Draws of the levels, `(B,)` in [0, 1).
+            label: Handed to the network.
+        """
+        level = (uniform * self.levels).long().clamp_max(self.levels - 1)
+        sigma = along(self.sigmas.to(level.device)[level].to(data), data)
+        score = network(data + sigma * noise, (level / self.levels).to(data), label)
+        return (sigma * score + noise).square().mean() / 2
+
+    def score(
+        self, network: Callable[[Tensor, Tensor, Any], Tensor], label: Any = None
+    ) -> Callable[[Tensor, int], Tensor]:
+        """What annealed Langevin dynamics asks: the score of x at the number of a level."""
+
+        def gradient(x: Tensor, level: int) -> Tensor:
+            return network(x, torch.full((len(x),), level / self.levels, device=x.device, dtype=x.dtype), label)
+
+        return gradient
