@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-__all__ = ["Prediction", "along", "data_and_noise", "target_of"]
+__all__ = ["along", "data_and_noise", "target_of"]
 
 Prediction = Literal["noise", "data", "v"]
 

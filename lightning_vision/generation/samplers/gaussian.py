@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from ._draws import normal_like
 
-__all__ = ["Denoiser", "ddim", "ddpm", "dpm_solver_2m"]
+__all__ = ["ddim", "ddpm", "dpm_solver_2m"]
 
 # Maps x `(B, ...)` and the number of its time, from 0, to estimates of data and noise of x's shape.
 Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]

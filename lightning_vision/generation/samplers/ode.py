@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-__all__ = ["Velocity", "euler", "heun", "midpoint"]
+__all__ = ["euler", "heun", "midpoint"]
 
 # Maps x `(B, ...)` and t `(B,)` to dx/dt, of x's shape.
 Velocity = Callable[[Tensor, Tensor], Tensor]
