@@ -1,1 +1,5 @@
 """Making images from noise."""
+
+from lightning_vision.catalogue import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(__name__)

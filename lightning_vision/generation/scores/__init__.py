@@ -1,0 +1,1 @@
+"""How far made images are from real ones, by their features."""
