@@ -1,0 +1,1 @@
+"""Networks that see an image, a time and a label, and answer with an image."""
