@@ -21,6 +21,7 @@ from lightning_vision.commands._report import print_table
 from lightning_vision.detection.detector import ObjectDetector
 from lightning_vision.export import programs
 from lightning_vision.images import normalise
+from lightning_vision.self_supervised.learner import SelfSupervisedLearner
 
 Format = Literal["onnx", "torch_export", "timm"]
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2", "timm": "model.safetensors"}
@@ -37,7 +38,7 @@ def run(
     overwrite: bool = False,
     shrink: bool = False,
 ) -> dict[str, Any]:
-    """Write the network of a checkpoint for other programs.
+    """Write the network of a checkpoint for other programs; of a learner without labels its backbone, for features.
 
     Args:
         ckpt_path: Checkpoint to export.
@@ -49,8 +50,8 @@ def run(
         shrink: Cut out channels that are zero first, as structured pruning leaves them, for a smaller program.
 
     Returns:
-        `files`, the path of each format, and `differences`, the largest between its logits and the checkpoint's, of a
-        detector between scores.
+        `files`, the path of each format, and `differences`, the largest between its logits or features and the
+        checkpoint's, of a detector between scores.
 
     Raises:
         ValueError: the checkpoint holds no preprocessing, the configured data is not of this package, a format cannot
@@ -68,7 +69,9 @@ def run(
         programs.require_onnx()
     data = known_data(cli.datamodule, images)
     module, told = _restored(cli, ckpt_path), saved_preprocessing(cli, ckpt_path)
-    calibration: Calibration | None = module.calibration
+    learner = isinstance(module, SelfSupervisedLearner)
+    body, said = (module.backbone, "features") if learner else (module.network, "logits")
+    calibration: Calibration | None = None if learner else module.calibration
     if calibration is not None and calibration.delta is not None and "timm" in wanted:
         raise ValueError(
             "a timm file holds weights alone, and the checkpoint's calibration shifts images; leave out `timm`, or "
@@ -78,22 +81,22 @@ def run(
         raise ValueError("a timm file has the widths that timm builds, and --shrink makes others; leave out `timm`")
     name, arguments = _timm_name(module) if "timm" in wanted else ("", {})
     folder = output_folder(cli, output, [FILES[kind] for kind in wanted], overwrite)
-    network = programs.RawPixels(module.network, told["mean"], told["std"], calibration).eval()
-    metadata = {"output": "logits", **{key: json.dumps(value) for key, value in told.items()}}
+    network = programs.RawPixels(body, told["mean"], told["std"], calibration).eval()
+    metadata = {"output": said, **{key: json.dumps(value) for key, value in told.items()}}
     # Files appear all at once under their final names, after each was found to be right.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch, torch.no_grad():
         pixels, prepared, source = compared_images(data, told, images)
-        expected = (module.calibration or Calibration()).logits(module, prepared)
+        expected = (calibration or Calibration()).logits(module, prepared)
         example = torch.zeros(2, *pixels.shape[1:], dtype=torch.uint8)
         if shrink:
-            _shrink(module.network, normalise(pixels[:2], told["mean"], told["std"]))
+            _shrink(body, normalise(pixels[:2], told["mean"], told["std"]))
         program: Any = None if wanted == ["timm"] else programs.trace_program(network, example)
         differences = {}
         for kind in wanted:
             path = Path(scratch, FILES[kind])
             loaded: Callable[[Tensor], Tensor]
             if kind == "timm":
-                programs.write_timm(module.network, metadata | _said_of(calibration, False), path)
+                programs.write_timm(body, metadata | _said_of(calibration, False), path)
                 read = programs.read_timm(path, name, arguments)
                 # Weights alone: what calibrates them is left to the reader.
                 loaded = programs.RawPixels(read, told["mean"], told["std"], calibration)
@@ -103,12 +106,12 @@ def run(
             else:
                 programs.write_torch_export(program, metadata | _said_of(calibration, True), path)
                 loaded = programs.read_torch_export(path)
-            differences[kind] = _difference(kind, loaded, pixels, expected)
+            differences[kind] = _difference(f"{kind} {said}", loaded, pixels, expected)
         for file in Path(scratch).iterdir():
             file.replace(folder / file.name)
     files = {kind: str(folder / FILES[kind]) for kind in wanted}
     print_table("written", files)
-    print_table(f"largest difference of logits on {source}", {kind: f"{d:.1e}" for kind, d in differences.items()})
+    print_table(f"largest difference of {said} on {source}", {kind: f"{d:.1e}" for kind, d in differences.items()})
     if "timm" in wanted:
         settings = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         own = model_entrypoint(name).__module__.startswith("lightning_vision.")
@@ -153,11 +156,12 @@ def _timm_name(module: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(name, str):
         kind = type(module.network).__name__
         raise ValueError(f"timm cannot build {kind}, it was given as a module and not by name; leave out `timm`")
-    return name, {"num_classes": module.num_classes, "in_chans": module.in_channels}
+    settings = getattr(module, "backbone_settings", None) or module.hparams.get("backbone_settings") or {}
+    return name, {"num_classes": getattr(module, "num_classes", 0), "in_chans": module.in_channels, **settings}
 
 
-def _difference(kind: str, loaded: Callable[[Tensor], Tensor], pixels: Tensor, expected: Tensor) -> float:
-    """Largest difference of the batch's logits and of those of its first image alone.
+def _difference(what: str, loaded: Callable[[Tensor], Tensor], pixels: Tensor, expected: Tensor) -> float:
+    """Largest difference of the batch's logits or features and of those of its first image alone.
 
     Raises:
         ValueError: it is too large.
@@ -166,5 +170,5 @@ def _difference(kind: str, loaded: Callable[[Tensor], Tensor], pixels: Tensor, e
     difference = float((found - torch.cat([expected[:1], expected])).abs().max())
     limit = max(ABSOLUTE, RELATIVE * float(expected.abs().max()))
     if not difference < limit:
-        raise ValueError(f"nothing was written: {kind} logits are off by {difference:.1e}, more than {limit:.0e}")
+        raise ValueError(f"nothing was written: {what} are off by {difference:.1e}, more than {limit:.0e}")
     return difference

@@ -19,6 +19,7 @@ from lightning_vision.datamodules.image_folder import ImageFolder
 from lightning_vision.images import BadImageError
 from lightning_vision.inspection.layers import find_layer
 from lightning_vision.inspection.scores import class_scores
+from lightning_vision.self_supervised.learner import SelfSupervisedLearner
 
 __all__ = ["Files", "ImageBatch", "Subject"]
 
@@ -65,6 +66,9 @@ class Subject:
         class_scores(answer, None)
         names = [str(name) for name in self.told.get("class_names") or ()]
         self.num_classes: int = answer.shape[1]
+        if isinstance(self.module, SelfSupervisedLearner):
+            # It tells features; the classes of its data are not its own.
+            names = [f"feature {k}" for k in range(self.num_classes)]
         self.names = names if len(names) == self.num_classes else [str(k) for k in range(self.num_classes)]
 
     @property

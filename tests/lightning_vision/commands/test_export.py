@@ -27,6 +27,8 @@ from lightning_vision.commands._files import saved_preprocessing
 from lightning_vision.datamodules import Digits
 from lightning_vision.datamodules.common._loader import ShardedLoader
 from lightning_vision.images import normalise, read_image
+from lightning_vision.self_supervised import SimMIM
+from support.trainers import quiet_trainer
 
 MEAN, STD = [0.48, 0.42, 0.36], [0.24, 0.21, 0.27]
 BRANCHING = {"class_path": f"{__name__}.Branching"}
@@ -154,6 +156,26 @@ def test_files_give_the_logits_of_the_checkpoint_for_one_image_and_for_five(
             assert float((program(pixels[:count]) - expected).abs().max()) < 1e-4
             assert float((torch.from_numpy(onnx_logits) - expected).abs().max()) < 1e-4
             assert torch.equal(network(prepared), expected)
+
+
+def test_of_a_learner_without_labels_the_backbone_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"patch_size": 2, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    learner = SimMIM(2 / 3, 4, backbone="vit_tiny_patch16_224", image_size=8, in_channels=1, backbone_settings=sizes)
+    data = Digits(batch_size=64)
+    trainer = quiet_trainer(max_steps=1, limit_val_batches=0)
+    trainer.fit(learner, datamodule=data)
+    trainer.save_checkpoint("last.ckpt")
+    result = main(["export", "--ckpt_path", "last.ckpt", "--format", "[timm,torch_export]", "--output", str(tmp_path)])
+    assert isinstance(result.output, dict)
+    printed = capsys.readouterr().out
+    (call,) = [line for line in printed.splitlines() if "timm.create_model(" in line]
+    network = eval(call.strip(), {"timm": timm}).eval()
+    image = data.normalise(data.test_set.fetch(torch.arange(3)).image)
+
+    assert max(result.output["differences"].values()) < 1e-4 and "of features on" in printed
+    torch.testing.assert_close(network(image), learner.eval().features(image), rtol=1e-4, atol=1e-4)
 
 
 def test_programs_take_bytes_and_any_batch_size() -> None:
