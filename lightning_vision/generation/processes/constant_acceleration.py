@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gaussian import along
+from .gaussian import Network, along
 
 __all__ = ["ConstantAcceleration", "accelerate"]
 
@@ -39,9 +39,7 @@ class ConstantAcceleration:
         if self.velocity_scale <= 0:
             raise ValueError(f"ConstantAcceleration: velocity_scale is {self.velocity_scale}; give a number above 0")
 
-    def velocity_loss(
-        self, network: Callable[[Tensor, Tensor, Any], Tensor], data: Tensor, noise: Tensor, label: Any = None
-    ) -> Tensor:
+    def velocity_loss(self, network: Network, data: Tensor, noise: Tensor, label: Any = None) -> Tensor:
         """The mean squared error of v0.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .gaussian import Prediction, along, data_and_noise, target_of
+from .gaussian import Network, Prediction, along, data_and_noise, target_of
 
 __all__ = ["Diffusion", "shares_left"]
 
@@ -69,7 +69,7 @@ class Diffusion:
 
     def loss(
         self,
-        network: Callable[[Tensor, Tensor, Any], Tensor],
+        network: Network,
         data: Tensor,
         noise: Tensor,
         uniform: Tensor,
@@ -103,7 +103,7 @@ class Diffusion:
         return torch.linspace(self.steps, 0, count + 1, dtype=torch.float64).round().long() - 1
 
     def denoiser(
-        self, network: Callable[[Tensor, Tensor, Any], Tensor], steps: Tensor, label: Any = None
+        self, network: Network, steps: Tensor, label: Any = None
     ) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
         """What samplers ask: data and noise of x at the number of one of `steps`."""
 

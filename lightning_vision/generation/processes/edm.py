@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gaussian import along
+from .gaussian import Network, along
 
 __all__ = ["EDM"]
 
@@ -54,9 +54,7 @@ class EDM:
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"EDM: sigma_max is {self.sigma_max}; give more than sigma_min={self.sigma_min}")
 
-    def denoised(
-        self, network: Callable[[Tensor, Tensor, Any], Tensor], x: Tensor, sigma: Tensor, label: Any = None
-    ) -> Tensor:
+    def denoised(self, network: Network, x: Tensor, sigma: Tensor, label: Any = None) -> Tensor:
         """D(x): the image that x `(B, C, H, W)` with noise of sigma `(B,)` is expected to be."""
         level, own = along(sigma, x), self.data_std**2
         whole = level.square() + own
@@ -65,7 +63,7 @@ class EDM:
 
     def loss(
         self,
-        network: Callable[[Tensor, Tensor, Any], Tensor],
+        network: Network,
         data: Tensor,
         noise: Tensor,
         uniform: Tensor,
@@ -93,9 +91,7 @@ class EDM:
         levels = (self.sigma_max**root + share * (self.sigma_min**root - self.sigma_max**root)) ** self.rho
         return torch.cat([levels, levels.new_zeros(1)]).float()
 
-    def velocity(
-        self, network: Callable[[Tensor, Tensor, Any], Tensor], label: Any = None
-    ) -> Callable[[Tensor, Tensor], Tensor]:
+    def velocity(self, network: Network, label: Any = None) -> Callable[[Tensor, Tensor], Tensor]:
         """dx/dsigma = (x - D(x)) / sigma, which solvers follow down from `sigma_max` (equation 3, sigma(t) = t)."""
 
         def slope(x: Tensor, sigma: Tensor) -> Tensor:

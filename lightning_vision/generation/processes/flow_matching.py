@@ -3,7 +3,6 @@
 Letters: B images `(B, C, H, W)`, t in 0..1, 0 is noise and 1 the image.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .gaussian import along
+from .gaussian import Network, along
 
 __all__ = ["FlowMatching", "coupled"]
 
@@ -75,7 +74,7 @@ class FlowMatching:
 
     def loss(
         self,
-        network: Callable[[Tensor, Tensor, Any], Tensor],
+        network: Network,
         data: Tensor,
         noise: Tensor,
         uniform: Tensor,
@@ -92,7 +91,7 @@ class FlowMatching:
         """
         if self.coupling == "optimal":
             noise = coupled(data, noise)
-        time = self.time(uniform)
+        time = self.time(uniform.to(data))
         t = along(time, data)
         velocity = network((1 - t) * noise + t * data, time, label)
         return (velocity - (data - noise)).square().mean()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gaussian import along
+from .gaussian import Network, along
 
 __all__ = ["NCSN"]
 
@@ -50,13 +50,12 @@ class NCSN:
     @property
     def sigmas(self) -> Tensor:
         """All levels, `(L,)`, each the same share of the one before."""
-        return torch.logspace(0, 1, self.levels, self.sigma_end / self.sigma_begin, dtype=torch.float64).float() * (
-            self.sigma_begin
-        )
+        share = self.sigma_end / self.sigma_begin
+        return (self.sigma_begin * share ** torch.linspace(0, 1, self.levels, dtype=torch.float64)).float()
 
     def loss(
         self,
-        network: Callable[[Tensor, Tensor, Any], Tensor],
+        network: Network,
         data: Tensor,
         noise: Tensor,
         uniform: Tensor,
@@ -76,9 +75,7 @@ class NCSN:
         score = network(data + sigma * noise, (level / self.levels).to(data), label)
         return (sigma * score + noise).square().mean() / 2
 
-    def score(
-        self, network: Callable[[Tensor, Tensor, Any], Tensor], label: Any = None
-    ) -> Callable[[Tensor, int], Tensor]:
+    def score(self, network: Network, label: Any = None) -> Callable[[Tensor, int], Tensor]:
         """What annealed Langevin dynamics asks: the score of x at the number of a level."""
 
         def gradient(x: Tensor, level: int) -> Tensor:
