@@ -1,0 +1,1 @@
+"""What reconstructions and latent codes cost."""
