@@ -43,5 +43,5 @@ def test_row_201_labels_are_dropped_image_by_image():
 
 
 def test_nothing_guides_a_network_without_classes():
-    with pytest.raises(ValueError, match="guidance is 1.5 and the network was trained without labels; leave guidance"):
+    with pytest.raises(ValueError, match=r"guidance is 1\.5 and the network was trained without labels; leave"):
         guided(UNet(1, 8, (1,), 1, (), 8), 1.5, 0)
