@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .processes.gaussian import Network
+from .processes.process import Network
 
 __all__ = ["drop_labels", "guided"]
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gaussian import Network, along
+from .gaussian import along
+from .process import Network
 
 __all__ = ["ConstantAcceleration", "accelerate"]
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .gaussian import Network, Prediction, along, data_and_noise, target_of
+from .gaussian import Prediction, along, data_and_noise, target_of
+from .process import Network, Process
 
 __all__ = ["Diffusion", "shares_left"]
 
@@ -33,7 +34,7 @@ def shares_left(schedule: Schedule, steps: int) -> Tensor:
     return (whole[1:] / whole[:-1]).clamp_min(1e-3).cumprod(0)
 
 
-class Diffusion:
+class Diffusion(Process):
     """x_t = sqrt(a_t) data + sqrt(1 - a_t) noise, of which a network predicts one (equation 4).
 
     Args:
@@ -67,23 +68,8 @@ class Diffusion:
         shares = torch.cat([self.shares.new_ones(1), self.shares])[step.cpu() + 1]
         return shares.sqrt(), (1 - shares).sqrt()
 
-    def loss(
-        self,
-        network: Network,
-        data: Tensor,
-        noise: Tensor,
-        uniform: Tensor,
-        label: Any = None,
-    ) -> Tensor:
-        """The mean squared error of what is predicted, at steps all as likely (equation 14).
-
-        Args:
-            network: Maps x `(B, C, H, W)`, t / T `(B,)` and the labels to a prediction of x's shape.
-            data: Images.
-            noise: Standard normal, of their shape.
-            uniform: Draws of the steps, `(B,)` in [0, 1).
-            label: Handed to the network.
-        """
+    def loss(self, network: Network, data: Tensor, noise: Tensor, uniform: Tensor, label: Any = None) -> Tensor:
+        """The mean squared error of what is predicted, at steps all as likely (equation 14); the time is t / T."""
         step = (uniform * self.steps).long().clamp_max(self.steps - 1)
         alpha, sigma = (along(it.to(data), data) for it in self.alpha_and_sigma(step))
         prediction = network(alpha * data + sigma * noise, (step / self.steps).to(data), label)

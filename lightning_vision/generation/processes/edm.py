@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gaussian import Network, along
+from .gaussian import along
+from .process import Network, Process
 
 __all__ = ["EDM"]
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(Process):
     """x = data + sigma noise, and D(x) = c_skip x + c_out F(c_in x, ln(sigma) / 4) with a network F (equation 7).
 
     The factors are such that F's input and target have variance 1 at each sigma, and errors of its output are magnified
@@ -61,23 +62,8 @@ class EDM:
         output = network(x / whole.sqrt(), sigma.log() / 4, label)
         return own / whole * x + level * self.data_std / whole.sqrt() * output
 
-    def loss(
-        self,
-        network: Network,
-        data: Tensor,
-        noise: Tensor,
-        uniform: Tensor,
-        label: Any = None,
-    ) -> Tensor:
-        """The squared error of D, weighted so that F's weighs the same at each level (equation 8).
-
-        Args:
-            network: F, maps `(B, C, H, W)`, ln(sigma) / 4 `(B,)` and the labels to an output of the first's shape.
-            data: Images.
-            noise: Standard normal, of their shape.
-            uniform: Draws of the levels, `(B,)` in 0..1.
-            label: Handed to the network.
-        """
+    def loss(self, network: Network, data: Tensor, noise: Tensor, uniform: Tensor, label: Any = None) -> Tensor:
+        """The squared error of D, so weighted that F's counts alike at each level (equation 8); F is told ln(sigma) / 4."""
         normal = torch.special.ndtri(uniform.to(data).clamp(1e-6, 1 - 1e-6))
         sigma = (self.location + self.scale * normal).exp()
         weight = along((sigma.square() + self.data_std**2) / (sigma * self.data_std).square(), data)

@@ -10,7 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .gaussian import Network, along
+from .gaussian import along
+from .process import Network, Process
 
 __all__ = ["FlowMatching", "coupled"]
 
@@ -32,7 +33,7 @@ def coupled(data: Tensor, noise: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Process):
     """Ways x_t = (1 - t) noise + t data, whose velocity data - noise a network is to say (equations 22 and 23).
 
     Args:
@@ -72,23 +73,8 @@ class FlowMatching:
         normal = torch.special.ndtri(uniform.clamp(1e-6, 1 - 1e-6))
         return torch.sigmoid(self.location + self.scale * normal)
 
-    def loss(
-        self,
-        network: Network,
-        data: Tensor,
-        noise: Tensor,
-        uniform: Tensor,
-        label: Any = None,
-    ) -> Tensor:
-        """The mean squared error of the velocity.
-
-        Args:
-            network: Maps x `(B, C, H, W)`, t `(B,)` and the labels to a velocity of x's shape.
-            data: Images.
-            noise: Standard normal, of their shape.
-            uniform: Draws of the times, `(B,)` in 0..1.
-            label: Handed to the network.
-        """
+    def loss(self, network: Network, data: Tensor, noise: Tensor, uniform: Tensor, label: Any = None) -> Tensor:
+        """The mean squared error of the velocity, which the network says by x and t."""
         if self.coupling == "optimal":
             noise = coupled(data, noise)
         time = self.time(uniform.to(data))

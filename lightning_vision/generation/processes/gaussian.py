@@ -3,16 +3,13 @@
 Predictions by name: `noise`; `data`; `v`, alpha_t noise - sigma_t data (Salimans and Ho 2022, arXiv:2202.00512).
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 __all__ = ["along", "data_and_noise", "target_of"]
 
 Prediction = Literal["noise", "data", "v"]
-# Maps x `(B, C, H, W)`, a time `(B,)` and labels, or None, to a tensor of x's shape.
-Network = Callable[[Tensor, Tensor, Any], Tensor]
 
 
 def along(numbers: Tensor, like: Tensor) -> Tensor:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gaussian import Network, along
+from .gaussian import along
+from .process import Network, Process
 
 __all__ = ["NCSN"]
 
 
 @dataclass(frozen=True)
-class NCSN:
+class NCSN(Process):
     """Denoising score matching at geometric levels of noise (equations 5 and 6), weighted by sigma^2.
 
     Args:
@@ -53,23 +54,8 @@ class NCSN:
         share = self.sigma_end / self.sigma_begin
         return (self.sigma_begin * share ** torch.linspace(0, 1, self.levels, dtype=torch.float64)).float()
 
-    def loss(
-        self,
-        network: Network,
-        data: Tensor,
-        noise: Tensor,
-        uniform: Tensor,
-        label: Any = None,
-    ) -> Tensor:
-        """Half the mean over levels and images of sigma^2 |s(x + sigma z) + z / sigma|^2, a number of a pixel.
-
-        Args:
-            network: s, maps x `(B, C, H, W)`, the number of the level over L `(B,)` and the labels to a score.
-            data: Images.
-            noise: z, standard normal, of their shape.
-            uniform: Draws of the levels, `(B,)` in [0, 1).
-            label: Handed to the network.
-        """
+    def loss(self, network: Network, data: Tensor, noise: Tensor, uniform: Tensor, label: Any = None) -> Tensor:
+        """Half of sigma^2 |s(x + sigma z) + z / sigma|^2 of a pixel; the time is the number of the level over L."""
         level = (uniform * self.levels).long().clamp_max(self.levels - 1)
         sigma = along(self.sigmas.to(level.device)[level].to(data), data)
         score = network(data + sigma * noise, (level / self.levels).to(data), label)
