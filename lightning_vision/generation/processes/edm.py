@@ -63,7 +63,7 @@ class EDM(Process):
         return own / whole * x + level * self.data_std / whole.sqrt() * output
 
     def loss(self, network: Network, data: Tensor, noise: Tensor, uniform: Tensor, label: Any = None) -> Tensor:
-        """The squared error of D, so weighted that F's counts alike at each level (equation 8); F is told ln(sigma) / 4."""
+        """The squared error of D, F's counting alike at each level (equation 8); F is told ln(sigma) / 4."""
         normal = torch.special.ndtri(uniform.to(data).clamp(1e-6, 1 - 1e-6))
         sigma = (self.location + self.scale * normal).exp()
         weight = along((sigma.square() + self.data_std**2) / (sigma * self.data_std).square(), data)
