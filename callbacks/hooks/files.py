@@ -92,5 +92,5 @@ class Files(Method):
         if trainer.is_global_zero:
             folder = run_folder(trainer)
             folder.mkdir(parents=True, exist_ok=True)
+            self.write(trainer, pl_module, tensors, folder / self.filename)
             self.written = folder / self.filename
-            self.write(trainer, pl_module, tensors, self.written)

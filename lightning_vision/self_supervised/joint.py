@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lightning_vision.inspection.at_rest import at_rest
+
 from .learner import SelfSupervisedLearner
 from .views import View, views_for
 
@@ -52,13 +54,12 @@ class JointEmbedding(SelfSupervisedLearner):
         _check_sizes(self.backbone, [replace(view, size=view.sides(*size)) for view in self.views.views])
         self._check_pooled(self.views.views[0].sides(*size))
 
-    @torch.no_grad()
     def _check_pooled(self, size: tuple[int, int]) -> None:
-        """Ask the backbone for the features of an empty view; in evaluation mode, so nothing is left behind."""
-        body, training = self.backbone, self.backbone.training
+        """Ask the backbone for the features of an empty view."""
+        body = self.backbone
         place: Any = next(body.parameters(), torch.empty(0))
-        found = body.eval()(torch.zeros(1, self.in_channels, *size, device=place.device, dtype=place.dtype))
-        body.train(training)
+        with at_rest(body):
+            found: Any = body(torch.zeros(1, self.in_channels, *size, device=place.device, dtype=place.dtype))
         if getattr(found, "shape", None) != (1, self.feature_dim):
             given = f"a map {tuple(found.shape[1:])}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise ValueError(

@@ -82,12 +82,8 @@ class DiT(nn.Module):
             raise ValueError(f"DiT: patch_size is {patch_size}; give a divisor of image_size={image_size}")
         if dim % heads or dim % 4:
             raise ValueError(f"DiT: dim is {dim}; give a multiple of 4 and of heads={heads}")
-        self.in_channels, self.num_classes, self.image_size, self.patch = (
-            in_channels,
-            num_classes,
-            image_size,
-            patch_size,
-        )
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.image_size, self.patch = image_size, patch_size
         self.grid = image_size // patch_size
         self.conditions = Conditions(dim, num_classes)
         self.embed = nn.Conv2d(in_channels, dim, patch_size, patch_size)

@@ -152,6 +152,25 @@ def test_row_201_without_eta_nothing_is_drawn():
     assert torch.equal(*ends) and torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("kind", ["noise", "data", "v"])
+def test_row_201_a_network_that_knows_is_sampled_to_the_images_moments(kind):
+    """The whole way: the process tells the network its time, and the sampler what the network meant."""
+    process = Diffusion("cosine", 1000, kind)
+    steps = process.sampling_steps(50)
+    alphas, sigmas = process.alpha_and_sigma(steps)
+
+    def network(x, time, y):
+        alpha, sigma = (it[:, None] for it in process.alpha_and_sigma((time * 1000).round().long()))
+        return target_of(kind, *gaussian(x, alpha, sigma), alpha, sigma)
+
+    torch.manual_seed(0)
+    x = torch.randn(20_000, 1, dtype=torch.float64)
+    found = ddim(process.denoiser(network, steps), x, alphas, sigmas)
+
+    assert found.mean().item() == pytest.approx(MEAN, abs=0.03)
+    assert found.std().item() == pytest.approx(STD, rel=0.06)
+
+
 def test_sampling_steps_are_spread_and_end_clean():
     process = Diffusion(steps=1000)
 

@@ -119,6 +119,24 @@ def test_edms_sampler_has_the_images_moments():
     assert found.std().item() == pytest.approx(STD, rel=0.02)
 
 
+def test_what_solvers_and_walks_ask_of_a_network_is_what_it_was_trained_for():
+    """Networks that know the analytic answer, through each process's own time."""
+    torch.manual_seed(0)
+    x, process, levels = torch.randn(5, 1, 2, 2), EDM(data_std=0.5), NCSN(levels=5)
+
+    def network(scaled, time, y):
+        sigma = (4 * time).exp().view(-1, 1, 1, 1)
+        whole = (sigma**2 + 0.25).sqrt()
+        x = scaled * whole
+        denoised = MEAN + STD**2 / (STD**2 + sigma**2) * (x - MEAN)
+        return (denoised - 0.25 / whole**2 * x) * whole / (0.5 * sigma)
+
+    slope = process.velocity(network)(x, torch.full((5,), 3.0))
+    torch.testing.assert_close(slope, 3 * (x - MEAN) / (STD**2 + 9), rtol=1e-4, atol=1e-4)
+    found = levels.score(lambda x, time, y: -(x - MEAN) / levels.sigmas[(5 * time[0]).round().long()] ** 2)(x, 3)
+    torch.testing.assert_close(found, -(x - MEAN) / levels.sigmas[3] ** 2)
+
+
 def test_row_180_levels_are_geometric():
     sigmas = NCSN(sigma_begin=1.0, sigma_end=0.01, levels=10).sigmas
 

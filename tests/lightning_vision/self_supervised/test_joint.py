@@ -36,9 +36,11 @@ def test_a_transformer_of_another_size_is_refused():
 def test_what_is_asked_at_set_up_leaves_no_trace():
     learner = SimCLR(backbone="resnet8_cifar", in_channels=1, views="digits", hidden_dim=8, out_dim=4)
     before = {name: value.clone() for name, value in learner.state_dict().items()}
+    part = next(it for it in learner.backbone.modules() if isinstance(it, nn.BatchNorm2d)).eval()
     torch.manual_seed(0)
     learner._check_pooled((24, 24))
 
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
-    assert learner.backbone.training and torch.initial_seed() == 0
+    # A part that the user keeps in evaluation mode stays there.
+    assert learner.backbone.training and not part.training and torch.initial_seed() == 0
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
