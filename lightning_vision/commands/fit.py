@@ -98,8 +98,10 @@ def _report(cli: Any) -> None:
         for path in filter(None, (saver.best_model_path, saver.last_model_path)):
             best = saver.monitor if path == saver.best_model_path else None
             written[Path(path).stem] = f"{path} ({best} {saver.best_model_score:.4f})" if best else path
-    starts = [it.written for it in callbacks_of(trainer) if isinstance(it, BackboneFile) and it.written]
-    written |= {path.stem: str(path) for path in starts}
+    files_of_weights = [it for it in callbacks_of(trainer) if isinstance(it, BackboneFile) and it.written]
+    written |= {Path(it.filename).stem: str(it.written) for it in files_of_weights}
+    # Of another part the names are not those of the network by itself.
+    starts = [it.written for it in files_of_weights if it.written and it.module in (None, "backbone")]
     if (media := Path(written["run folder"], "media")).is_dir():
         written["pictures"] = str(media)
     print_table("written", written)

@@ -32,3 +32,13 @@ def test_a_classifier_starts_from_the_backbone_that_was_written(
     for key, value in written.items():
         if "running" not in key and "num_batches" not in key:
             torch.testing.assert_close(last[f"network.{key}"], value, rtol=0, atol=1e-6)
+
+
+def test_a_file_of_more_than_the_backbone_is_named_and_starts_no_classifier_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = ["--trainer.default_root_dir", str(tmp_path), "--trainer.limit_val_batches", "0"]
+    main(["fit", "--config", "self_supervised/simclr_v2_pretrain", *here, *SHORT, "--data.batch_size", "8"])
+    printed = capsys.readouterr().out
+
+    assert "  pretrained " in printed and "fine-tune it" not in printed
