@@ -6,13 +6,13 @@ from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_vision import backbones
+from lightning_vision.base.draws import seeded
 from lightning_vision.base.hyperparameters import is_description, rebuild
 from lightning_vision.base.module import VisionModule
 from lightning_vision.base.weights import load_weights
@@ -150,11 +150,7 @@ class SelfSupervisedLearner(VisionModule, ABC):
         """A batch's draws, on the CPU: a function of seed, rank, epoch (of evaluation none) and batch."""
         epoch = self.current_epoch if training else -1
         rank = self._trainer.global_rank if self._trainer else 0
-        entropy = (self.seed, rank, epoch + 1, batch_idx)
-        word = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-        # torch reads seeds as signed.
-        generator = torch.Generator().manual_seed(word >> 1)
-        return torch.rand(len(image), self.draws, generator=generator)
+        return torch.rand(len(image), self.draws, generator=seeded(self.seed, rank, epoch + 1, batch_idx))
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation by which images were normalised; 0 and 1 where nobody has said."""

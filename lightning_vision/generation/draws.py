@@ -1,0 +1,37 @@
+"""Random numbers of images: a function of a seed and each image's own number, whoever makes it and beside which others."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_vision.base.draws import seeded
+
+__all__ = ["Draws"]
+
+
+class Draws:
+    """Standard normal numbers for a batch of images, each image's from a stream of its own.
+
+    The numbers are drawn on the CPU, so that they are the same whatever the device, the batch size and the number of
+    processes.
+
+    Args:
+        seed: Of all images, at least 0.
+        numbers: Of the images of this batch, each at least 0.
+
+    Example:
+        >>> bool((Draws(0, [7]).normal(2, 3) == Draws(0, [5, 7]).normal(2, 3)[1:]).all())
+        True
+    """
+
+    def __init__(self, seed: int, numbers: Sequence[int]) -> None:
+        self._streams = [seeded(seed, int(number)) for number in numbers]
+
+    def normal(self, *shape: int) -> Tensor:
+        """Fresh numbers `(B, *shape)`, float32."""
+        return torch.stack([torch.randn(shape, generator=stream) for stream in self._streams])
+
+    def like(self, x: Tensor) -> Tensor:
+        """Fresh numbers of the shape, kind and device of x `(B, ...)`."""
+        return self.normal(*x.shape[1:]).to(x)
