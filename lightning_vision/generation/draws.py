@@ -1,4 +1,4 @@
-"""Random numbers of images: a function of a seed and each image's own number, whoever makes it and beside which others."""
+"""Random numbers of images, which follow from a seed and each image's own number and from nothing else."""
 
 from collections.abc import Sequence
 

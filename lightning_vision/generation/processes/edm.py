@@ -3,13 +3,16 @@
 Letters: B images `(B, C, H, W)`, sigma the standard deviation of the noise that is added.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..samplers.ode import euler, heun
+from .edit import Edit
 from .gaussian import along
 from .process import Network, Process
 
@@ -41,6 +44,12 @@ class EDM(Process):
     Reference: Karras et al. 2022, arXiv:2206.00364
     """
 
+    samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {
+        # The velocity is not defined at sigma 0.
+        "heun": partial(heun, last_euler=True),
+        "euler": euler,
+    }
+
     data_std: float = 0.5
     location: float = -1.2
     scale: float = 1.2
@@ -70,17 +79,36 @@ class EDM(Process):
         denoised = self.denoised(network, data + along(sigma, data) * noise, sigma, label)
         return (weight * (denoised - data).square()).mean()
 
-    def times(self, steps: int) -> Tensor:
-        """Levels between which a solver steps, `(steps + 1,)`: from `sigma_max` to `sigma_min`, then 0 (equation 5)."""
+    def times(self, steps: int, strength: float = 1.0) -> Tensor:
+        """Levels between which a solver steps, `(steps + 1,)`: from `sigma_max` to `sigma_min`, then 0 (equation 5).
+
+        With a `strength` below 1 they begin at that share of the way.
+        """
         root = 1 / self.rho
-        share = torch.linspace(0, 1, steps, dtype=torch.float64)
+        share = torch.linspace(1 - strength, 1, steps, dtype=torch.float64)
         levels = (self.sigma_max**root + share * (self.sigma_min**root - self.sigma_max**root)) ** self.rho
         return torch.cat([levels, levels.new_zeros(1)]).float()
 
-    def velocity(self, network: Network, label: Any = None) -> Callable[[Tensor, Tensor], Tensor]:
+    def velocity(
+        self, network: Network, label: Any = None, edit: Edit | None = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """dx/dsigma = (x - D(x)) / sigma, which solvers follow down from `sigma_max` (equation 3, sigma(t) = t)."""
 
         def slope(x: Tensor, sigma: Tensor) -> Tensor:
-            return (x - self.denoised(network, x, sigma, label)) / along(sigma, x)
+            data = self.denoised(network, x, sigma, label)
+            return (x - (data if edit is None else edit.kept(data))) / along(sigma, x)
 
         return slope
+
+    def solve(
+        self,
+        sampler: Callable[..., Tensor],
+        network: Network,
+        noise: Tensor,
+        steps: int,
+        label: Any,
+        edit: Edit | None,
+    ) -> Tensor:
+        times = self.times(steps, edit.strength if edit else 1.0).to(noise)
+        start = times[0] * noise if edit is None or edit.strength == 1 else edit.image + times[0] * noise
+        return sampler(self.velocity(network, label, edit), start, times)

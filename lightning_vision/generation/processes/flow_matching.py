@@ -3,13 +3,16 @@
 Letters: B images `(B, C, H, W)`, t in 0..1, 0 is noise and 1 the image.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..samplers.ode import euler, heun, midpoint
+from .edit import Edit
 from .gaussian import along
 from .process import Network, Process
 
@@ -52,6 +55,8 @@ class FlowMatching(Process):
     Reference: Lipman et al. 2023, arXiv:2210.02747; logit-normal times: Esser et al. 2024, arXiv:2403.03206
     """
 
+    samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {"euler": euler, "midpoint": midpoint, "heun": heun}
+
     coupling: Literal["independent", "optimal"] = "independent"
     time_law: Literal["uniform", "logit_normal"] = "uniform"
     location: float = 0.0
@@ -82,6 +87,27 @@ class FlowMatching(Process):
         velocity = network((1 - t) * noise + t * data, time, label)
         return (velocity - (data - noise)).square().mean()
 
-    def times(self, steps: int) -> Tensor:
-        """The times `(steps + 1,)` between which a solver steps from noise to images."""
-        return torch.linspace(0, 1, steps + 1)
+    def times(self, steps: int, strength: float = 1.0) -> Tensor:
+        """The times `(steps + 1,)` between which a solver steps, from 1 - `strength`, of which 0 is noise, to 1."""
+        return torch.linspace(1 - strength, 1, steps + 1)
+
+    def solve(
+        self,
+        sampler: Callable[..., Tensor],
+        network: Network,
+        noise: Tensor,
+        steps: int,
+        label: Any,
+        edit: Edit | None,
+    ) -> Tensor:
+        times = self.times(steps, edit.strength if edit else 1.0).to(noise)
+        if edit is None:
+            return sampler(lambda x, t: network(x, t, label), noise, times)
+        # Of known pixels the whole way is known, and so is its velocity.
+        way = edit.image - noise
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
+            told = network(x, t, label)
+            return told if edit.mask is None else torch.where(edit.mask, way, told)
+
+        return sampler(velocity, noise + times[0] * way, times)

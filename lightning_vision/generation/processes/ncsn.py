@@ -3,13 +3,15 @@
 Letters: B images `(B, C, H, W)`; sigma_1 > ... > sigma_L the levels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..samplers.langevin import annealed_langevin
+from .edit import Edit
 from .gaussian import along
 from .process import Network, Process
 
@@ -34,6 +36,8 @@ class NCSN(Process):
 
     Reference: Song and Ermon 2019, arXiv:1907.05600
     """
+
+    samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {"langevin": annealed_langevin}
 
     sigma_begin: float = 1.0
     sigma_end: float = 0.01
@@ -68,3 +72,19 @@ class NCSN(Process):
             return network(x, torch.full((len(x),), level / self.levels, device=x.device, dtype=x.dtype), label)
 
         return gradient
+
+    def solve(
+        self,
+        sampler: Callable[..., Tensor],
+        network: Network,
+        noise: Tensor,
+        steps: int,
+        label: Any,
+        edit: Edit | None,
+    ) -> Tensor:
+        """As `Process`; `steps` are those of each level."""
+        first = 0 if edit is None else min(self.levels - 1, round((1 - edit.strength) * self.levels))
+        sigmas, score = self.sigmas.to(noise)[first:], self.score(network, label)
+        start = sigmas[0] * noise if edit is None or edit.strength == 1 else edit.image + sigmas[0] * noise
+        known = {} if edit is None or edit.mask is None else {"known": edit.image, "mask": edit.mask}
+        return sampler(lambda x, level: score(x, first + level), start, sigmas, steps=steps, **known)

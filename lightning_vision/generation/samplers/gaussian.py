@@ -9,9 +9,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
-
-from ._draws import normal_like
+from torch import Tensor
 
 __all__ = ["ddim", "ddpm", "dpm_solver_2m"]
 
@@ -21,7 +19,12 @@ Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def ddim(
-    model: Denoiser, x: Tensor, alphas: Tensor, sigmas: Tensor, eta: float = 0.0, random: Generator | None = None
+    model: Denoiser,
+    x: Tensor,
+    alphas: Tensor,
+    sigmas: Tensor,
+    eta: float = 0.0,
+    draw: Callable[[Tensor], Tensor] = torch.randn_like,
 ) -> Tensor:
     """Steps that keep the estimated data and exchange a part of the estimated noise (equation 12).
 
@@ -33,20 +36,25 @@ def ddim(
         alphas: `(N + 1,)`.
         sigmas: `(N + 1,)`.
         eta: 0 draws nothing, 1 draws as much as DDPM.
-        random: Draws z, on x's device.
+        draw: Makes standard normal numbers like x.
 
     Returns:
         x at the last time.
 
+    Raises:
+        ValueError: eta is not 0 to 1.
+
     Reference: Song et al. 2021, arXiv:2010.02502
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; give 0, which draws nothing, to 1, which draws as much as DDPM")
     for number, (before, after) in enumerate(_steps(alphas, sigmas)):
         data, noise = model(x, number)
         fresh = eta * posterior_variance(before, after).sqrt()
         (alpha, sigma) = after
         x = alpha * data + (sigma.square() - fresh.square()).clamp_min(0).sqrt() * noise
         if eta:
-            x = x + fresh * normal_like(x, random)
+            x = x + fresh * draw(x)
     return x
 
 
@@ -57,7 +65,7 @@ def ddpm(
     alphas: Tensor,
     sigmas: Tensor,
     variance: Literal["small", "large"] = "small",
-    random: Generator | None = None,
+    draw: Callable[[Tensor], Tensor] = torch.randn_like,
 ) -> Tensor:
     """Ancestral steps: a draw from the Gaussian of x_s given x_t and the estimated data (equations 6 and 7).
 
@@ -68,7 +76,7 @@ def ddpm(
         sigmas: `(N + 1,)`.
         variance: `small` is the posterior's, right where images are one point; `large` is that of the noise which the
             step from s to t adds, right where they are standard normal. A step to sigma 0 adds none.
-        random: Draws, on x's device.
+        draw: Makes standard normal numbers like x.
 
     Returns:
         x at the last time.
@@ -82,7 +90,7 @@ def ddpm(
         x = (alpha / later * rest.square() * x + later * added * data) / sigma.square()
         if rest > 0:
             width = added if variance == "large" else posterior_variance(before, after)
-            x = x + width.sqrt() * normal_like(x, random)
+            x = x + width.sqrt() * draw(x)
     return x
 
 

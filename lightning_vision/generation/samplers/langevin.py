@@ -3,9 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
-
-from ._draws import normal_like
+from torch import Tensor
 
 __all__ = ["annealed_langevin"]
 
@@ -17,7 +15,7 @@ def annealed_langevin(
     sigmas: Tensor,
     eps: float = 2e-5,
     steps: int = 100,
-    random: Generator | None = None,
+    draw: Callable[[Tensor], Tensor] = torch.randn_like,
     known: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -32,7 +30,7 @@ def annealed_langevin(
         sigmas: Levels from the highest to the lowest, `(L,)`.
         eps: Length of steps, above 0.
         steps: Of each level.
-        random: Draws z, on x's device.
+        draw: Makes standard normal numbers like x.
         known: Pixels that are known, of x's shape.
         mask: bool, broadcasts to x, True where they are.
 
@@ -45,6 +43,6 @@ def annealed_langevin(
         length = eps * (sigma / sigmas[-1]).square()
         for _ in range(steps):
             if known is not None and mask is not None:
-                x = torch.where(mask, known + sigma * normal_like(x, random), x)
-            x = x + length / 2 * score(x, level) + length.sqrt() * normal_like(x, random)
+                x = torch.where(mask, known + sigma * draw(x), x)
+            x = x + length / 2 * score(x, level) + length.sqrt() * draw(x)
     return x if known is None or mask is None else torch.where(mask, known, x)
