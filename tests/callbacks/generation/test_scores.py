@@ -7,8 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from lightning_vision.generation.scores.frechet import Moments, frechet_distance
-from lightning_vision.generation.scores.manifold import manifold_scores, radii
+from lightning_vision.callbacks.generation.frechet import Moments, frechet_distance
+from lightning_vision.callbacks.generation.manifold import manifold_scores, radii
 
 
 def features(count, dim=6, seed=0, shift=0.0):

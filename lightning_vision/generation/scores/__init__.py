@@ -1,1 +1,0 @@
-"""How far made images are from real ones, by their features."""
