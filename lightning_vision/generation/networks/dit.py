@@ -44,15 +44,16 @@ class DiT(nn.Module):
     Args:
         image_size: H and W, one number.
         patch_size: Pixels of a patch's side, a divisor of `image_size`.
-        in_channels: C of images and answers.
+        in_channels: C of images.
         dim: D, a multiple of `heads` and of 4.
         depth: Blocks.
         heads: Of each attention.
         mlp_ratio: Width of each MLP over D.
         num_classes: Of labels; 0 where images have none.
+        out_channels: C of answers; None is `in_channels`.
 
     Shape:
-        `(B, C, H, W)`, time `(B,)` and label int64 `(B,)` or None (all without a label) to `(B, C, H, W)`.
+        `(B, C, H, W)`, time `(B,)` and label int64 `(B,)` or None (all without a label) to answers of the same H and W.
 
     Raises:
         ValueError: from the constructor, sizes do not fit; from `forward`, the image has another size.
@@ -76,6 +77,7 @@ class DiT(nn.Module):
         heads: int = 6,
         mlp_ratio: float = 4.0,
         num_classes: int = 0,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         if patch_size < 1 or image_size % patch_size:
@@ -92,7 +94,8 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(DiTBlock(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
         self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
-        self.end = nn.Linear(dim, in_channels * patch_size**2)
+        self.out_channels = in_channels if out_channels is None else out_channels
+        self.end = nn.Linear(dim, self.out_channels * patch_size**2)
         self.apply(_xavier)
         # Gates of 0: each block begins as the identity; and the answer as 0.
         for part in (*(it.get_submodule("modulate") for it in self.blocks), self.modulate, self.end):
@@ -110,8 +113,8 @@ class DiT(nn.Module):
             tokens = block(tokens, conditions)
         shift, scale = self.modulate(conditions)[:, None].chunk(2, dim=2)
         pixels = self.end(self.norm(tokens) * (1 + scale) + shift)
-        cells = pixels.unflatten(1, (self.grid, self.grid)).unflatten(3, (self.in_channels, self.patch, self.patch))
-        found: Tensor = cells.permute(0, 3, 1, 4, 2, 5).reshape_as(x)
+        cells = pixels.unflatten(1, (self.grid, self.grid)).unflatten(3, (self.out_channels, self.patch, self.patch))
+        found: Tensor = cells.permute(0, 3, 1, 4, 2, 5).reshape(len(x), self.out_channels, *x.shape[2:])
         return found
 
 

@@ -72,7 +72,7 @@ class UNet(nn.Module):
     """Halves the image level by level and doubles it again, each level on the way up seeing that on the way down.
 
     Args:
-        in_channels: C of images and answers.
+        in_channels: C of images.
         channels: Of the first level.
         multiples: Channels of each level over those of the first; a level has half the side of the one before.
         blocks: Residual blocks of a level on the way down; one more on the way up.
@@ -80,10 +80,11 @@ class UNet(nn.Module):
         head_dim: Channels of an attention head; divides those of the levels in `attention` and of the last.
         num_classes: Of labels; 0 where images have none.
         dropout: Share of numbers that is dropped in each block.
+        out_channels: C of answers; None is `in_channels`.
 
     Shape:
-        `(B, C, H, W)`, time `(B,)` and label int64 `(B,)` or None (all without a label) to `(B, C, H, W)`; `2^(L - 1)`
-        for L levels divides H and W.
+        `(B, C, H, W)`, time `(B,)` and label int64 `(B,)` or None (all without a label) to answers of the same H and W,
+        which `2^(L - 1)` for L levels divides.
 
     Raises:
         ValueError: from the constructor, sizes do not fit; from `forward`, the image's sides are not divisible.
@@ -106,6 +107,7 @@ class UNet(nn.Module):
         head_dim: int = 64,
         num_classes: int = 0,
         dropout: float = 0.0,
+        out_channels: int | None = None,
     ) -> None:
         super().__init__()
         widths = [channels * multiple for multiple in multiples]
@@ -141,14 +143,11 @@ class UNet(nn.Module):
                 width = after
             if level:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
-        self.end = nn.Sequential(
-            nn.GroupNorm(_groups(width), width), nn.SiLU(), nn.Conv2d(width, in_channels, 3, padding=1)
-        )
+        after = in_channels if out_channels is None else out_channels
+        self.end = nn.Sequential(nn.GroupNorm(_groups(width), width), nn.SiLU(), nn.Conv2d(width, after, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
-        if any(side % self.stride for side in x.shape[2:]):
-            sides = " x ".join(map(str, x.shape[2:]))
-            raise ValueError(f"UNet halves images to a {self.stride}th and got {sides} pixels; give multiples of that")
+        self.check_size(x.shape[2:])
         conditions = self.conditions(time, label)
         x = self.begin(x)
         kept = [x]
@@ -161,6 +160,15 @@ class UNet(nn.Module):
             x = part(torch.cat([x, kept.pop()], dim=1), conditions) if isinstance(part, _Stage) else part(x)
         found: Tensor = self.end(x)
         return found
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raise a ValueError where H and W are not divisible."""
+        if any(side % self.stride for side in size):
+            stride, sides = self.stride, " x ".join(map(str, size))
+            raise ValueError(
+                f"UNet got {sides} pixels and halves its images, so their sides are {stride}, {2 * stride}, "
+                f"{3 * stride}, ...; resize them, or give fewer `multiples`"
+            )
 
 
 class _Stage(nn.Module):

@@ -113,7 +113,8 @@ def test_a_big_unet_and_a_small_one_have_the_sizes_that_they_are_asked_for():
         (lambda: UNet(channels=40), "UNet: head_dim is 64 and level . has 80 channels; give a divisor"),
         (
             lambda: SMALL["unet"]()(torch.zeros(1, 1, 8, 7), torch.zeros(1)),
-            "UNet halves images to a 2th and got 8 x 7 pixels; give multiples of that",
+            "UNet got 8 x 7 pixels and halves its images, so their sides are 2, 4, 6, ...; resize them, or give fewer "
+            "`multiples`",
         ),
         (lambda: DiT(patch_size=5), "DiT: patch_size is 5; give a divisor of image_size=32"),
         (lambda: DiT(dim=30), "DiT: dim is 30; give a multiple of 4 and of heads=6"),
