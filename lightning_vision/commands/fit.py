@@ -16,6 +16,7 @@ from lightning_vision.commands._class_table import class_rows, gaps, known_count
 from lightning_vision.commands._report import effective, print_table, require
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.detection.datamodule import DetectionDataModule
+from lightning_vision.generation.generator import ImageGenerator
 
 CONTINUES = True
 # How long a run is and where it starts.
@@ -109,9 +110,12 @@ def _report(cli: Any) -> None:
     if files := [path for saver in monitored for path in (saver.best_model_path, saver.last_model_path) if path]:
         checkpoint = f"--ckpt_path {shlex.quote(_nearby(files[0]))}"
         words = _for_a_test(cli.words)
+        use = f"predict {checkpoint} --sheet 24 --images FOLDER"
+        if isinstance(cli.model, ImageGenerator):
+            use = f"sample {checkpoint} --num 64 --out samples"
         following = {
             "measure it": shlex.join(["lightning_vision", "test", *words]) + f" {checkpoint}",
-            "use it": f"lightning_vision predict {checkpoint} --sheet 24 --images FOLDER",
+            "use it": f"lightning_vision {use}",
         }
         if isinstance(cli.model, ImageClassifier):
             following["look into it"] = f"lightning_vision explain {checkpoint} --images FOLDER"

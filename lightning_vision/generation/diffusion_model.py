@@ -135,11 +135,10 @@ class DiffusionModel(ImageGenerator):
         make = partial(
             create_network, network, image_size=tuple(size), num_classes=self.num_classes, **(network_settings or {})
         )
-        self.network = made.build(partial(_made, make, channels))
+        self.network = made.build(partial(_made, make, channels), channels)
         if weights is not None:
             load_weights(self.network, weights)
-        # What cannot be sampled is refused before anything is learned.
-        self._sampled(torch.zeros(0, *self.code_shape), None, Draws(0, []), {})
+        self.check_sampling()
 
     def losses(self, image: Tensor, label: Tensor | None, random: Generator) -> dict[str, Tensor]:
         data = image if self.latent is None else self.latent.encode(image)
@@ -171,15 +170,39 @@ class DiffusionModel(ImageGenerator):
         noise = draws.normal(*self.code_shape).to(weight)
         if edit is not None:
             edit = self._fitting(edit, noise)
-        made = self._sampled(noise, label, draws, settings, edit)
+        made = self._sampled(self.network, noise, label, draws, settings, edit)
         return made if self.latent is None else self.latent.decode(made)
+
+    def check_sampling(self) -> None:
+        """Refuse what cannot be sampled with the module's own settings, before anything is learned.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
+
+        def idle(x: Tensor, time: Tensor, label: Any) -> Tensor:
+            return x[:, : self.code_shape[0]]
+
+        parts = dict.fromkeys(self.network, idle) if isinstance(self.network, nn.ModuleDict) else idle
+        label = torch.zeros(0, dtype=torch.int64) if self.num_classes else None
+        self._sampled(parts, torch.zeros(0, *self.code_shape), label, Draws(0, []), {})
+
+    def sampling(self) -> dict[str, Any]:
+        names = ("steps", "guidance", "sampler", "sampler_settings")
+        return {name: getattr(self, name) for name in names}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.latent is not None:
             self.latent.measure(self.image_and_label(batch)[0], self.all_gather)
 
     def _sampled(
-        self, noise: Tensor, label: Tensor | None, draws: Draws, settings: Mapping[str, Any], edit: Edit | None = None
+        self,
+        parts: Any,
+        noise: Tensor,
+        label: Tensor | None,
+        draws: Draws,
+        settings: Mapping[str, Any],
+        edit: Edit | None = None,
     ) -> Tensor:
         known = {"steps": self.steps, "guidance": self.guidance, "sampler": self.sampler}
         sampler = settings.get("sampler") or self.sampler
@@ -195,12 +218,8 @@ class DiffusionModel(ImageGenerator):
                 "guidance at 0"
             )
         calls = _Calls(guidance, self.num_classes)
-        parts = self.network
-        asked: Any = (
-            {name: calls.counted(it) for name, it in parts.items()}
-            if isinstance(parts, nn.ModuleDict)
-            else calls.counted(parts)
-        )
+        several = isinstance(parts, (nn.ModuleDict, dict))
+        asked: Any = {name: calls.counted(it) for name, it in parts.items()} if several else calls.counted(parts)
         made = self.process.sample(asked, noise, steps, label, sampler, draws.like, edit, **further)
         self.network_calls = calls.count
         return made

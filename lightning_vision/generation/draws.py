@@ -30,6 +30,8 @@ class Draws:
 
     def normal(self, *shape: int) -> Tensor:
         """Fresh numbers `(B, *shape)`, float32."""
+        if not self._streams:
+            return torch.zeros(0, *shape)
         return torch.stack([torch.randn(shape, generator=stream) for stream in self._streams])
 
     def like(self, x: Tensor) -> Tensor:

@@ -84,6 +84,13 @@ class ImageGenerator(VisionModule, ABC):
             **settings: Of the method.
         """
 
+    def check_sampling(self) -> None:
+        """Raise a ValueError for settings of the module with which no image can be made."""
+
+    def sampling(self) -> dict[str, Any]:
+        """The module's settings that images follow from besides weights, seed and label, as plain data."""
+        return {}
+
     @torch.no_grad()
     def sample(
         self,
@@ -114,7 +121,7 @@ class ImageGenerator(VisionModule, ABC):
                 "number that are not negative"
             )
         numbers = range(first, first + count)
-        labels = self._labels(label, numbers)
+        labels = self.labels_of(label, numbers)
         trains = self.training
         self.eval()
         try:
@@ -161,6 +168,23 @@ class ImageGenerator(VisionModule, ABC):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._step("test", batch, batch_idx)
 
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Make the images that a batch names: `{"index": (B,), "image": uint8 (B, C, H, W)}`.
+
+        Args:
+            batch: `number` int64 `(B,)`, `seed` int64 `(B,)`, all equal, and `label` int64 `(B,)` where the module
+                reads labels.
+            batch_idx: Plays no part.
+
+        Raises:
+            ValueError: the batch names no images.
+        """
+        if not isinstance(batch, Mapping) or "number" not in batch:
+            raise ValueError(f"{type(self).__name__} makes images and says nothing of those it is given; run `sample`")
+        draws = Draws(int(batch["seed"][0]), batch["number"].tolist())
+        label = batch["label"] if self.num_classes else None
+        return {"index": batch["number"], "image": self.pixels(self.make(draws, label))}
+
     def image_and_label(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """The images of a batch, and its labels where the module reads them.
 
@@ -194,7 +218,12 @@ class ImageGenerator(VisionModule, ABC):
         self.scalars.log(stage, {name: term.detach() for name, term in terms.items()}, len(image))
         return terms["loss"]
 
-    def _labels(self, label: int | Sequence[int] | Tensor | None, numbers: range) -> Tensor | None:
+    def labels_of(self, label: int | Sequence[int] | Tensor | None, numbers: Sequence[int]) -> Tensor | None:
+        """Labels int64 `(B,)` of images by what was asked for, as `sample`; None where the module reads none.
+
+        Raises:
+            ValueError: labels do not fit.
+        """
         if not self.num_classes:
             if label is not None:
                 raise ValueError(f"{type(self).__name__} was trained without labels; leave label out")

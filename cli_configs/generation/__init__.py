@@ -1,0 +1,1 @@
+"""Whole runs that learn to make images."""

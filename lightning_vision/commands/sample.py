@@ -1,0 +1,114 @@
+"""Make images with a trained module, one file each."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import SaveConfigCallback
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_vision.commands._report import print_table, require
+from lightning_vision.commands._sample_files import GRID, SampleFolder, SampleWriter
+from lightning_vision.generation.generator import ImageGenerator
+
+
+def run(
+    cli: Any,
+    ckpt_path: str | None = None,
+    num: int = 64,
+    label: int | list[int] | None = None,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    sampler: str | None = None,
+    batch_size: int = 64,
+    out: str = "samples",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Make images: `000000.png` and so on in a folder, and `grid.png` of the first hundred.
+
+    An image follows from the checkpoint, the seed and its own number, whatever the batch size and the number of
+    processes. What an earlier command with the same settings has made in the folder is kept and not made again.
+
+    Args:
+        ckpt_path: Checkpoint whose weights make them; with `EMA` in its training these are the average.
+        num: Images, at least 1.
+        label: Class of all, or classes that the images take in turn; without it all classes in turn.
+        seed: Fixes all that is random, at least 0.
+        steps: Of the sampler, in place of the module's own.
+        guidance: How much labels are exaggerated, in place of the module's own; 0 follows them as they were learned.
+        sampler: In place of the module's own.
+        batch_size: Images that one process makes at a time.
+        out: Folder for the files.
+        overwrite: Write into a folder that holds other files; images of an earlier command are removed, others kept.
+
+    Returns:
+        `folder` and `grid`, paths; `count`, the images in the folder, and `made`, those of this command.
+
+    Raises:
+        ValueError: the module makes no images, or an option is out of its range.
+        FileExistsError: the folder holds other files, and `overwrite` is off.
+    """
+    require(cli, "model")
+    model = cli.model
+    if not isinstance(model, ImageGenerator):
+        raise ValueError(f"{type(model).__name__} makes no images; give a checkpoint of a generation run")
+    if ckpt_path is None:
+        raise ValueError("sample needs --ckpt_path, the checkpoint whose weights make the images")
+    for name, value, least in (("num", num, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"--{name} {value}: give at least {least}")
+    told = {
+        name: value
+        for name, value in (("steps", steps), ("guidance", guidance), ("sampler", sampler))
+        if value is not None
+    }
+    for name, value in told.items():
+        if not hasattr(model, name):
+            raise ValueError(f"--{name} {value}: {type(model).__name__} has no {name}; leave it out")
+        setattr(model, name, value)
+    model.check_sampling()
+    classes = [label] if isinstance(label, int) else label
+    labels = model.labels_of(None if classes is None else [classes[it % len(classes)] for it in range(num)], range(num))
+    settings = {"seed": seed, "label": classes, **model.sampling()}
+    folder = SampleFolder.open(Path(out).absolute(), Path(ckpt_path), settings, overwrite)
+    missing = [number for number in range(num) if not folder.file(number).exists()]
+    if cli.run_dir is None:  # nobody asked for logs, and there is nothing to log
+        cli.trainer.loggers = []
+        cli.trainer.callbacks = [item for item in cli.trainer.callbacks if not isinstance(item, SaveConfigCallback)]
+    cli.trainer.callbacks.append(SampleWriter(folder))
+    if missing:
+        loader = DataLoader(_Orders(missing, None if labels is None else labels[missing], seed), batch_size)
+        cli.trainer.predict(model, loader, ckpt_path=ckpt_path, weights_only=True, return_predictions=False)
+    if cli.trainer.is_global_zero:
+        folder.draw(num)
+        rows = {"images": f"{num} ({len(missing)} made now)", "folder": str(folder.path), "grid": GRID}
+        print_table("sampled", {**rows, "weights": _weights(cli.checkpoint), **_spent(model), "seed": str(seed)})
+    return {"folder": str(folder.path), "grid": str(folder.path / GRID), "count": num, "made": len(missing)}
+
+
+class _Orders(Dataset[dict[str, int]]):
+    """What images are to be made, by their numbers."""
+
+    def __init__(self, numbers: list[int], labels: torch.Tensor | None, seed: int) -> None:
+        self.numbers, self.labels, self.seed = numbers, labels, seed
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> dict[str, int]:
+        label = {} if self.labels is None else {"label": int(self.labels[place])}
+        return {"number": self.numbers[place], "seed": self.seed, **label}
+
+
+def _weights(checkpoint: dict[str, Any]) -> str:
+    """Whether the weights of a checkpoint are an average, and of how many updates."""
+    for key, state in checkpoint.get("callbacks", {}).items():
+        if isinstance(state, dict) and "average" in state and state.get("updates"):
+            return f"{key.partition('{')[0]}, an average after {state['updates']} updates"
+    return "as they were trained, no average"
+
+
+def _spent(model: ImageGenerator) -> dict[str, str]:
+    calls = getattr(model, "network_calls", None)
+    return {} if calls is None else {"network calls": f"{calls} an image"}
