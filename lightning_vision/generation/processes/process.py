@@ -27,11 +27,12 @@ class Process(ABC):
     # Samplers by name, the first one is taken where none is named.
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]]
 
-    def build(self, make: Callable[..., nn.Module]) -> nn.Module:
+    def build(self, make: Callable[..., nn.Module], channels: int) -> nn.Module:
         """The network, or a `nn.ModuleDict` of several, that the process asks.
 
         Args:
             make: Makes a network; takes `in_channels` and `out_channels` where they are not the images'.
+            channels: C of the images.
         """
         return make()
 

@@ -1,12 +1,11 @@
-"""Flow matching, EDM, NCSN and constant acceleration: what they ask of a network, and where its answers lead."""
+"""Flow matching, EDM and NCSN: what they ask of a network, and where its answers lead."""
 
 import math
-from itertools import pairwise, permutations
+from itertools import permutations
 
 import pytest
 import torch
 
-from lightning_vision.generation.processes.constant_acceleration import ConstantAcceleration, accelerate
 from lightning_vision.generation.processes.edm import EDM
 from lightning_vision.generation.processes.flow_matching import FlowMatching, coupled
 from lightning_vision.generation.processes.ncsn import NCSN
@@ -196,40 +195,6 @@ def test_row_180_inpainting_leaves_known_pixels_as_they_are():
     assert (found[:, 1] != known[:, 1]).all()
 
 
-@pytest.mark.parametrize("steps", [1, 3, 8])
-def test_row_248_with_exact_fields_any_number_of_steps_is_exact(steps):
-    data, noise, _ = images()
-    velocity = 1.5 * (data - noise)
-    exact, times = 2 * (data - noise) - 2 * velocity, torch.linspace(0, 1, steps + 1)
-    found = accelerate(lambda x, t: exact, velocity, noise, times)
-    back = accelerate(lambda x, t: exact, velocity, found, times.flip(0))
-
-    torch.testing.assert_close(found, data, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(back, noise, rtol=1e-5, atol=1e-5)
-    # The mutant takes the time of the step's start for that of its middle.
-    wrong = noise
-    for now, later in pairwise(times):
-        wrong = wrong + (later - now) * velocity + (later - now) * now * exact
-    assert (wrong - data).abs().max() > 0.1
-
-
-def test_row_248_with_a_scale_of_one_it_is_the_rectified_flow():
-    data, noise, uniform = images()
-    flow = ConstantAcceleration(velocity_scale=1.0)
-    seen = []
-
-    def network(x, t, velocity, y):
-        seen.append(x)
-        return torch.zeros_like(x)
-
-    loss = flow.acceleration_loss(network, data - noise, data, noise, uniform)
-    t = uniform.view(-1, 1, 1, 1)
-
-    assert loss == 0 and flow.velocity_loss(lambda x, t, y: data - noise, data, noise) == 0
-    torch.testing.assert_close(seen[0], (1 - t) * noise + t * data)
-    assert ConstantAcceleration(1.5).velocity_loss(lambda x, t, y: data - noise, data, noise) > 0.1
-
-
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
@@ -240,7 +205,6 @@ def test_row_248_with_a_scale_of_one_it_is_the_rectified_flow():
         (lambda: EDM(sigma_max=0.001), "^EDM: sigma_max is 0.001; give more than sigma_min=0.002"),
         (lambda: NCSN(sigma_end=2.0), "^NCSN: noise falls from sigma_begin=1.0 to sigma_end=2.0; give two"),
         (lambda: NCSN(levels=1), "^NCSN: levels is 1; give at least 2"),
-        (lambda: ConstantAcceleration(0), "^ConstantAcceleration: velocity_scale is 0; give a number above 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(make, sentence):
