@@ -210,3 +210,19 @@ def test_row_180_inpainting_leaves_known_pixels_as_they_are():
 def test_settings_that_cannot_be_are_refused(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_noise_is_coupled_within_a_label_and_a_class_owns_no_part_of_it():
+    """Coupled as a whole, the noise of a class leans towards its images: what sampling starts from does not."""
+    torch.manual_seed(0)
+    label = torch.arange(2).repeat(200)
+    data = torch.randn(400, 2) + 6 * label[:, None] - 3
+    noise = torch.randn(400, 2)
+    within, whole = coupled(data, noise, label), coupled(data, noise)
+
+    for number in range(2):
+        own = noise[label == number]
+        assert torch.equal(within[label == number].sort(0).values, own.sort(0).values)
+        torch.testing.assert_close(within[label == number], coupled(data[label == number], own))
+    # Four standard errors of a mean of 200.
+    assert within[label == 1].mean().abs() < 4 / 400**0.5 < whole[label == 1].mean()
