@@ -87,6 +87,14 @@ class VisionModule(PlainCheckpoints):
         """One group for each distinct (lr, weight decay), and the schedule.
 
         Raises:
+            ValueError: as `optimizer_for`.
+        """
+        return self.optimizer_for("")
+
+    def optimizer_for(self, part: str) -> Any:
+        """An optimizer, and its schedule, of the parameters whose names begin with `part`, as Lightning takes them.
+
+        Raises:
             ValueError: the optimizer refuses its settings, nothing is left to train, or the schedule would undo the
                 groups' learning rates.
         """
@@ -98,14 +106,15 @@ class VisionModule(PlainCheckpoints):
         spared = undecayed(self.network) if self.no_decay_norm_bias else set()
         scales = layer_scales(self.network, self.layer_decay, self.head_lr_multiple)
         groups = parameter_groups(
-            self.named_parameters(),
+            ((name, parameter) for name, parameter in self.named_parameters() if name.startswith(part)),
             defaults["lr"],
             defaults.get("weight_decay", 0.0),
             {f"network.{name}" for name in spared},
             {f"network.{name}": scale for name, scale in scales.items()},
         )
         if not groups:
-            raise ValueError(f"{type(self).__name__}: all parameters are frozen, so there is nothing to train")
+            what = f" of {part.removesuffix('.')}" if part else ""
+            raise ValueError(f"{type(self).__name__}: all parameters{what} are frozen, so there is nothing to train")
         optimizer = self.optimizer(groups)
         if self.lr_scheduler is None:
             return optimizer
