@@ -15,6 +15,7 @@ from lightning_vision.datamodules.coco_detection import CocoDetection
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.image_folder import ImageFolder
 from lightning_vision.detection.detector import ObjectDetector
+from lightning_vision.generation.generator import ImageGenerator
 from lightning_vision.self_supervised.learner import SelfSupervisedLearner
 
 
@@ -65,6 +66,10 @@ def run(
     elif ckpt_path is None:
         raise ValueError("--images needs --ckpt_path, the checkpoint that says how to prepare an image")
     require(cli, "model")
+    if isinstance(cli.model, ImageGenerator):
+        raise ValueError(
+            f"{type(cli.model).__name__} makes images and says nothing of those it is given; run lightning_vision sample"
+        )
     detects, learns = isinstance(cli.model, ObjectDetector), isinstance(cli.model, SelfSupervisedLearner)
     if detects and top_k is not None:
         raise ValueError(

@@ -19,6 +19,7 @@ import yaml
 from lightning_vision import main
 from lightning_vision.catalogue import find
 from lightning_vision.configs import read_config, shipped
+from lightning_vision.generation.generator import ImageGenerator
 from support.box_files import coco_folder
 from support.photos import photo_folder, photo_table
 from support.stores import digits_store
@@ -75,15 +76,22 @@ def test_a_config_says_in_its_first_line_what_it_is_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) -> None:
+def test_a_run_trains_two_steps_resumes_and_predicts_or_samples(name: str, tmp_path: Path) -> None:
     place = ["--config", name, *flags(name), *SHORT, "--trainer.default_root_dir", str(tmp_path / "run")]
     main(["fit", *place, "--trainer.max_epochs", "-1", "--trainer.max_steps", "2"])
     (checkpoint,) = tmp_path.glob("run/version_0/checkpoints/last.ckpt")
     main(["fit", *place, "--trainer.max_epochs", "-1", "--trainer.max_steps", "4", "--ckpt_path", str(checkpoint)])
-    limit = ["--trainer.limit_predict_batches", "1", "--output", str(tmp_path / "predictions")]
-    main(["predict", *place, "--ckpt_path", str(checkpoint), *limit])
+    found = find(read_config(shipped()[name])["model"]["class_path"])
+    assert found is not None
+    if issubclass(found.load(), ImageGenerator):
+        main(["sample", *place, "--ckpt_path", str(checkpoint), "--num", "2", "--out", str(tmp_path / "predictions")])
+        written = tmp_path / "predictions" / "000001.png"
+    else:
+        limit = ["--trainer.limit_predict_batches", "1", "--output", str(tmp_path / "predictions")]
+        main(["predict", *place, "--ckpt_path", str(checkpoint), *limit])
+        written = tmp_path / "predictions" / "predictions.jsonl"
 
-    assert (tmp_path / "predictions" / "predictions.jsonl").stat().st_size > 0
+    assert written.stat().st_size > 0
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"version_0", "version_1"}
     # Nothing was written beside the folder that the flag named.
     assert Path.cwd() == tmp_path
