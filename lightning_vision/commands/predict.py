@@ -67,9 +67,7 @@ def run(
         raise ValueError("--images needs --ckpt_path, the checkpoint that says how to prepare an image")
     require(cli, "model")
     if isinstance(cli.model, ImageGenerator):
-        raise ValueError(
-            f"{type(cli.model).__name__} makes images and says nothing of those it is given; run lightning_vision sample"
-        )
+        raise ValueError(f"{type(cli.model).__name__} makes images and says nothing of those it is given; run `sample`")
     detects, learns = isinstance(cli.model, ObjectDetector), isinstance(cli.model, SelfSupervisedLearner)
     if detects and top_k is not None:
         raise ValueError(

@@ -167,8 +167,8 @@ def test_what_makes_no_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_generator_predicts_nothing_of_images() -> None:
-    said = r"^DiffusionModel makes images and says nothing of those it is given; run lightning_vision sample$"
+    said = r"^DiffusionModel makes images and says nothing of those it is given; run `sample`$"
     with pytest.raises(ValueError, match=said):
         main(["predict", "--config", "generation/flow_digits", *QUIET])
-    with pytest.raises(ValueError, match="those it is given; run `sample`$"):
+    with pytest.raises(ValueError, match=r"those it is given; run `sample`$"):
         tiny_diffusion().predict_step((torch.zeros(1, 1, 8, 8),), 0)
