@@ -31,8 +31,9 @@ class Manifold:
 
 def radii(features: Tensor, k: int, chunk: int = 1024) -> Tensor:
     """Distance from each row of `(N, D)` to its k-th nearest other row, `(N,)`; memory is `chunk * N` numbers."""
-    found = [torch.cdist(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(chunk)]
-    return torch.cat(found)
+    # Not `kthvalue`, which sorts whole rows and has no deterministic way on GPUs.
+    found = [torch.cdist(rows, features).topk(k + 1, dim=1, largest=False).values for rows in features.split(chunk)]
+    return torch.cat(found)[:, -1]
 
 
 def manifold_scores(real: Tensor, made: Tensor, k: int = 5, chunk: int = 1024) -> Manifold:

@@ -1,11 +1,14 @@
-"""How many optimizer steps an epoch and a training have, where that can be told."""
+"""How many optimizer steps an epoch and a training have, and images a validation, where that can be told."""
+
+from contextlib import suppress
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities import CombinedLoader
 
 from .method import callbacks_of
 
-__all__ = ["lengths"]
+__all__ = ["lengths", "validation_images"]
 
 
 def lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
@@ -25,3 +28,17 @@ def lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, i
     if epoch is not None and epochs is not None and epochs != -1:
         ends.append(epoch * epochs)
     return epoch, min(ends, default=None)
+
+
+def validation_images(trainer: Trainer, batch_size: int) -> float:
+    """How many images a fit's validation has at most, in the first loader of all ranks; infinity if nobody knows.
+
+    Args:
+        trainer: It is in a fit, maybe in its sanity check.
+        batch_size: Images of the first batch.
+    """
+    batches = trainer.num_val_batches
+    most = float((batches[0] if isinstance(batches, list) else batches) * batch_size * trainer.world_size)
+    with suppress(AttributeError, TypeError):
+        most = min(most, len(CombinedLoader(trainer.val_dataloaders).flattened[0].dataset))
+    return most

@@ -51,8 +51,8 @@ class Method(Callback, ABC):
     # An exception from "batch norm counts and random streams are those of a plain run": the reason.
     rests: ClassVar[str] = ""
     # What it needs of a module: that it takes images of `any size`, that forward answers `detections` in evaluation
-    # mode, or that it has `features(images)`. Tests train it on modules that have that.
-    needs: ClassVar[Literal["", "any size", "features", "detections"]] = ""
+    # mode, or that it has `features(images)` or `sample(count)`. Tests train it on modules that have that.
+    needs: ClassVar[Literal["", "any size", "features", "samples", "detections"]] = ""
     # Strategies that own parameters or gradients (FSDP, DeepSpeed) are refused where nothing proves a method on them.
     strategies: ClassVar[tuple[type[Strategy], ...]] = (SingleDeviceStrategy, DDPStrategy)
 

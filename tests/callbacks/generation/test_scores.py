@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from lightning_vision.callbacks.generation.frechet import Moments, frechet_distance
+from lightning_vision.callbacks.generation.frechet import Moments, frechet_distance, frechet_distance_of_features
 from lightning_vision.callbacks.generation.manifold import manifold_scores, radii
 
 
@@ -53,11 +53,22 @@ def test_of_fewer_images_than_features_it_is_finite_and_of_the_same_ones_nought(
     assert frechet_distance(Moments.of(few), Moments.of(few)).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize(("few", "more", "dim"), [(5, 7, 12), (5, 7, 13), (50, 7, 12), (50, 80, 6)])
+def test_of_features_it_is_that_of_their_moments_whichever_matrix_is_smaller(few, more, dim):
+    first, second = features(few, dim), features(more, dim, seed=1, shift=0.4)
+    expected = float(frechet_distance(Moments.of(first), Moments.of(second)))
+
+    assert float(frechet_distance_of_features(first, second)) == pytest.approx(expected, rel=1e-6)
+    assert float(frechet_distance_of_features(first, first)) == pytest.approx(0, abs=1e-5)
+
+
 def test_what_has_no_moments_is_refused():
     with pytest.raises(ValueError, match="N of at least 2, and got"):
         Moments.of(features(1))
     with pytest.raises(ValueError, match="some features are not finite"):
         Moments.of(torch.full((3, 2), torch.nan))
+    with pytest.raises(ValueError, match="features have 6 and 9 numbers; compare those of one network"):
+        frechet_distance_of_features(features(3), features(3, dim=9))
     with pytest.raises(ValueError, match="features have 6 and 5 numbers; compare those of one network"):
         frechet_distance(Moments.of(features(9)), Moments.of(features(9, dim=5)))
 

@@ -23,6 +23,9 @@ __all__ = [
     "FeaturedTwoOptimizers",
     "PastLightning",
     "Plain",
+    "Samples",
+    "SamplesDictBatches",
+    "SamplesTwoOptimizers",
     "TwoOptimizers",
     "small_network",
 ]
@@ -134,7 +137,15 @@ class Featured(AnySize):
         return self.network[:5](image)
 
 
-class Detects(Featured):
+class Samples(Featured):
+    """Makes images from the global random stream, as one does who has not heard of seeds."""
+
+    def sample(self, count: int) -> Tensor:
+        maps = self.network[0](torch.randn(count, 1, 8, 8, device=self.device))
+        return F.interpolate(maps, 8).mean(1, keepdim=True)
+
+
+class Detects(Samples):
     """Finds one object an image, whose target is `{"boxes", "labels"}`, labels 1..10.
 
     Forward answers one `{"boxes" (1, 4), "labels" (1,), "scores" (1,)}` an image.
@@ -171,6 +182,14 @@ class FeaturedDictBatches(Featured, DictBatches):
 
 class FeaturedTwoOptimizers(Featured, TwoOptimizers):
     """Features and manual optimisation."""
+
+
+class SamplesDictBatches(Samples, DictBatches):
+    """Makes images, learns from batches `{"image", "target"}`."""
+
+
+class SamplesTwoOptimizers(Samples, TwoOptimizers):
+    """Makes images by manual optimisation."""
 
 
 class DetectsDictBatches(Detects, DictBatches):

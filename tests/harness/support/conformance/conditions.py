@@ -22,6 +22,9 @@ from support.modules import (
     FeaturedDictBatches,
     FeaturedTwoOptimizers,
     Plain,
+    Samples,
+    SamplesDictBatches,
+    SamplesTwoOptimizers,
     TwoOptimizers,
 )
 
@@ -32,6 +35,7 @@ MODULES: dict[str, dict[str, type[Plain]]] = {
     "": {"plain": Plain, "dict batches": DictBatches, "manual": TwoOptimizers},
     "any size": {"plain": AnySize, "dict batches": AnySizeDictBatches, "manual": AnySizeTwoOptimizers},
     "features": {"plain": Featured, "dict batches": FeaturedDictBatches, "manual": FeaturedTwoOptimizers},
+    "samples": {"plain": Samples, "dict batches": SamplesDictBatches, "manual": SamplesTwoOptimizers},
     "detections": {"plain": Detects, "dict batches": DetectsDictBatches, "manual": DetectsTwoOptimizers},
 }
 # The first level of each factor is the ordinary one, under which every callback has to work.
