@@ -33,8 +33,8 @@ class ConstantAcceleration(Process):
     Args:
         velocity_scale: alpha, v0 = alpha (x1 - x0), above 0: 1 is a straight way at one speed, without acceleration;
             above 1 it slows down.
-        coupling: `optimal`: noise goes with images as `coupled` pairs them; `given`: as it comes, for pairs that
-            another flow has made (reflow), as the authors have them.
+        coupling: `optimal`: noise goes with images as `coupled` pairs those of a label; `given`: as it comes, for pairs
+            that another flow has made (reflow), as the authors have them.
         norm: Of errors: `squared`, or `huber`, see `pseudo_huber`.
         time_law: How t is drawn: `uniform`, or `exponential`, more often near both ends.
         concentration: How much more often, above 0, of the latter: the density is cosh(concentration (t - 1/2)).
@@ -130,7 +130,7 @@ class ConstantAcceleration(Process):
     ) -> dict[str, Tensor]:
         """`velocity` and `acceleration`, both at the same times, and their sum as `loss`."""
         if self.coupling == "optimal":
-            noise = coupled(data, noise)
+            noise = coupled(data, noise, label)
         time = self.time(uniform.to(data))
         velocity = self.velocity_loss(network["velocity"], data, noise, label, time)
         with torch.no_grad():
