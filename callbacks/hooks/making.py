@@ -19,7 +19,7 @@ from ._metadata import Pixels, normalised_by
 from ._teachers import statistics_of
 from ._unnoticed import as_if_nobody_looked
 from .averages import Averages
-from .evaluation import Evaluation
+from .evaluation import Evaluation, Stage
 from .method import callbacks_of
 
 __all__ = ["Making"]
@@ -58,6 +58,11 @@ class Making(Evaluation):
                 f"{type(self).__name__}: {type(pl_module).__name__} has no sample(count), so it makes no images; give "
                 "it a method of that name which returns normalised images (count, C, H, W), or leave this callback out."
             )
+
+    def batch_ends(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_index: int, stage: Stage
+    ) -> None:
+        """Batches are no matter here."""
 
     def made(
         self, trainer: Trainer, pl_module: LightningModule, pieces: Sequence[range], labels: Tensor | None = None

@@ -42,6 +42,7 @@ DATA: dict[str, Callable[[], Path]] = {
 JUDGED = {
     "": ("classification/digits", {"val/loss", "val/acc"}),
     "features": ("self_supervised/simclr_digits", {"val/loss"}),
+    "samples": ("generation/flow_digits", {"val/loss"}),
     "detections": ("detection/digits", {"val/map"}),
 }
 BOXES: dict[str, Callable[[], Path]] = {"root": lambda: coco_folder("boxes")}
