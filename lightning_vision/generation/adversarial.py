@@ -1,8 +1,9 @@
 """Two networks against each other under Lightning: one makes images, the other tells them from real ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ __all__ = [
     "AdversarialModule",
     "Adversaries",
     "Forgery",
+    "gan_adam",
     "gan_discriminator_loss",
     "gan_generator_loss",
     "refuse_sharded",
@@ -50,6 +52,14 @@ def gan_generator_loss(fake: Tensor) -> Tensor:
     Reference: Goodfellow et al. 2014, arXiv:1406.2661, section 3
     """
     return F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))
+
+
+def gan_adam(parameters: Any) -> torch.optim.Adam:
+    """Adam with learning rate 0.0002 and first momentum 0.5, of parameters or groups of them.
+
+    Reference: Radford et al. 2016, arXiv:1511.06434, section 3
+    """
+    return torch.optim.Adam(parameters, lr=2e-4, betas=(0.5, 0.999))
 
 
 def refuse_sharded(name: str, strategy: Strategy) -> None:
@@ -112,8 +122,8 @@ class AdversarialModule(VisionModule, ABC):
     network: Adversaries
     # What is taken from the target of real images.
     label_smoothing: float = 0.0
-    # Factor on the generator's adversarial loss; with 0 there is no discriminator's step either.
-    adversarial_weight: float = 1.0
+    # Factors on the generator's terms; with 0 for `adversarial` there is no discriminator's step either.
+    weights: Mapping[str, float] = MappingProxyType({"adversarial": 1.0})
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -128,7 +138,7 @@ class AdversarialModule(VisionModule, ABC):
         """The discriminator's logits `(B,)` of real or made images, positive for real."""
 
     def further_terms(self, forgery: Forgery) -> dict[str, Tensor]:
-        """What the generator minimises besides the adversarial loss, weighted; none by default."""
+        """What the generator minimises besides the adversarial loss, by the names in `weights`; none by default."""
         return {}
 
     def discriminator_terms(self, forgery: Forgery) -> dict[str, Tensor]:
@@ -137,16 +147,17 @@ class AdversarialModule(VisionModule, ABC):
         return {"discriminator": gan_discriminator_loss(real, fake, self.label_smoothing)}
 
     def generator_terms(self, forgery: Forgery) -> dict[str, Tensor]:
-        """`loss`, the sum that the generator minimises, and its terms where there are several, weighted."""
+        """`loss`, the weighted sum that the generator minimises, and its terms where there are several."""
         terms = self.further_terms(forgery)
-        if self.adversarial_weight:
-            deceived = gan_generator_loss(self.judge(forgery.fake, forgery.condition))
-            terms = {"adversarial": self.adversarial_weight * deceived, **terms}
-        return {"loss": torch.stack(list(terms.values())).sum(), **(terms if len(terms) > 1 else {})}
+        if self.weights["adversarial"]:
+            terms = {"adversarial": gan_generator_loss(self.judge(forgery.fake, forgery.condition)), **terms}
+        loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        return {"loss": loss, **(terms if len(terms) > 1 else {})}
 
     def terms(self, forgery: Forgery) -> dict[str, Tensor]:
         """Losses of both sides, as they are logged."""
-        return self.generator_terms(forgery) | (self.discriminator_terms(forgery) if self.adversarial_weight else {})
+        told = self.discriminator_terms(forgery) if self.weights["adversarial"] else {}
+        return self.generator_terms(forgery) | told
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         found: Any = self.optimizers()
@@ -176,7 +187,7 @@ class AdversarialModule(VisionModule, ABC):
         Raises:
             ValueError: as `VisionModule`.
         """
-        parts = ["network.generator.", *(["network.discriminator."] if self.adversarial_weight else [])]
+        parts = ["network.generator.", *(["network.discriminator."] if self.weights["adversarial"] else [])]
         made = [self.optimizer_for(part) for part in parts]
         for it in made:
             if isinstance(it, dict):

@@ -1,21 +1,18 @@
 """DCGAN: images of noise, by a convolutional generator that deceives a convolutional discriminator."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal, final
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Generator, Tensor
 
-from .adversarial import AdversarialModule, Adversaries, Forgery
+from .adversarial import AdversarialModule, Adversaries, Forgery, gan_adam
 from .draws import Draws
 from .generator import ImageGenerator
 from .networks.dcgan import DCGANDiscriminator, DCGANGenerator
 
 __all__ = ["DCGAN"]
-
-ADAM = partial(torch.optim.Adam, lr=2e-4, betas=(0.5, 0.999))
 
 
 @final
@@ -36,7 +33,7 @@ class DCGAN(AdversarialModule, ImageGenerator):
         in_channels: C; the command takes it from the datamodule, elsewhere None means 3.
         image_size: H and W, pixels, or one number for both, even; likewise, elsewhere None means 32.
         seed: Fixes every random draw of training and validation, at least 0.
-        optimizer: Makes the optimizer of each network from its parameter groups; the paper's by default.
+        optimizer: Makes the optimizer of each network from its parameter groups; None is the paper's, `gan_adam`.
         lr_scheduler: Makes the schedule of each from its optimizer; None keeps the learning rates.
         lr_interval: Whether schedules count epochs or optimizer steps.
         no_decay_norm_bias: Spare norms and biases from weight decay.
@@ -80,7 +77,7 @@ class DCGAN(AdversarialModule, ImageGenerator):
         in_channels: int | None = None,
         image_size: int | Sequence[int] | None = None,
         seed: int = 0,
-        optimizer: OptimizerCallable = ADAM,
+        optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
         no_decay_norm_bias: bool = True,
@@ -90,7 +87,7 @@ class DCGAN(AdversarialModule, ImageGenerator):
             in_channels,
             image_size,
             seed,
-            optimizer,
+            gan_adam if optimizer is None else optimizer,
             lr_scheduler,
             lr_interval,
             no_decay_norm_bias,
@@ -116,6 +113,13 @@ class DCGAN(AdversarialModule, ImageGenerator):
         return self.terms(self._forged(image, label, random))
 
     def make(self, draws: Draws, label: Tensor | None, **settings: Any) -> Tensor:
+        """As `ImageGenerator`, in one pass.
+
+        Raises:
+            ValueError: there are settings.
+        """
+        if settings:
+            raise ValueError(f"DCGAN makes images in one pass, without {', '.join(settings)}; leave that out")
         weight = next(self.network.generator.parameters())
         made = self.network.generator(draws.normal(self.latent_dim).to(weight), label)
         scale, shift = self._to_unit(made)

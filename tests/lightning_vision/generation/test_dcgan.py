@@ -182,7 +182,7 @@ def test_it_rebuilds_from_its_checkpoint(tmp_path):
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     again = DCGAN.load_from_checkpoint(tmp_path / "last.ckpt")
 
-    assert again.optimizer.keywords == {"lr": 2e-4, "betas": (0.5, 0.999)}
+    assert [optimizer.defaults["betas"] for optimizer in again.configure_optimizers()] == [(0.5, 0.999)] * 2
     assert torch.equal(again.sample(2), model.sample(2))
 
 
@@ -199,6 +199,11 @@ def test_bad_settings_are_refused(settings, message):
         tiny(**settings)
     with pytest.raises(ValueError, match=r"^DCGAN: label_smoothing is 1; give a number from 0 to below 1$"):
         DCGAN(label_smoothing=1)
+
+
+def test_settings_of_other_methods_are_refused():
+    with pytest.raises(ValueError, match=r"^DCGAN makes images in one pass, without steps; leave that out$"):
+        tiny().sample(1, steps=5)
 
 
 def test_halvings_leave_four_pixels():
