@@ -26,6 +26,8 @@ class NCSN(Process):
         sigma_begin: The highest level, of the order of the distance between images.
         sigma_end: The lowest, above 0.
         levels: L, at least 2.
+        scaled: Whether the score is the network's answer over sigma, which is then of one size at all levels (Song and
+            Ermon 2020, arXiv:2006.09011, technique 3), or the answer itself, as in the paper.
 
     Raises:
         ValueError: a setting is out of its range.
@@ -42,6 +44,7 @@ class NCSN(Process):
     sigma_begin: float = 1.0
     sigma_end: float = 0.01
     levels: int = 10
+    scaled: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_end < self.sigma_begin:
@@ -62,14 +65,15 @@ class NCSN(Process):
         """Half of sigma^2 |s(x + sigma z) + z / sigma|^2 of a pixel; the time is the number of the level over L."""
         level = (uniform * self.levels).long().clamp_max(self.levels - 1)
         sigma = along(self.sigmas.to(level.device)[level].to(data), data)
-        score = network(data + sigma * noise, (level / self.levels).to(data), label)
-        return (sigma * score + noise).square().mean() / 2
+        answer = network(data + sigma * noise, (level / self.levels).to(data), label)
+        return ((answer if self.scaled else sigma * answer) + noise).square().mean() / 2
 
     def score(self, network: Network, label: Any = None) -> Callable[[Tensor, int], Tensor]:
         """What annealed Langevin dynamics asks: the score of x at the number of a level."""
 
         def gradient(x: Tensor, level: int) -> Tensor:
-            return network(x, torch.full((len(x),), level / self.levels, device=x.device, dtype=x.dtype), label)
+            answer = network(x, torch.full((len(x),), level / self.levels, device=x.device, dtype=x.dtype), label)
+            return answer / self.sigmas[level].to(x) if self.scaled else answer
 
         return gradient
 

@@ -226,3 +226,18 @@ def test_noise_is_coupled_within_a_label_and_a_class_owns_no_part_of_it():
         torch.testing.assert_close(within[label == number], coupled(data[label == number], own))
     # Four standard errors of a mean of 200.
     assert within[label == 1].mean().abs() < 4 / 400**0.5 < whole[label == 1].mean()
+
+
+def test_row_180_a_scaled_answer_over_sigma_is_the_score():
+    plain, scaled = NCSN(levels=4), NCSN(levels=4, scaled=True)
+    (data, noise), uniform = torch.randn(2, 3, 1, 4, 4), torch.rand(3)
+
+    def score(x, time, label):
+        return -x / (1 + plain.sigmas[(time * 4).round().long()].view(-1, 1, 1, 1) ** 2)
+
+    def answer(x, time, label):
+        return plain.sigmas[(time * 4).round().long()].view(-1, 1, 1, 1) * score(x, time, label)
+
+    torch.testing.assert_close(scaled.loss(answer, data, noise, uniform), plain.loss(score, data, noise, uniform))
+    torch.testing.assert_close(scaled.score(answer)(data, 2), plain.score(score)(data, 2))
+    assert (plain.score(answer)(data, 2) - plain.score(score)(data, 2)).abs().max() > 1e-2
