@@ -91,7 +91,11 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             self.files.write([self._part_of(rank) for rank in range(trainer.world_size)], self._scratch)
             for name in self.files.names.values():
-                (self._scratch / name).replace(self.folder / name)
+                made, place = self._scratch / name, self.folder / name
+                # A folder of an earlier prediction keeps what has another name.
+                pairs = [(it, place / it.name) for it in made.iterdir()] if place.is_dir() else [(made, place)]
+                for source, target in pairs:
+                    source.replace(target)
         trainer.strategy.barrier("the parts are merged")
 
     @rank_zero_only

@@ -69,6 +69,8 @@ def without_advice(continues: bool) -> Iterator[None]:
         with warnings.catch_warnings(), ExitStack() as stack:
             # Lightning's own call of a torch function that changes its name.
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            # Twenty lines about states before a step, which nobody asked for.
+            warnings.filterwarnings("ignore", message=r"Using ModelCheckpoint with manual optimization")
             plain = warnings.formatwarning
 
             def formatted(message: Warning | str, *place: Any, **more: Any) -> str:

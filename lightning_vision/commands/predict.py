@@ -1,10 +1,11 @@
-"""Write what a checkpoint says about images to files: classes, objects in COCO's form, or features."""
+"""Write what a checkpoint says about images to files: classes, objects in COCO's form, features, or colours."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.cli import SaveConfigCallback
 
+from lightning_vision.commands._colour_files import ColourFiles
 from lightning_vision.commands._detection_files import DetectionFiles
 from lightning_vision.commands._feature_files import FeatureFiles
 from lightning_vision.commands._files import output_folder, saved_preprocessing
@@ -15,6 +16,7 @@ from lightning_vision.datamodules.coco_detection import CocoDetection
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from lightning_vision.datamodules.image_folder import ImageFolder
 from lightning_vision.detection.detector import ObjectDetector
+from lightning_vision.generation.colourisation import ColourisationGAN
 from lightning_vision.generation.generator import ImageGenerator
 from lightning_vision.self_supervised.learner import SelfSupervisedLearner
 
@@ -45,8 +47,8 @@ def run(
         overwrite: Replace the files of an earlier prediction.
 
     Returns:
-        `jsonl`, `csv` (of a detector `json`, of a learner without labels `npy`) and, with `sheet`, `png`: the paths
-        written, and `count`, the images predicted.
+        `jsonl`, `csv` (of a detector `json`, of a learner without labels `npy`, of colours the folder `colourised`)
+        and, with `sheet`, `png`: the paths written, and `count`, the images predicted.
 
     Raises:
         ValueError: there is nothing to predict, or an option is missing or goes with another one.
@@ -74,14 +76,15 @@ def run(
             f"--top_k {top_k} goes with classifiers; how many objects are listed say --model.max_detections and "
             "--model.score_threshold beside the --config that it was trained with"
         )
-    if learns and top_k is not None:
+    colours = isinstance(cli.model, ColourisationGAN)
+    if (learns or colours) and top_k is not None:
         raise ValueError(f"--top_k {top_k} goes with classifiers; {type(cli.model).__name__} knows no classes")
     datamodule = cli.datamodule if images is None else _files(cli, images, str(ckpt_path), reading)
     if sheet and not isinstance(datamodule, VisionDataModule):
         raise ValueError(f"--sheet {sheet}: {type(datamodule).__name__} is not of this package and cannot draw one")
     written: PredictionFiles = LabelFiles(5 if top_k is None else top_k)
-    if detects or learns:
-        written = DetectionFiles() if detects else FeatureFiles()
+    if detects or learns or colours:
+        written = DetectionFiles() if detects else FeatureFiles() if learns else ColourFiles()
     names = [*written.names.values(), *([PNG] if sheet else [])]
     writer = PredictionWriter(output_folder(cli, output, names, overwrite), written)
     if cli.run_dir is None:  # nobody asked for logs, and there is nothing to log

@@ -202,13 +202,15 @@ class ColourisationGAN(AdversarialModule):
         files = [paths] if isinstance(paths, str | Path) else paths
         made = []
         for file in files:
-            mean, std = self._statistics(pixels := read_image(file).to(self.device)[None] / 255)
+            pixels = read_image(file).to(self.device)[None] / 255
+            mean, std = self._statistics(pixels)
             made.append(_bytes(from_lab(self.lab((pixels - mean) / std)))[0].cpu())
         return made
 
     def _measure(self, stage: str, batch: Any, batch_idx: int) -> None:
         forgery = self.forge(batch, batch_idx)
         image = self._unit(_image(batch)).float()
+        assert forgery.condition is not None
         made = from_lab(torch.cat([50 * (forgery.condition + 1), MOST * forgery.fake.float()], dim=1))
         psnr = peak_signal_noise_ratio(made, image, data_range=1.0, dim=(1, 2, 3))
         terms = {**self.terms(forgery), "grey_l1": forgery.real.abs().mean(), "psnr": psnr}
