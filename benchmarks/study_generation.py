@@ -24,9 +24,9 @@ from .study import in_processes
 
 __all__ = ["Judge", "Verdict", "blocks", "made_by"]
 
-SEEDS = range(5)
 HALVES = 5
-RUNS = ("flow", "ddpm", "edm", "ncsn", "consistency", "caf", "gan", "vae")
+# Seeds of each run: five of what README promises, two of the others.
+RUNS = {"flow": 5, "ddpm": 2, "edm": 2, "ncsn": 2, "consistency": 2, "caf": 2, "gan": 2, "vae": 2}
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,8 @@ def blocks(quick: bool) -> dict[str, str]:
     Args:
         quick: Two runs, one seed, two steps.
     """
-    seeds = [0] if quick else list(SEEDS)
-    names = RUNS[:2] if quick else RUNS
-    tasks = [(name, seed, quick) for name in names for seed in seeds]
+    chosen = {"flow": 1, "vae": 1} if quick else RUNS
+    tasks = [(name, seed, quick) for name, seeds in chosen.items() for seed in range(seeds)]
     found = in_processes(judged, tasks, 0 if quick else 2)
     lines = [
         "| run | parameters, M | calls | CPU s | seed | read as asked, % | Frechet, x | variance, x | near, % |",

@@ -74,8 +74,18 @@ class DiffusionModel(ImageGenerator):
         >>> model.sample(2, label=[3, 7], steps=4).shape
         torch.Size([2, 1, 8, 8])
 
-    Reference: Lipman et al. 2023, arXiv:2210.02747; Ho et al. 2020, arXiv:2006.11239; Rombach et al. 2022,
-        arXiv:2112.10752
+    Reference: guidance: Ho and Salimans 2022, arXiv:2207.12598; a VAE's codes: Rombach et al. 2022, arXiv:2112.10752
+
+    BibTeX:
+        @article{ho2022classifier,
+          title = {Classifier-Free Diffusion Guidance},
+          author = {Ho, Jonathan and Salimans, Tim},
+          journal = {arXiv preprint arXiv:2207.12598},
+          year = {2022},
+        }
+
+    See also:
+        `FlowMatching`, `Diffusion`, `EDM`, `NCSN`, `Consistency`, `ConstantAcceleration`: what can be learned.
     """
 
     superseded = MappingProxyType({"weights": None})

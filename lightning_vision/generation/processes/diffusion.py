@@ -57,6 +57,16 @@ class Diffusion(Process):
         >>> loss = Diffusion().loss(lambda x, t, y: x, images, torch.randn_like(images), torch.rand(4))
 
     Reference: Ho et al. 2020, arXiv:2006.11239
+
+    BibTeX:
+        @inproceedings{ho2020denoising,
+          title = {Denoising Diffusion Probabilistic Models},
+          author = {Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
+          booktitle = {Advances in Neural Information Processing Systems},
+          year = {2020},
+          eprint = {2006.11239},
+          archivePrefix = {arXiv},
+        }
     """
 
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {

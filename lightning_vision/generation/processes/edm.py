@@ -42,6 +42,16 @@ class EDM(Process):
         >>> loss = EDM().loss(lambda x, t, y: -x, images, torch.randn_like(images), torch.rand(4))
 
     Reference: Karras et al. 2022, arXiv:2206.00364
+
+    BibTeX:
+        @inproceedings{karras2022elucidating,
+          title = {Elucidating the Design Space of Diffusion-Based Generative Models},
+          author = {Karras, Tero and Aittala, Miika and Aila, Timo and Laine, Samuli},
+          booktitle = {Advances in Neural Information Processing Systems},
+          year = {2022},
+          eprint = {2206.00364},
+          archivePrefix = {arXiv},
+        }
     """
 
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {

@@ -60,6 +60,16 @@ class FlowMatching(Process):
         >>> loss = FlowMatching().loss(lambda x, t, y: -x, images, torch.randn_like(images), torch.rand(4))
 
     Reference: Lipman et al. 2023, arXiv:2210.02747; logit-normal times: Esser et al. 2024, arXiv:2403.03206
+
+    BibTeX:
+        @inproceedings{lipman2023flow,
+          title = {Flow Matching for Generative Modeling},
+          author = {Lipman, Yaron and Chen, Ricky T. Q. and Ben-Hamu, Heli and Nickel, Maximilian and Le, Matthew},
+          booktitle = {International Conference on Learning Representations},
+          year = {2023},
+          eprint = {2210.02747},
+          archivePrefix = {arXiv},
+        }
     """
 
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {"euler": euler, "midpoint": midpoint, "heun": heun}

@@ -37,6 +37,16 @@ class NCSN(Process):
         >>> loss = NCSN().loss(lambda x, t, y: -x, images, torch.randn_like(images), torch.rand(4))
 
     Reference: Song and Ermon 2019, arXiv:1907.05600
+
+    BibTeX:
+        @inproceedings{song2019generative,
+          title = {Generative Modeling by Estimating Gradients of the Data Distribution},
+          author = {Song, Yang and Ermon, Stefano},
+          booktitle = {Advances in Neural Information Processing Systems},
+          year = {2019},
+          eprint = {1907.05600},
+          archivePrefix = {arXiv},
+        }
     """
 
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {"langevin": annealed_langevin}
