@@ -7,7 +7,6 @@ import contextlib
 import io
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from time import process_time
 
@@ -19,10 +18,11 @@ from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.callbacks.generation.frechet import Moments, frechet_distance
 from lightning_vision.classification.classifier import ImageClassifier
 from lightning_vision.datamodules.digits import Digits, read_digits, split_digits
+from lightning_vision.generation.generator import ImageGenerator
 
 from .study import in_processes
 
-__all__ = ["Judge", "Verdict", "blocks", "made_by"]
+__all__ = ["Judge", "Verdict", "blocks", "judge_from", "trained"]
 
 HALVES = 5
 # Seeds of each run: five of what README promises, two of the others.
@@ -108,24 +108,19 @@ def _within(images: Tensor, labels: Tensor) -> float:
     return sum(it.var(0, correction=0).sum().item() * len(it) for it in groups) / len(pixels)
 
 
-def classifier(folder: str) -> Judge:
-    """The judge whose classifier is the shipped run's."""
+def trained(config: str, folder: str, *flags: str) -> str:
+    """The last checkpoint of a shipped run."""
     place = ["--trainer.default_root_dir", folder, "--trainer.accelerator", "cpu"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    result = main(["fit", "--config", "classification/digits", *place, *quiet])
-    found = module_from_checkpoint(str(result.best_ckpt))
+    main(["fit", "--config", config, *place, *quiet, *flags])
+    return f"{folder}/version_0/checkpoints/last.ckpt"
+
+
+def judge_from(checkpoint: str) -> Judge:
+    """The judge whose classifier a checkpoint holds."""
+    found = module_from_checkpoint(checkpoint)
     assert isinstance(found, ImageClassifier)
     return Judge(found)
-
-
-def made_by(name: str, seed: int, folder: str, flags: list[str] | None = None) -> tuple[Path, float]:
-    """The checkpoint of a shipped run, and the processor's seconds that it took."""
-    place = ["--trainer.default_root_dir", folder, "--trainer.accelerator", "cpu", "--seed_everything", str(seed)]
-    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    start = process_time()
-    config = ["--config", f"generation/{name}_digits", "--model.seed", str(seed), "--data.seed", str(seed)]
-    main(["fit", *config, *place, *quiet, *(flags or [])])
-    return Path(folder) / "version_0" / "checkpoints" / "last.ckpt", process_time() - start
 
 
 def blocks(quick: bool) -> dict[str, str]:
@@ -135,28 +130,33 @@ def blocks(quick: bool) -> dict[str, str]:
         quick: Two runs, one seed, two steps.
     """
     chosen = {"flow": 1, "vae": 1} if quick else RUNS
-    tasks = [(name, seed, quick) for name, seeds in chosen.items() for seed in range(seeds)]
-    found = in_processes(judged, tasks, 0 if quick else 2)
+    short = ["--trainer.max_steps", "2", "--trainer.max_epochs", "-1"] if quick else []
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        judge = trained("classification/digits", folder, *short)
+        tasks = [(name, seed, judge, short) for name, seeds in chosen.items() for seed in range(seeds)]
+        found = in_processes(judged, tasks, 0 if quick else 2)
     lines = [
         "| run | parameters, M | calls | CPU s | seed | read as asked, % | Frechet, x | variance, x | near, % |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for (name, seed, _), (told, verdict) in zip(tasks, found, strict=True):
+    for (name, seed, *_), (told, verdict) in zip(tasks, found, strict=True):
         read = "" if verdict.read != verdict.read else f"{100 * verdict.read:.1f}"
         cells = [f"`{name}_digits`", *told, f"{seed}", read, f"{verdict.distance:.2f}", f"{verdict.variance:.2f}"]
         lines.append(f"| {' | '.join([*cells, f'{100 * verdict.near:.1f}'])} |")
     return {"study_generation": "\n".join(lines)}
 
 
-def judged(name: str, seed: int, quick: bool) -> tuple[list[str], Verdict]:
-    """Parameters, network calls and seconds of a run, and what is said of its digits."""
+def judged(name: str, seed: int, judge: str, short: list[str]) -> tuple[list[str], Verdict]:
+    """Parameters, network calls and seconds of a run, and what is said of its digits; of a short run of 40 of them."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        judge = classifier(f"{folder}/judge")
-        short = ["--trainer.max_steps", "2", "--trainer.max_epochs", "-1"] if quick else []
-        checkpoint, spent = made_by(name, seed, f"{folder}/run", ["--trainer.limit_val_batches", "0", *short])
-        module = module_from_checkpoint(checkpoint)
-        labels = judge.labels if module.num_classes else None
-        images = module.pixels(module.sample(len(judge.labels), label=labels, seed=seed))
+        known, start = judge_from(judge), process_time()
+        seeds = ["--seed_everything", str(seed), "--model.seed", str(seed), "--data.seed", str(seed)]
+        checkpoint = trained(f"generation/{name}_digits", folder, "--trainer.limit_val_batches", "0", *seeds, *short)
+        spent, module = process_time() - start, module_from_checkpoint(checkpoint)
+        assert isinstance(module, ImageGenerator)
+        wanted = known.labels[:40] if short else known.labels
+        labels = wanted if module.num_classes else None
+        images = module.pixels(module.sample(len(wanted), label=labels, seed=seed))
         size = sum(it.numel() for it in module.parameters()) / 1e6
         calls = getattr(module, "network_calls", None) or 1
-        return [f"{size:.2f}", str(calls), f"{spent:.0f}"], judge.verdict(images, labels)
+        return [f"{size:.2f}", str(calls), f"{spent:.0f}"], known.verdict(images, labels)
