@@ -32,7 +32,7 @@ CHOICES = {
 class Consistency(Process):
     """f(x, sigma) is to be the same at two neighbouring levels of an image and its noise, and the image at the lowest.
 
-    f(x, sigma) = c_skip x + c_out F(c_in x, ln(sigma) / 4) with a network F; c_skip is 1 and c_out 0 at `sigma_min`.
+    f(x, sigma) = c_skip x + c_out F(c_in x, ln(sigma) / 4000) with a network F; c_skip is 1 and c_out 0 at `sigma_min`.
     With `variational` coupling a second network, the encoder, says which noise an image goes with: z = mu + s eps.
     Ways then cross less, and a divergence keeps all z together standard normal, as sampling draws them.
 
@@ -64,6 +64,22 @@ class Consistency(Process):
 
     Reference: Silvestri et al. 2025, arXiv:2502.18197; Song and Dhariwal 2023, arXiv:2310.14189; `shrinking`: Geng et
         al. 2024, arXiv:2406.14548
+
+    BibTeX:
+        @inproceedings{silvestri2025vct,
+          title = {{VCT}: Training Consistency Models with Variational Noise Coupling},
+          author = {Silvestri, Gianluigi and Ambrogioni, Luca and Lai, Chieh-Hsin and Takida, Yuhta and
+                    Mitsufuji, Yuki},
+          booktitle = {International Conference on Machine Learning},
+          year = {2025},
+          eprint = {2502.18197},
+          archivePrefix = {arXiv},
+        }
+
+    Differs from the paper:
+        The encoder says ln(s^2); the authors' code takes s as the softplus of its answer. With `doubling` the authors'
+        code bends the distance of each number, here as Song and Dhariwal have it that of the whole image. With
+        `shrinking` f is the image at the lowest level in training, too, and not only in sampling.
     """
 
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {"multistep": multistep_consistency}
@@ -112,7 +128,8 @@ class Consistency(Process):
         beyond = level - self.sigma_min
         rest = 1 - beyond / (self.sigma_max - self.sigma_min) if self.kernel == "straight" else torch.ones_like(level)
         shrink = (own * self._alpha(level).square() + level.square()).rsqrt()
-        told = network(shrink * x, sigma.log() / 4, label)
+        # Networks see a thousand times that: no more than the authors', so that neighbouring levels look alike to them.
+        told = network(shrink * x, sigma.log() / 4000, label)
         return own * rest / (beyond.square() + own * rest.square()) * x + beyond * self.data_std * shrink * told
 
     def noised(self, data: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def test_the_network_sees_unit_size_and_the_levels_logarithm(kernel):
         process.estimate(lambda x, t, y, seen=seen: seen.append((x, t)) or x, process.noised(data, noise, sigma), sigma)
 
         assert seen[0][0].std().item() == pytest.approx(1, rel=0.03)
-        assert seen[0][1][0].item() == pytest.approx(math.log(level) / 4)
+        assert seen[0][1][0].item() == pytest.approx(math.log(level) / 4000, abs=1e-9)
     if kernel == "straight":
         assert torch.equal(process.noised(data, noise, torch.full((20_000,), 80.0)), 80 * noise)
 
@@ -132,7 +132,7 @@ def by_hand(target_learns=False, noise_anew=False, steps=4):
 
     def image(x, sigma):
         shrink = 1 / math.sqrt(0.25 + sigma**2)
-        told = networks["generator"](shrink * x, torch.full((64,), math.log(sigma) / 4))
+        told = networks["generator"](shrink * x, torch.full((64,), math.log(sigma) / 4000))
         beyond = sigma - lowest
         return 0.25 / (beyond**2 + 0.25) * x + beyond * 0.5 * shrink * told
 
@@ -210,7 +210,7 @@ def exact(process, std_of_noise):
     """A network behind f(x, sigma) of images that are normal, for what the deviation of x at sigma is."""
 
     def network(shrunk_x, time, label):
-        sigma = wide((4 * time).exp())
+        sigma = wide((4000 * time).exp())
         x = shrunk_x * (process.data_std**2 + sigma**2).sqrt()
         wanted = MEAN + (x - MEAN) * std_of_noise(torch.tensor(process.sigma_min)) / std_of_noise(sigma)
         zero = process.estimate(lambda x, t, y: torch.zeros_like(x), x, sigma.flatten())
@@ -301,7 +301,7 @@ class Field(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)
 
     def forward(self, x, time, label):
-        return self.layers(torch.cat([x.flatten(1), time[:, None]], 1))[..., None, None]
+        return self.layers(torch.cat([x.flatten(1), 1000 * time[:, None]], 1))[..., None, None]
 
 
 def two_heaps(count):
@@ -339,7 +339,7 @@ def learned(coupling, steps, rows):
 
 @pytest.mark.parametrize(
     ("steps", "rows", "near", "less"),
-    [(350, 128, 0.3, 0.95), pytest.param(2000, 256, 0.1, 0.75, marks=pytest.mark.slow)],
+    [(350, 128, 0.3, 0.8), pytest.param(1000, 256, 0.2, 0.8, marks=pytest.mark.slow)],
 )
 def test_row_265_one_step_has_the_images_moments_and_gradients_vary_less(steps, rows, near, less):
     process, networks, variance = learned("variational", steps, rows)
