@@ -55,19 +55,10 @@ def run(
         raise ValueError(f"{type(model).__name__} makes no images; give a checkpoint of a generation run")
     if ckpt_path is None:
         raise ValueError("sample needs --ckpt_path, the checkpoint whose weights make the images")
-    for name, value, least in (("num", num, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise ValueError(f"--{name} {value}: give at least {least}")
-    told = {
-        name: value
-        for name, value in (("steps", steps), ("guidance", guidance), ("sampler", sampler))
-        if value is not None
-    }
-    for name, value in told.items():
-        if not hasattr(model, name):
-            raise ValueError(f"--{name} {value}: {type(model).__name__} has no {name}; leave it out")
-        setattr(model, name, value)
-    model.check_sampling()
+    for name, count, least in (("num", num, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
+        if count < least:
+            raise ValueError(f"--{name} {count}: give at least {least}")
+    _set(model, steps=steps, guidance=guidance, sampler=sampler)
     classes = [label] if isinstance(label, int) else label
     labels = model.labels_of(None if classes is None else [classes[it % len(classes)] for it in range(num)], range(num))
     settings = {"seed": seed, "label": classes, **model.sampling()}
@@ -85,6 +76,22 @@ def run(
         rows = {"images": f"{num} ({len(missing)} made now)", "folder": str(folder.path), "grid": GRID}
         print_table("sampled", {**rows, "weights": _weights(cli.checkpoint), **_spent(model), "seed": str(seed)})
     return {"folder": str(folder.path), "grid": str(folder.path / GRID), "count": num, "made": len(missing)}
+
+
+def _set(model: ImageGenerator, **settings: Any) -> None:
+    """Put what was asked for in the place of the module's own settings.
+
+    Raises:
+        ValueError: the module has no such setting, or cannot sample with it.
+    """
+    told = {name: value for name, value in settings.items() if value is not None}
+    if told.get("sampler") not in (None, getattr(model, "sampler", None)):
+        told["sampler_settings"] = {}  # they were another sampler's
+    for name, value in told.items():
+        if not hasattr(model, name):
+            raise ValueError(f"--{name} {value}: {type(model).__name__} has no {name}; leave it out")
+        setattr(model, name, value)
+    model.check_sampling()
 
 
 class _Orders(Dataset[dict[str, int]]):

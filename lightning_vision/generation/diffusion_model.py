@@ -137,13 +137,14 @@ class DiffusionModel(ImageGenerator):
         self.network_calls: int | None = None
         channels, size = self.in_channels, self.image_size
         if space is not None:
-            channels, *size = space.code_shape(channels, size)
+            channels, *sides = space.code_shape(channels, size)
+            size = (sides[0], sides[1])
         self.latent = space
         self.code_shape = (channels, *size)
         if is_description(network):
             network = rebuild(network, nn.Module)()
         make = partial(
-            create_network, network, image_size=tuple(size), num_classes=self.num_classes, **(network_settings or {})
+            create_network, network, image_size=size, num_classes=self.num_classes, **(network_settings or {})
         )
         self.network = made.build(partial(_made, make, channels), channels)
         if weights is not None:

@@ -28,6 +28,7 @@ class LatentSpace(nn.Module):
     """
 
     scale: Tensor
+    vae: Any
 
     def __init__(self, vae: nn.Module, scale: float | None = None, description: Any = None) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class LatentSpace(nn.Module):
         """Stays in evaluation mode: it is not trained."""
         return super().train(False)
 
-    def code_shape(self, channels: int, size: tuple[int, int]) -> tuple[int, ...]:
+    def code_shape(self, channels: int, size: tuple[int, int]) -> tuple[int, int, int]:
         """Shape of the code of images of a size, `(L, h, w)`."""
         with torch.no_grad():
             mean = self.vae.encode(torch.zeros(1, channels, *size))[0]
@@ -67,10 +68,11 @@ class LatentSpace(nn.Module):
                 f"the VAE's code has the shape {tuple(mean.shape[1:])} and diffusion wants a map (L, h, w); train such "
                 "a VAE"
             )
-        return tuple(mean.shape[1:])
+        _, latent, height, width = mean.shape
+        return latent, height, width
 
     @torch.no_grad()
-    def measure(self, image: Tensor, gathered: Callable[[Tensor], Tensor]) -> None:
+    def measure(self, image: Tensor, gathered: Callable[[Tensor], Any]) -> None:
         """Set the scale by the codes of images, once; `gathered` brings all processes' numbers together."""
         if self.scale == 0:
             square = self.vae.encode(image)[0].square().mean()

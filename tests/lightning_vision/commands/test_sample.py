@@ -12,7 +12,7 @@ from torchvision.io import decode_image
 
 from lightning_vision import main
 from lightning_vision.callbacks import EMA
-from lightning_vision.generation import DiffusionModel
+from lightning_vision.generation import Diffusion, DiffusionModel
 from support.generators import tiny_diffusion
 from support.learners import unlabelled
 from support.trainers import QUIET, quiet_trainer
@@ -99,6 +99,17 @@ def test_classes_take_turns_and_may_be_chosen(checkpoint: Path, tmp_path: Path) 
 
     assert torch.equal(images(tmp_path / "all"), model.pixels(model.sample(12, label=[*range(10), 0, 1])))
     assert torch.equal(images(tmp_path / "two"), model.pixels(model.sample(3, label=[7, 2, 7])))
+
+
+def test_another_sampler_has_settings_of_its_own(tmp_path: Path) -> None:
+    model = tiny_diffusion(process=Diffusion(), num_classes=10, sampler="ddim", sampler_settings={"eta": 0.5})
+    trainer = quiet_trainer(max_steps=1)
+    trainer.fit(model, unlabelled())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    sampled(tmp_path / "last.ckpt", tmp_path / "samples", "--num", "2", "--sampler", "dpm_solver_2m")
+    expected = model.pixels(model.sample(2, sampler="dpm_solver_2m"))
+
+    assert torch.equal(images(tmp_path / "samples"), expected)
 
 
 def test_it_tells_what_was_spent_and_whose_weights_they_are(
