@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ..hooks._checks import whole
+from ..hooks._image_grid import image_grid
 from ..hooks._metadata import as_pixels
 from ..hooks.drawings import Drawings
 from ..hooks.evaluation import Stage
@@ -17,8 +17,8 @@ from ..hooks.making import Making
 
 __all__ = ["SampleSheet"]
 
-# Pixels to about which small images are enlarged; images that are made at a time; classes that have a column each.
-SIDE, TOGETHER, COLUMNS = 48, 64, 16
+# Images that are made at a time; classes that have a column each.
+TOGETHER, COLUMNS = 64, 16
 
 
 @final
@@ -86,15 +86,4 @@ class SampleSheet(Drawings, Making):
         count = min(self.samples, columns) if trainer.sanity_checking else self.samples
         pieces = [range(it, min(it + TOGETHER, count)) for it in range(0, count, TOGETHER)]
         made = list(self.made(trainer, pl_module, pieces, torch.arange(classes) if classes else None))
-        return _grid(as_pixels(torch.cat(made), self.normalised(trainer, pl_module)).cpu(), columns)
-
-
-def _grid(pixels: Tensor, columns: int) -> NDArray[np.uint8]:
-    """Images uint8 `(N, 1 or 3, H, W)` row by row with white lines between, as `(H', W', 3)`."""
-    # Here, for torchvision takes a while to import.
-    from torchvision.utils import make_grid
-
-    factor = max(1, round(SIDE / max(pixels.shape[2:])))
-    large = pixels.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3).expand(-1, 3, -1, -1)
-    grid: Tensor = make_grid(large, nrow=columns, padding=2, pad_value=255)
-    return grid.permute(1, 2, 0).contiguous().numpy()
+        return image_grid(as_pixels(torch.cat(made), self.normalised(trainer, pl_module)).cpu(), columns)

@@ -13,15 +13,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
+from lightning_vision.callbacks.hooks._image_grid import image_grid
 from lightning_vision.commands._folders import first_rank, prepare_folder
 
 __all__ = ["GRID", "SampleFolder", "SampleWriter"]
 
 GRID, SETTINGS = "grid.png", "samples.json"
 IN_GRID = 100  # images
-SIDE = 64  # pixels that an image of the grid has at least
 OWN = re.compile(r"\d{6,}\.png(\.part)?|grid\.png|samples\.json")
 
 
@@ -80,10 +79,7 @@ class SampleFolder:
         from torchvision.io import decode_image
 
         images = torch.stack([decode_image(str(self.file(number))) for number in range(min(count, IN_GRID))])
-        factor = max(1, SIDE // max(images.shape[2:]))
-        large = images.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-        grid = make_grid(large, nrow=math.ceil(math.sqrt(len(large))), padding=max(2, factor // 2), pad_value=255)
-        Image.fromarray(grid.permute(1, 2, 0).numpy()).save(self.path / GRID)
+        Image.fromarray(image_grid(images, math.ceil(math.sqrt(len(images))))).save(self.path / GRID)
 
 
 class SampleWriter(Callback):
