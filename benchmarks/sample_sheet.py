@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.utils import save_image
 
 from lightning_vision.callbacks import SampleSheet
-from lightning_vision.callbacks.generation.sample_sheet import _grid
+from lightning_vision.callbacks.hooks._image_grid import image_grid
 
 from .fits import batches_of
 from .side_by_side import Row, Side, take_turns, unprepared
@@ -33,7 +33,9 @@ def rows(quick: bool) -> list[Row]:
             "plain": validating(batches_of(32, 2), folder, kind=Paints),
             "ours": validating(batches_of(32, 2), folder, SampleSheet(samples=IMAGES), kind=Paints),
             "made": _making,
-            "drawn": unprepared(lambda: Image.fromarray(_grid(bytes_, 8)).save(f"{folder}/a.png", compress_level=1)),
+            "drawn": unprepared(
+                lambda: Image.fromarray(image_grid(bytes_, 8)).save(f"{folder}/a.png", compress_level=1)
+            ),
             "theirs": unprepared(lambda: save_image(large, f"{folder}/b.png")),
         }
         times = {name: clocks["cpu"] for name, clocks in take_turns(sides, *(1, 0) if quick else (7, 1)).items()}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lightning_vision.callbacks import EMA, SampleSheet
-from lightning_vision.callbacks.generation.sample_sheet import _grid
+from lightning_vision.callbacks.hooks._image_grid import image_grid
 from support.data import plain_loader
 from support.makers import Maker
 from support.modules import Featured
@@ -120,10 +120,10 @@ def test_shown_are_the_averaged_weights(tmp_path):
 
 
 def test_small_images_are_enlarged_and_large_ones_are_not():
-    assert _grid(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), 2).shape == (102, 102, 3)
-    assert _grid(torch.zeros(2, 3, 100, 80, dtype=torch.uint8), 2).shape == (104, 166, 3)
+    assert image_grid(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), 2).shape == (102, 102, 3)
+    assert image_grid(torch.zeros(2, 3, 100, 80, dtype=torch.uint8), 2).shape == (104, 166, 3)
     coloured = torch.tensor([9, 8, 7], dtype=torch.uint8)[None, :, None, None].expand(1, 3, 64, 64)
-    assert _grid(coloured, 1)[10, 10].tolist() == [9, 8, 7]
+    assert image_grid(coloured, 1)[10, 10].tolist() == [9, 8, 7]
 
 
 def test_what_fails_in_training_is_told_and_in_a_sanity_check_raised(tmp_path):
