@@ -62,7 +62,8 @@ class VAE(ImageGenerator):
         >>> mean.shape, vae.sample(3).shape
         (torch.Size([2, 6]), torch.Size([3, 1, 8, 8]))
 
-    Reference: Asperti and Trentin 2020, arXiv:2002.07514
+    Reference: Asperti and Trentin 2020, arXiv:2002.07514; two stages: Dai and Wipf 2019, arXiv:1903.05789; MS-SSIM:
+        Snell et al. 2017, arXiv:1511.06409
 
     BibTeX:
         @article{asperti2020balancing,
@@ -123,8 +124,7 @@ class VAE(ImageGenerator):
             raise ValueError("VAE: balance='gamma' is computed of squared errors; with 'ms_ssim' give balance='beta'")
         if two_stage and latent_dim is None:
             raise ValueError("VAE: two_stage needs flat codes; give latent_dim, or a diffusion model for maps")
-        self.balance, self.beta, self.reconstruction = balance, beta, reconstruction
-        self.l1_share, self.ssim_sigma = l1_share, ssim_sigma
+        self.beta, self.reconstruction, self.l1_share, self.ssim_sigma = beta, reconstruction, l1_share, ssim_sigma
         first = AutoEncoder(self.image_size, self.in_channels, channels, multiples, blocks, latent_channels, latent_dim)
         second = CodeAutoEncoder(latent_dim, second_dim) if two_stage and latent_dim is not None else None
         self.network = _Stages(first, second)
@@ -172,17 +172,22 @@ class VAE(ImageGenerator):
         loss = terms["loss"] + others["loss"]
         return terms | {f"second_{name}": it for name, it in others.items()} | {"loss": loss}
 
+    def follow(self, *_: Any) -> None:
+        """Update what is computed; called once after each optimizer step."""
+        for gamma in filter(None, (self.gamma, self.second_gamma)):
+            gamma.follow()
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         self._batch_idx = batch_idx
         return super().training_step(batch, batch_idx)
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        for gamma in self._gammas():
+        for gamma in filter(None, (self.gamma, self.second_gamma)):
             gamma.forget()  # what an aborted fit collected
         # torch's hook and not Lightning's: a step that a scaler leaves out moves nothing.
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        self._followed = optimizer.register_step_post_hook(self._follow)
+        self._followed = optimizer.register_step_post_hook(self.follow)
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -229,13 +234,6 @@ class VAE(ImageGenerator):
         with torch.autocast(image.device.type, enabled=False):
             loss = ms_ssim_loss(first, second, sigma=self.ssim_sigma)
         return (1 - self.l1_share) * loss + self.l1_share * (first - second).abs().mean()
-
-    def _gammas(self) -> list[BalancedGamma]:
-        return [gamma for gamma in (self.gamma, self.second_gamma) if gamma is not None]
-
-    def _follow(self, *_: Any) -> None:
-        for gamma in self._gammas():
-            gamma.follow()
 
     def _log_active(self, stage: str) -> None:
         # Equal on all ranks, of which their maximum is exact; without `sync_dist` Lightning advises to set it.

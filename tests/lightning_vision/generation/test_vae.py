@@ -12,9 +12,9 @@ from sklearn.datasets import load_sample_images
 from torch.distributions import Normal, kl_divergence
 
 from lightning_vision.base.draws import seeded
-from lightning_vision.callbacks import SAM, ExactResume
+from lightning_vision.callbacks import EMA, SAM, ExactResume
 from lightning_vision.datamodules import Digits
-from lightning_vision.generation import VAE, ActiveUnits, BalancedGamma
+from lightning_vision.generation import VAE, ActiveUnits, BalancedGamma, DiffusionModel
 from lightning_vision.generation.losses import latent
 from lightning_vision.generation.losses.ms_ssim import ms_ssim_loss
 from support.data import ResumableLoader, labelled_images
@@ -430,3 +430,29 @@ def test_in_half_precision_gamma_stays_exact():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         tiny(**settings)
+
+
+def test_a_diffusion_model_works_in_the_codes_of_its_checkpoint(tmp_path):
+    vae = tiny(latent_dim=None, latent_channels=2)
+    trainer = quiet_trainer(max_steps=2)
+    trainer.fit(vae, images())
+    trainer.save_checkpoint(tmp_path / "vae.ckpt")
+    network = {"channels": 8, "multiples": (1, 2), "blocks": 1, "head_dim": 8}
+    sizes = {"in_channels": 1, "image_size": 8, "conditional": False, "optimizer": SGD}
+    model = DiffusionModel(latent_vae=str(tmp_path / "vae.ckpt"), network_settings=network, **sizes)
+    before = {name: it.clone() for name, it in model.latent.vae.state_dict().items()}
+    quiet_trainer(max_steps=2).fit(model, images())
+
+    assert model.code_shape == vae.code_shape == (2, 4, 4) and model.sample(2, steps=2).shape == (2, 1, 8, 8)
+    assert all(torch.equal(it, before[name]) for name, it in model.latent.vae.state_dict().items())
+    assert torch.equal(before["gamma.squared"], vae.gamma.squared)
+
+
+def test_what_an_average_keeps_of_gamma_is_an_average_too(tmp_path):
+    vae = tiny(gamma_decay=0.5)
+    trainer = quiet_trainer(max_steps=3, callbacks=[EMA(decay=0.5)])
+    trainer.fit(vae, images())
+    plain = tiny(gamma_decay=0.5)
+    quiet_trainer(max_steps=3).fit(plain, images())
+
+    assert plain.gamma.squared < vae.gamma.squared < 9
