@@ -56,7 +56,3 @@ def _making() -> Callable[[], Any]:
             module.sample(IMAGES)
 
     return run
-
-
-def _saved(pixels: Tensor, path: str) -> None:
-    Image.fromarray(image_grid(pixels, 8)).save(path, compress_level=1)
