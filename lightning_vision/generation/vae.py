@@ -12,7 +12,7 @@ from .active_units import ActiveUnits
 from .draws import Draws
 from .generator import ImageGenerator
 from .losses.latent import BalancedGamma, Reconstruction
-from .losses.ms_ssim import ms_ssim_loss
+from .losses.ms_ssim import ms_ssim_l1_loss, scales_for
 from .networks.autoencoder import AutoEncoder, CodeAutoEncoder
 
 __all__ = ["VAE"]
@@ -82,7 +82,7 @@ class VAE(ImageGenerator):
         which changes no gradient and makes losses of different gammas comparable.
 
     See also:
-        `BalancedGamma`, `ms_ssim_loss`.
+        `BalancedGamma`, `ms_ssim_l1_loss`.
     """
 
     network: "_Stages"
@@ -120,10 +120,14 @@ class VAE(ImageGenerator):
             raise ValueError(f"VAE: beta is {beta}; give a number of at least 0")
         if not 0 <= l1_share <= 1:
             raise ValueError(f"VAE: l1_share is {l1_share}; give the share of the absolute difference, 0 to 1")
+        if ssim_sigma <= 0:
+            raise ValueError(f"VAE: ssim_sigma is {ssim_sigma}; give a number of pixels above 0")
         if reconstruction == "ms_ssim" and balance == "gamma":
-            raise ValueError("VAE: balance='gamma' is computed of squared errors; with 'ms_ssim' give balance='beta'")
+            raise ValueError("VAE: a gamma is computed of squared errors; with 'ms_ssim' give balance='beta'")
+        if reconstruction == "ms_ssim" and not scales_for(side := min(self.image_size), ssim_sigma):
+            raise ValueError(f"VAE: windows of ssim_sigma={ssim_sigma} do not fit into {side} pixels; lower it")
         if two_stage and latent_dim is None:
-            raise ValueError("VAE: two_stage needs flat codes; give latent_dim, or a diffusion model for maps")
+            raise ValueError("VAE: two_stage needs flat codes; give latent_dim, or diffusion for maps")
         self.beta, self.reconstruction, self.l1_share, self.ssim_sigma = beta, reconstruction, l1_share, ssim_sigma
         first = AutoEncoder(self.image_size, self.in_channels, channels, multiples, blocks, latent_channels, latent_dim)
         second = CodeAutoEncoder(latent_dim, second_dim) if two_stage and latent_dim is not None else None
@@ -227,13 +231,9 @@ class VAE(ImageGenerator):
         return {"loss": loss, "reconstruction": reconstruction, "kl": divergence}
 
     def _unlike(self, image: Tensor, answer: Tensor) -> Tensor:
-        """1 - MS-SSIM of pixels from 0 to 1, a share of the mean absolute difference mixed in."""
+        """How far apart the pixels from 0 to 1 are."""
         mean, std = (torch.tensor(it, device=image.device).view(-1, 1, 1) for it in self.statistics())
-        first, second = (it.float() * std + mean for it in (image, answer))
-        # Variances as differences of moments do not bear half precision.
-        with torch.autocast(image.device.type, enabled=False):
-            loss = ms_ssim_loss(first, second, sigma=self.ssim_sigma)
-        return (1 - self.l1_share) * loss + self.l1_share * (first - second).abs().mean()
+        return ms_ssim_l1_loss(image.float() * std + mean, answer * std + mean, self.l1_share, sigma=self.ssim_sigma)
 
     def _log_active(self, stage: str) -> None:
         # Equal on all ranks, of which their maximum is exact; without `sync_dist` Lightning advises to set it.

@@ -16,7 +16,7 @@ from lightning_vision.callbacks import EMA, SAM, ExactResume
 from lightning_vision.datamodules import Digits
 from lightning_vision.generation import VAE, ActiveUnits, BalancedGamma, DiffusionModel
 from lightning_vision.generation.losses import latent
-from lightning_vision.generation.losses.ms_ssim import ms_ssim_loss
+from lightning_vision.generation.losses.ms_ssim import ms_ssim_l1_loss, ms_ssim_loss
 from support.data import ResumableLoader, labelled_images
 from support.resuming import differences, newest, record
 from support.trainers import quiet_trainer
@@ -332,6 +332,16 @@ def test_ms_ssim_looks_at_pixels_and_a_share_of_the_absolute_difference_is_mixed
     assert found["loss"] == found["reconstruction"]
 
 
+def test_the_mix_knows_its_range_and_stays_exact_under_autocast():
+    first, second = torch.rand(2, 2, 1, 32, 32, generator=seeded(0)).unbind()
+    loss = ms_ssim_l1_loss(first, second, 0.4)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = ms_ssim_l1_loss(first, second, 0.4)
+
+    torch.testing.assert_close(ms_ssim_l1_loss(3 * first, 3 * second, 0.4, data_range=3.0), loss)
+    assert torch.equal(narrow, loss)
+
+
 def crops(count, columns, side, random):
     """Of these columns of scikit-learn's two photographs, halved and normalised, in turns."""
     photos = torch.stack([torch.from_numpy(it.copy()).permute(2, 0, 1) for it in load_sample_images().images])
@@ -417,11 +427,16 @@ def test_in_half_precision_gamma_stays_exact():
         ({"l1_share": 2.0}, r"^VAE: l1_share is 2.0; give the share of the absolute difference, 0 to 1$"),
         (
             {"reconstruction": "ms_ssim"},
-            r"^VAE: balance='gamma' is computed of squared errors; with 'ms_ssim' give balance='beta'$",
+            r"^VAE: a gamma is computed of squared errors; with 'ms_ssim' give balance='beta'$",
         ),
         (
             {"two_stage": True, "latent_dim": None},
-            r"^VAE: two_stage needs flat codes; give latent_dim, or a diffusion model for maps$",
+            r"^VAE: two_stage needs flat codes; give latent_dim, or diffusion for maps$",
+        ),
+        ({"ssim_sigma": 0.0}, r"^VAE: ssim_sigma is 0.0; give a number of pixels above 0$"),
+        (
+            {"reconstruction": "ms_ssim", "balance": "beta"},
+            r"^VAE: windows of ssim_sigma=1.5 do not fit into 8 pixels; lower it$",
         ),
         ({"gamma_init": 0.0}, r"^BalancedGamma: start is 0.0; give a number above 0$"),
         ({"image_size": 9}, r"^images of 9 x 9 pixels cannot be halved to a 2th; give sides that are multiples of 2"),
