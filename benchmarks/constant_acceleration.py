@@ -75,6 +75,6 @@ def _bare(model: DiffusionModel, data: Tensor, label: Tensor) -> Callable[[], No
 
 
 def _descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]  # torch's, without types
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -45,7 +45,7 @@ def train(network: nn.Module, loss: Callable[[int], Tensor], steps: int, rate: f
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     for step in range(steps):
         adam.zero_grad()
-        loss(step).backward()  # type: ignore[no-untyped-call]  # torch's, without types
+        loss(step).backward()
         adam.step()
         schedule.step()
 

@@ -171,13 +171,15 @@ class Consistency(Process):
             noise, divergence = self.emitted(network["encoder"], data, noise, label)
         elif self.coupling == "optimal":
             noise = coupled(data, noise, label)
-        sigma, lower = (it.to(data) for it in self.pair(uniform, progress))
+        pair = self.pair(uniform, progress)
+        # Neighbours may be one number in half precision.
+        gap, (sigma, lower) = pair[0] - pair[1], (it.to(data) for it in pair)
         # The stream of random numbers is where it was when the target is told.
         with torch.random.fork_rng([data.device] if data.is_cuda else []):
             told = self.estimate(generator, self.noised(data, noise, sigma), sigma, label)
         with torch.no_grad():
             target = self.estimate(generator, self.noised(data, noise, lower), lower, label)
-        consistency = (pseudo_huber(told - target, self.huber) / (sigma - lower)).mean()
+        consistency = (pseudo_huber(told - target, self.huber) / gap).mean()
         if divergence is None:
             return {"loss": consistency}
         high, below = self.pair(uniform.new_ones(1), progress)
@@ -212,6 +214,7 @@ class Consistency(Process):
         generator = network["generator"] if variational else network
 
         def noised(data: Tensor, fresh: Tensor, sigma: Tensor) -> Tensor:
+            # Where there is no image a stand-in may answer for the encoder.
             if variational and len(data):
                 fresh, _ = self.emitted(network["encoder"], data, fresh, label)
             return self.noised(data, fresh, sigma)
