@@ -5,6 +5,7 @@ That a step is the paper's is proved in `test_dcgan.py` and `test_colourisation.
 
 import copy
 import math
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -112,6 +113,13 @@ def test_a_file_is_written_every_so_many_batches(every, tmp_path):
     quiet_trainer(max_epochs=1, callbacks=[writer], enable_checkpointing=True).fit(tiny(), images())
 
     assert {path.name for path in tmp_path.iterdir()} == {f"step={step}.ckpt" for step in range(every, 9, every)}
+
+
+def test_lightning_writes_no_file_by_the_clock_where_modules_step_by_themselves(tmp_path):
+    writer = ModelCheckpoint(tmp_path, train_time_interval=timedelta(0))
+    quiet_trainer(max_epochs=1, callbacks=[writer], enable_checkpointing=True).fit(tiny(), images())
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("interval", "halvings"), [("epoch", 2), ("step", 10)])

@@ -168,9 +168,21 @@ def test_row_258_it_learns_the_colours_of_photographs(size, channels, steps):
     trainer = quiet_trainer(max_steps=steps)
     trainer.fit(model, batches(steps, size))
     (found,) = trainer.validate(model, batches(1, size), verbose=False)
+    lab = model.lab(photographs(size))
+    cut = (to_lab(from_lab(lab)) - lab)[:, 0].abs()
 
     assert found["val/l1"] < 0.25 * found["val/grey_l1"]
     assert found["val/psnr"] > 30
+    # Few made colours are such that no screen has them, and cutting those moves lightness, 0..100, by little.
+    assert cut.mean() < 0.1 and cut.max() < 5
+
+
+def test_cutting_colours_that_no_screen_has_can_move_lightness_far():
+    light = torch.linspace(0, 100, 11)
+    lab = torch.cartesian_prod(light, *[torch.tensor([-110.0, 0.0, 110.0])] * 2)[:, :, None, None]
+    cut = (to_lab(from_lab(lab)) - lab)[:, 0].abs()
+
+    assert 30 < cut.max() < 40 and cut[lab[:, 1:].abs().sum(1) == 0].max() < 1e-2
 
 
 def test_validation_measures_what_a_grey_image_would_miss():
