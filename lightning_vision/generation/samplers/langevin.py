@@ -18,6 +18,7 @@ def annealed_langevin(
     draw: Callable[[Tensor], Tensor] = torch.randn_like,
     known: Tensor | None = None,
     mask: Tensor | None = None,
+    denoise: bool = False,
 ) -> Tensor:
     """At each level x <- x + a / 2 s(x) + sqrt(a) z, with a = eps sigma_i^2 / sigma_L^2 (algorithm 1).
 
@@ -33,6 +34,8 @@ def annealed_langevin(
         draw: Makes standard normal numbers like x.
         known: Pixels that are known, of x's shape.
         mask: bool, broadcasts to x, True where they are.
+        denoise: End with the image that x is expected to be, x + sigma_L^2 s(x), instead of one that still has noise of
+            the last level (Jolicoeur-Martineau et al. 2021, arXiv:2009.05475).
 
     Returns:
         x after all levels.
@@ -45,4 +48,6 @@ def annealed_langevin(
             if known is not None and mask is not None:
                 x = torch.where(mask, known + sigma * draw(x), x)
             x = x + length / 2 * score(x, level) + length.sqrt() * draw(x)
+    if denoise:
+        x = x + sigmas[-1].square() * score(x, len(sigmas) - 1)
     return x if known is None or mask is None else torch.where(mask, known, x)

@@ -241,3 +241,17 @@ def test_row_180_a_scaled_answer_over_sigma_is_the_score():
     torch.testing.assert_close(scaled.loss(answer, data, noise, uniform), plain.loss(score, data, noise, uniform))
     torch.testing.assert_close(scaled.score(answer)(data, 2), plain.score(score)(data, 2))
     assert (plain.score(answer)(data, 2) - plain.score(score)(data, 2)).abs().max() > 1e-2
+
+
+def test_row_180_a_walk_may_end_with_the_expected_image():
+    """Of a point at c with noise of the level the score is (c - x) / sigma^2, so that the end is c itself."""
+    process, centre = NCSN(sigma_begin=2.0, sigma_end=0.5, levels=3), torch.full((4, 1, 2, 2), 3.0)
+
+    def score(x, time, label):
+        return (centre - x) / process.sigmas[(time * 3).round().long()].view(-1, 1, 1, 1) ** 2
+
+    noise = torch.randn(4, 1, 2, 2)
+    plain, ended = (process.sample(score, noise, 5, eps=0.05, denoise=it) for it in (False, True))
+
+    torch.testing.assert_close(ended, centre)
+    assert (plain - centre).abs().max() > 0.2
