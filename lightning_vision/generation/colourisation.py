@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, final
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
+from torch import Tensor, nn
+from torchmetrics.image import PeakSignalNoiseRatio
 
 from lightning_vision.images import read_image
 
@@ -31,7 +31,8 @@ class ColourisationGAN(AdversarialModule):
     and colours are made at `image_size` and enlarged. Needs `pip install "lightning_vision[colour]"`.
 
     Logs, besides `loss` (what the generator minimises) and `discriminator`: `adversarial` and `l1`, its terms without
-    their factors; in validation and test also `grey_l1`, what l1 is without any colour, and `psnr` of the pixels, dB.
+    their factors; in validation and test also `grey_l1`, what l1 is without any colour, and `psnr` of all pixels together,
+    dB.
 
     Args:
         lambda_l1: Factor on the mean absolute difference of a and b, both over 110; at least 0, neutral 0.
@@ -119,6 +120,7 @@ class ColourisationGAN(AdversarialModule):
         self.network = Adversaries(
             ColourUNet(self.image_size, channels, levels), DCGANDiscriminator(self.image_size, 3, channels)
         )
+        self.psnr = nn.ModuleDict({stage: PeakSignalNoiseRatio(data_range=1.0) for stage in ("val", "test")})
 
     def setup(self, stage: str) -> None:
         """As `VisionModule`.
@@ -154,6 +156,17 @@ class ColourisationGAN(AdversarialModule):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._measure("test", batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+        super().on_validation_epoch_end()
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test")
+        super().on_test_epoch_end()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.colourise(image)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """`{"index": (B,), "image": uint8 (B, 3, H, W)}`, colourised; the index where the batch has one."""
@@ -212,9 +225,14 @@ class ColourisationGAN(AdversarialModule):
         image = self._unit(_image(batch)).float()
         assert forgery.condition is not None
         made = from_lab(torch.cat([50 * (forgery.condition + 1), MOST * forgery.fake.float()], dim=1))
-        psnr = peak_signal_noise_ratio(made, image, data_range=1.0, dim=(1, 2, 3))
-        terms = {**self.terms(forgery), "grey_l1": forgery.real.abs().mean(), "psnr": psnr}
-        self.scalars.log(stage, terms, len(image))
+        self.psnr[stage].update(made, image)
+        self.scalars.log(stage, {**self.terms(forgery), "grey_l1": forgery.real.abs().mean()}, len(image))
+
+    def _finish(self, stage: str) -> None:
+        metric: Any = self.psnr[stage]
+        # Equal on all ranks, of which their maximum is exact; without `sync_dist` Lightning advises to set it.
+        self.log(f"{stage}/psnr", metric.compute(), sync_dist=True, reduce_fx="max")
+        metric.reset()
 
     def _colours(self, light: Tensor) -> Tensor:
         """a and b `(B, 2, H, W)` for L `(B, 1, H, W)` of any size."""

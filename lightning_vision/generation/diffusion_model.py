@@ -230,7 +230,11 @@ class DiffusionModel(ImageGenerator):
             )
         calls = _Calls(guidance, self.num_classes)
         several = isinstance(parts, (nn.ModuleDict, dict))
-        asked: Any = {name: calls.counted(it) for name, it in parts.items()} if several else calls.counted(parts)
+        asked: Any = (
+            calls.counted(parts)
+            if not several
+            else {name: calls.counted(it, name not in self.process.unguided) for name, it in parts.items()}
+        )
         made = self.process.sample(asked, noise, steps, label, sampler, draws.like, edit, **further)
         self.network_calls = calls.count
         return made
@@ -260,11 +264,12 @@ class _Calls:
     def __init__(self, guidance: float, num_classes: int) -> None:
         self.guidance, self.num_classes, self.count = guidance, num_classes, 0
 
-    def counted(self, network: Network) -> Network:
-        asked = guided(network, self.guidance, self.num_classes)
+    def counted(self, network: Network, follows: bool = True) -> Network:
+        weight = self.guidance if follows else 0.0
+        asked = guided(network, weight, self.num_classes)
 
         def answer(x: Tensor, time: Tensor, label: Any) -> Tensor:
-            self.count += 2 if self.guidance else 1
+            self.count += 2 if weight else 1
             return asked(x, time, label)
 
         return answer

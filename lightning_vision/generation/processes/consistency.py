@@ -83,6 +83,7 @@ class Consistency(Process):
     """
 
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {"multistep": multistep_consistency}
+    unguided: ClassVar[tuple[str, ...]] = ("encoder",)
 
     coupling: Literal["variational", "independent", "optimal"] = "variational"
     beta: float = 10.0

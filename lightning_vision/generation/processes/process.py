@@ -26,6 +26,8 @@ class Process(ABC):
 
     # Samplers by name, the first one is taken where none is named.
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]]
+    # Of several networks those whose answers guidance leaves as they are.
+    unguided: ClassVar[tuple[str, ...]] = ()
 
     def build(self, make: Callable[..., nn.Module], channels: int) -> nn.Module:
         """The network, or a `nn.ModuleDict` of several, that the process asks.

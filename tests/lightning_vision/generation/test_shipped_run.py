@@ -37,4 +37,4 @@ def test_flow_matching_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert verdict.distance <= 3
     assert verdict.variance >= 0.5
     assert verdict.near <= 0.05
-    assert len(list(tmp_path.glob("flow/version_0/media/val/samples/*.png"))) == 10
+    assert len(list(tmp_path.glob("flow/version_0/media/val/sample_sheet/*.png"))) == 10
