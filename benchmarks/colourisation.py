@@ -39,6 +39,6 @@ def rows(quick: bool) -> list[Row]:
     times = take_turns(sides, 1 if quick else 15)
     what = f"`to_lab`, {count} images of 256 pixels"
     return [
-        *step_rows(f"`ColourisationGAN`, {count} photographs of 64 pixels", make, (image,), forge, quick),
+        *step_rows(f"training step, {count} photographs of 64 pixels", make, (image,), forge, quick),
         Row.slowdown(what, "scikit-image's `rgb2lab`", times["ours"]["cpu"], times["peer"]["cpu"], "cpu"),
     ]

@@ -1,18 +1,19 @@
-"""A training step of DCGAN beside bare loops over the same networks."""
+"""A training step of DCGAN and sampling beside bare loops over the same networks."""
 
 import torch
+from torch import Tensor
 
 from lightning_vision.generation import DCGAN
 from lightning_vision.generation.adversarial import AdversarialModule
 
 from .adversarial_steps import Made, step_rows
-from .side_by_side import Row
+from .side_by_side import Row, take_turns, unprepared
 
 __all__ = ["rows"]
 
 
 def rows(quick: bool) -> list[Row]:
-    """Train on 64 images of 32 pixels, with labels.
+    """Train on 64 images of 32 pixels, with labels; sample 256.
 
     Args:
         quick: One repetition with four images.
@@ -27,4 +28,17 @@ def rows(quick: bool) -> list[Row]:
     def forge(model: AdversarialModule) -> Made:
         return image, model.network.generator(torch.randn(count, 100), label), label, 0.0
 
-    return step_rows(f"`DCGAN`, {count} images of 32 pixels", make, (image, label), forge, quick)
+    model, labels = make().eval(), torch.arange(4 * count) % 10
+
+    @torch.no_grad()
+    def bare() -> Tensor:
+        found: Tensor = model.network.generator(torch.randn(4 * count, 100), labels)
+        return found
+
+    sides = {"ours": unprepared(lambda: model.sample(4 * count, label=labels)), "peer": unprepared(bare)}
+    times = take_turns(sides, 1 if quick else 15)
+    what = f"sampling {4 * count} images, each of its own draws"
+    return [
+        *step_rows(f"training step, {count} images of 32 pixels", make, (image, label), forge, quick),
+        Row.slowdown(what, "a bare pass", times["ours"]["cpu"], times["peer"]["cpu"], "cpu"),
+    ]

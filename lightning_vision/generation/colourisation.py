@@ -13,7 +13,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from lightning_vision.images import read_image
 
 from .adversarial import AdversarialModule, Adversaries, Forgery, gan_adam
-from .lab import from_lab, require_kornia, to_lab
+from .lab import from_lab, require_kornia, to_bytes, to_lab
 from .networks.colour_unet import ColourUNet
 from .networks.dcgan import DCGANDiscriminator
 
@@ -31,13 +31,11 @@ class ColourisationGAN(AdversarialModule):
     and colours are made at `image_size` and enlarged. Needs `pip install "lightning_vision[colour]"`.
 
     Logs, besides `loss` (what the generator minimises) and `discriminator`: `adversarial` and `l1`, its terms without
-    their factors; in validation and test also `grey_l1`, what l1 is without any colour, and `psnr` of all pixels together,
-    dB.
+    their factors; in validation and test also `grey_l1`, l1 of no colour at all, and `psnr` of all pixels, dB.
 
     Args:
         lambda_l1: Factor on the mean absolute difference of a and b, both over 110; at least 0, neutral 0.
-        adversarial_weight: Factor on the adversarial loss, at least 0; 0, neutral, is a plain regression, without a
-            discriminator's step.
+        adversarial_weight: Factor on the adversarial loss, at least 0; with 0, neutral, it is plain regression.
         label_smoothing: What is taken from the discriminator's target of real photographs, 0 to below 1; neutral 0.
         channels: Of the finest level of both networks; each coarser one has twice as many, up to eight times these.
         levels: How often the generator halves the sides; None is as many as leave at least 2 pixels.
@@ -109,12 +107,13 @@ class ColourisationGAN(AdversarialModule):
                 f"ColourisationGAN: lambda_l1 is {lambda_l1} and adversarial_weight {adversarial_weight}; give numbers "
                 "of at least 0, one of them above"
             )
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"ColourisationGAN: label_smoothing is {label_smoothing}; give a number from 0 to below 1")
-        if channels < 1:
-            raise ValueError(f"ColourisationGAN: channels is {channels}; give at least 1")
+        if not 0 <= label_smoothing < 1 or channels < 1:
+            raise ValueError(
+                f"ColourisationGAN: label_smoothing is {label_smoothing} and channels {channels}; give a number from 0 "
+                "to below 1, and at least 1"
+            )
         size = 32 if image_size is None else image_size
-        self.image_size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.image_size = (size, size) if isinstance(size, int) else (size[0], size[1])
         self.weights = {"adversarial": adversarial_weight, "l1": lambda_l1}
         self.label_smoothing = label_smoothing
         self.network = Adversaries(
@@ -171,7 +170,7 @@ class ColourisationGAN(AdversarialModule):
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """`{"index": (B,), "image": uint8 (B, 3, H, W)}`, colourised; the index where the batch has one."""
         kept = {"index": batch["index"]} if isinstance(batch, Mapping) and "index" in batch else {}
-        return {**kept, "image": _bytes(from_lab(self.lab(_image(batch))))}
+        return {**kept, "image": to_bytes(self.lab(_image(batch)))}
 
     def colourise(self, image: Tensor) -> Tensor:
         """Images with made colours, normalised as they came.
@@ -200,24 +199,17 @@ class ColourisationGAN(AdversarialModule):
         return torch.cat([light, made], dim=1)
 
     def predict(self, paths: Sequence[str | Path] | str | Path) -> list[Tensor]:
-        """Colourise photographs, of any size and mode, with colours or without.
-
-        Args:
-            paths: Files.
-
-        Returns:
-            uint8 `(3, H, W)` of each, of its own size.
+        """Colourise image files of any mode, each at its own size: uint8 `(3, H, W)`.
 
         Raises:
             FileNotFoundError: a file does not exist.
             ValueError: a file is no image.
         """
-        files = [paths] if isinstance(paths, str | Path) else paths
         made = []
-        for file in files:
+        for file in [paths] if isinstance(paths, str | Path) else paths:
             pixels = read_image(file).to(self.device)[None] / 255
             mean, std = self._statistics(pixels)
-            made.append(_bytes(from_lab(self.lab((pixels - mean) / std)))[0].cpu())
+            made.append(to_bytes(self.lab((pixels - mean) / std))[0].cpu())
         return made
 
     def _measure(self, stage: str, batch: Any, batch_idx: int) -> None:
@@ -225,7 +217,8 @@ class ColourisationGAN(AdversarialModule):
         image = self._unit(_image(batch)).float()
         assert forgery.condition is not None
         made = from_lab(torch.cat([50 * (forgery.condition + 1), MOST * forgery.fake.float()], dim=1))
-        self.psnr[stage].update(made, image)
+        metric: Any = self.psnr[stage]
+        metric.update(made, image)
         self.scalars.log(stage, {**self.terms(forgery), "grey_l1": forgery.real.abs().mean()}, len(image))
 
     def _finish(self, stage: str) -> None:
@@ -236,13 +229,10 @@ class ColourisationGAN(AdversarialModule):
 
     def _colours(self, light: Tensor) -> Tensor:
         """a and b `(B, 2, H, W)` for L `(B, 1, H, W)` of any size."""
-        size = light.shape[-2:]
-        small = (
-            light if size == self.image_size else F.interpolate(light, self.image_size, mode="bilinear", antialias=True)
-        )
+        small = F.interpolate(light, self.image_size, mode="bilinear", antialias=True)
         weight = next(self.network.generator.parameters())
         made: Tensor = MOST * self.network.generator((small / 50 - 1).to(weight)).to(light)
-        return made if size == self.image_size else F.interpolate(made, size, mode="bilinear")
+        return F.interpolate(made, light.shape[-2:], mode="bilinear")
 
     def _unit(self, image: Tensor) -> Tensor:
         """Normalised images as pixels 0..1."""
@@ -250,7 +240,7 @@ class ColourisationGAN(AdversarialModule):
         return (image * std + mean).clamp(0, 1)
 
     def _statistics(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation `(3, 1, 1)` by which images are normalised; 0.5 where nobody has said."""
+        """Mean and deviation `(3, 1, 1)` by which images are normalised; 0.5 where nobody has said."""
         told = self.preprocessing or {}
         mean, std = (torch.tensor(told.get(name, [0.5] * 3)).to(image).view(-1, 1, 1) for name in ("mean", "std"))
         return mean, std
@@ -259,7 +249,3 @@ class ColourisationGAN(AdversarialModule):
 def _image(batch: Any) -> Tensor:
     image: Tensor = batch["image"] if isinstance(batch, Mapping) else batch[0]
     return image
-
-
-def _bytes(pixels: Tensor) -> Tensor:
-    return pixels.mul(255).round().to(torch.uint8)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["from_lab", "require_kornia", "to_lab"]
+__all__ = ["from_lab", "require_kornia", "to_bytes", "to_lab"]
 
 
 def to_lab(pixels: Tensor) -> Tensor:
@@ -37,6 +37,11 @@ def from_lab(lab: Tensor) -> Tensor:
     with torch.autocast(lab.device.type, enabled=False):
         found: Tensor = _color().lab_to_rgb(lab, clip=True)
     return found
+
+
+def to_bytes(lab: Tensor) -> Tensor:
+    """The same as uint8 `(B, 3, H, W)`."""
+    return from_lab(lab).mul(255).round().to(torch.uint8)
 
 
 def require_kornia(owner: str) -> None:

@@ -79,7 +79,7 @@ def test_the_benchmarks_of_the_default_run_use_all_that_benchmarks_share() -> No
 
     assert chosen(used) == ["b", "d"]
     assert set().union(*map(imports, BY_DEFAULT)) == set().union(*map(imports, NAMES))
-    assert len(BY_DEFAULT) <= 10
+    assert len(BY_DEFAULT) <= 11
 
 
 def test_the_command_writes_the_rows_that_it_prints_into_the_page(tmp_path: Path) -> None:
