@@ -163,7 +163,10 @@ class Scoring(Making):
             pl_module.log("/".join(filter(None, (stage, self.name, name))), value, sync_dist=True)
         if trainer.is_global_zero and self._network is not None:
             made_so = ", ".join([f"seed {self.seed}", *self.circumstances(trainer, pl_module)])
-            print(f"{stage}: {samples} made images ({made_so}) beside {count} real ones, by {self._network.name}")
+            source = "" if self._known is None else f" of {self.statistics}"
+            print(
+                f"{stage}: {samples} made images ({made_so}) beside {count} real ones{source}, by {self._network.name}"
+            )
 
     def ends(self, trainer: Trainer, pl_module: LightningModule, stage: Stage) -> None:
         self._parts = []
@@ -210,7 +213,7 @@ class Scoring(Making):
         rows = torch.cat([torch.zeros(0, width, device=pl_module.device), *(it for it, _ in self._parts)])
         order = torch.arange(len(rows), device=rows.device) * trainer.world_size + trainer.global_rank
         labels = [it for _, it in self._parts if it is not None]
-        labels_too = torch.cat(labels) if sum(map(len, labels)) == len(rows) else torch.full_like(order, -1)
+        labels_too = torch.cat(labels) if labels and sum(map(len, labels)) == len(rows) else torch.full_like(order, -1)
         rows, labels_too = in_order(trainer, order, rows, labels_too)
         self._parts = []
         return Reference(rows.cpu(), labels_too.cpu() if (labels_too >= 0).any() else None, self._shape)

@@ -35,8 +35,8 @@ class SampleFolder:
     path: Path
 
     @classmethod
-    def open(cls, path: Path, checkpoint: Path, settings: dict[str, Any], overwrite: bool) -> "SampleFolder":
-        """A folder to write into, which holds nothing but images made with the same settings.
+    def open(cls, path: Path, checkpoint: Path, settings: dict[str, Any], num: int, overwrite: bool) -> "SampleFolder":
+        """A folder to write `num` images into, which holds nothing but images made with the same settings.
 
         Raises:
             FileExistsError: it holds something else, and `overwrite` is off.
@@ -47,7 +47,8 @@ class SampleFolder:
         with checkpoint.open("rb") as file:
             told = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), **settings}
         present = sorted(it.name for it in path.iterdir()) if path.is_dir() else []
-        own = [name for name in present if OWN.fullmatch(name)]
+        # Without what they were made with, files of such names are somebody else's.
+        own = [name for name in present if OWN.fullmatch(name)] if SETTINGS in present else []
         foreign = [name for name in present if name not in own]
         if foreign and not overwrite:
             raise FileExistsError(
@@ -58,6 +59,9 @@ class SampleFolder:
                 raise FileExistsError(f"{path} holds images made otherwise; choose another --out or add --overwrite")
             for name in own:
                 (path / name).unlink()
+        if not own:
+            for number in range(num):
+                (path / f"{number:06d}.png").unlink(missing_ok=True)
         prepare_folder(path, "choose another --out")
         (path / SETTINGS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         return cls(path)
@@ -65,6 +69,11 @@ class SampleFolder:
     def file(self, number: int) -> Path:
         """The file of an image by its number."""
         return self.path / f"{number:06d}.png"
+
+    def missing(self, count: int) -> list[int]:
+        """Numbers of the first images that are not there."""
+        there = {it.name for it in self.path.glob("*.png")}
+        return [number for number in range(count) if self.file(number).name not in there]
 
     def write(self, number: int, image: Tensor) -> None:
         """Write uint8 `(C, H, W)`, so that whatever happens a file is whole."""

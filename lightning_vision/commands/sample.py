@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch
+from lightning.pytorch import LightningDataModule
 from lightning.pytorch.cli import SaveConfigCallback
-from torch.utils.data import DataLoader, Dataset
+from lightning.pytorch.plugins.precision import Precision
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from lightning_vision.commands._report import print_table, require
 from lightning_vision.commands._sample_files import GRID, SampleFolder, SampleWriter
@@ -28,7 +30,8 @@ def run(
     """Make images: `000000.png` and so on in a folder, and `grid.png` of the first hundred.
 
     An image follows from the checkpoint, the seed and its own number, whatever the batch size and the number of
-    processes. What an earlier command with the same settings has made in the folder is kept and not made again.
+    processes, in full precision unless --trainer.precision asks for another. What an earlier command with the same
+    settings has made in the folder is kept and not made again.
 
     Args:
         ckpt_path: Checkpoint whose weights make them; with `EMA` in its training these are the average.
@@ -43,7 +46,7 @@ def run(
         overwrite: Write into a folder that holds other files; images of an earlier command are removed, others kept.
 
     Returns:
-        `folder` and `grid`, paths; `count`, the images in the folder, and `made`, those of this command.
+        `folder` and `grid`, paths; `count`, the images that were asked for, and `made`, those made by this command.
 
     Raises:
         ValueError: the module makes no images, or an option is out of its range.
@@ -60,22 +63,28 @@ def run(
             raise ValueError(f"--{name} {count}: give at least {least}")
     _set(model, steps=steps, guidance=guidance, sampler=sampler)
     classes = [label] if isinstance(label, int) else label
+    if classes == []:
+        raise ValueError("--label is an empty list; give classes, or leave it out")
     labels = model.labels_of(None if classes is None else [classes[it % len(classes)] for it in range(num)], range(num))
-    settings = {"seed": seed, "label": classes, **model.sampling()}
-    folder = SampleFolder.open(Path(out).absolute(), Path(ckpt_path), settings, overwrite)
-    missing = [number for number in range(num) if not folder.file(number).exists()]
+    if not any(word.startswith("--trainer.precision") for word in cli.words):
+        # A run's mixed precision is for training: rounded to bfloat16, an image would depend on those beside it.
+        cli.trainer.strategy.precision_plugin = Precision()
+    settings = {"seed": seed, "label": classes, "precision": str(cli.trainer.precision), **model.sampling()}
+    folder = SampleFolder.open(Path(out).absolute(), Path(ckpt_path), settings, num, overwrite)
+    orders = _Orders(folder, num, labels, seed, batch_size)
     if cli.run_dir is None:  # nobody asked for logs, and there is nothing to log
         cli.trainer.loggers = []
         cli.trainer.callbacks = [item for item in cli.trainer.callbacks if not isinstance(item, SaveConfigCallback)]
     cli.trainer.callbacks.append(SampleWriter(folder))
-    if missing:
-        loader = DataLoader(_Orders(missing, None if labels is None else labels[missing], seed), batch_size)
-        cli.trainer.predict(model, loader, ckpt_path=ckpt_path, weights_only=True, return_predictions=False)
+    if cli.trainer.world_size > 1 or folder.missing(num):
+        cli.trainer.predict(model, orders, ckpt_path=ckpt_path, weights_only=True, return_predictions=False)
     if cli.trainer.is_global_zero:
+        if left := folder.missing(num):
+            raise ValueError(f"{len(left)} of {num} images are not made; leave --trainer.limit_predict_batches out")
         folder.draw(num)
-        rows = {"images": f"{num} ({len(missing)} made now)", "folder": str(folder.path), "grid": GRID}
+        rows = {"images": f"{num} ({orders.made} made now)", "folder": str(folder.path), "grid": GRID}
         print_table("sampled", {**rows, "weights": _weights(cli.checkpoint), **_spent(model), "seed": str(seed)})
-    return {"folder": str(folder.path), "grid": str(folder.path / GRID), "count": num, "made": len(missing)}
+    return {"folder": str(folder.path), "grid": str(folder.path / GRID), "count": num, "made": orders.made}
 
 
 def _set(model: ImageGenerator, **settings: Any) -> None:
@@ -94,18 +103,32 @@ def _set(model: ImageGenerator, **settings: Any) -> None:
     model.check_sampling()
 
 
-class _Orders(Dataset[dict[str, int]]):
-    """What images are to be made, by their numbers."""
+class _Orders(LightningDataModule):
+    """What images are to be made, dealt out to the processes.
 
-    def __init__(self, numbers: list[int], labels: torch.Tensor | None, seed: int) -> None:
-        self.numbers, self.labels, self.seed = numbers, labels, seed
+    Args:
+        folder: Which of them are there already, as the first process sees it.
+        num: How many are wanted.
+        labels: Of each, None where the module reads none.
+        seed: Of all.
+        batch_size: Of each process.
+    """
 
-    def __len__(self) -> int:
-        return len(self.numbers)
+    def __init__(self, folder: SampleFolder, num: int, labels: Tensor | None, seed: int, batch_size: int) -> None:
+        super().__init__()
+        self.folder, self.num, self.labels, self.seed, self.batch_size = folder, num, labels, seed, batch_size
+        self.made = 0
 
-    def __getitem__(self, place: int) -> dict[str, int]:
-        label = {} if self.labels is None else {"label": int(self.labels[place])}
-        return {"number": self.numbers[place], "seed": self.seed, **label}
+    def predict_dataloader(self) -> DataLoader[dict[str, int]]:
+        assert self.trainer is not None
+        # Only now all processes are there, and while one looks another may write.
+        missing = self.trainer.strategy.broadcast(self.folder.missing(self.num))
+        self.made = len(missing)
+        orders = [{"number": number, "seed": self.seed} for number in missing]
+        if self.labels is not None:
+            orders = [order | {"label": int(self.labels[order["number"]])} for order in orders]
+        dataset: Any = orders
+        return DataLoader(dataset, batch_size=self.batch_size)
 
 
 def _weights(checkpoint: dict[str, Any]) -> str:

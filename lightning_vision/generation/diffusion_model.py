@@ -200,7 +200,29 @@ class DiffusionModel(ImageGenerator):
 
     def sampling(self) -> dict[str, Any]:
         names = ("steps", "guidance", "sampler", "sampler_settings")
-        return {name: getattr(self, name) for name in names}
+        return {"process": _described(self.process), **{name: getattr(self, name) for name in names}}
+
+    def setup(self, stage: str) -> None:
+        """As `ImageGenerator`.
+
+        Raises:
+            ValueError: as there; the VAE was trained on images normalised otherwise; or the process follows the
+                training's progress, and nobody knows how long it will be.
+        """
+        super().setup(stage)
+        told = self.preprocessing or {}
+        for name, trained in (self.latent.normalised if self.latent else {}).items():
+            if name in told and list(told[name]) != trained:
+                raise ValueError(
+                    f"the VAE was trained on images with {name} {trained} and these have {list(told[name])}; normalise "
+                    "them alike"
+                )
+        endless = self.trainer.max_epochs in (None, -1) and self.trainer.max_steps == -1
+        if stage == "fit" and self.process.scheduled and endless:
+            raise ValueError(
+                f"{type(self.process).__name__} changes with the training's progress, which nobody knows; give "
+                "max_epochs or max_steps"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.latent is not None:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from lightning_vision.base.draws import seeded
 
 __all__ = ["Draws"]
 
@@ -26,13 +25,18 @@ class Draws:
     """
 
     def __init__(self, seed: int, numbers: Sequence[int]) -> None:
-        self._streams = [seeded(seed, int(number)) for number in numbers]
+        # numpy's: torch's on the CPU know no more than 2^32 seeds, so that of a million images a hundred were alike.
+        self._streams = [
+            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(int(number),))))
+            for number in numbers
+        ]
 
     def normal(self, *shape: int) -> Tensor:
         """Fresh numbers `(B, *shape)`, float32."""
         if not self._streams:
             return torch.zeros(0, *shape)
-        return torch.stack([torch.randn(shape, generator=stream) for stream in self._streams])
+        drawn = [stream.standard_normal(shape, dtype=np.float32) for stream in self._streams]
+        return torch.from_numpy(np.stack(drawn))
 
     def like(self, x: Tensor) -> Tensor:
         """Fresh numbers of the shape, kind and device of x `(B, ...)`."""

@@ -27,7 +27,6 @@ class LatentSpace(nn.Module):
     Reference: Rombach et al. 2022, arXiv:2112.10752, section 3.1 and, for the scale, appendix G
     """
 
-    scale: Tensor
     vae: Any
 
     def __init__(self, vae: nn.Module, scale: float | None = None, description: Any = None) -> None:
@@ -37,8 +36,18 @@ class LatentSpace(nn.Module):
         if missing := [name for name in ("encode", "decode") if not callable(getattr(vae, name, None))]:
             raise ValueError(f"the {type(vae).__name__} given as latent_vae has no `{missing[0]}`; give a VAE")
         self.vae, self.description = vae.eval().requires_grad_(False), description
-        # 0 stands for not yet measured; in the checkpoint, so that codes mean the same wherever it is loaded.
-        self.register_buffer("scale", torch.tensor(scale or 0.0))
+        # No buffer: an average of the weights would begin with it before it is measured.
+        self.scale = scale
+        told = getattr(vae, "preprocessing", None) or {}
+        self.normalised = {name: list(told[name]) for name in ("mean", "std") if name in told}
+
+    def get_extra_state(self) -> dict[str, float | None]:
+        """The scale, for checkpoints: codes mean the same wherever one is loaded."""
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state: dict[str, float | None]) -> None:
+        """Take the scale from a checkpoint."""
+        self.scale = state["scale"]
 
     @classmethod
     def of(cls, vae: Any, scale: float | None) -> "LatentSpace":
@@ -74,18 +83,18 @@ class LatentSpace(nn.Module):
     @torch.no_grad()
     def measure(self, image: Tensor, gathered: Callable[[Tensor], Any]) -> None:
         """Set the scale by the codes of images, once; `gathered` brings all processes' numbers together."""
-        if self.scale == 0:
-            square = self.vae.encode(image)[0].square().mean()
-            self.scale.copy_(gathered(square).mean().rsqrt())
+        if self.scale is None:
+            variance = self.vae.encode(image)[0].float().var()
+            self.scale = float(gathered(variance).mean().rsqrt())
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:
         """Scaled codes `(B, L, h, w)`: the means, without the VAE's noise."""
         code: Tensor = self.vae.encode(image)[0]
-        return code if self.scale == 0 else code * self.scale
+        return code if self.scale is None else code * self.scale
 
     @torch.no_grad()
     def decode(self, code: Tensor) -> Tensor:
         """Images of scaled codes."""
-        image: Tensor = self.vae.decode(code if self.scale == 0 else code / self.scale)
+        image: Tensor = self.vae.decode(code if self.scale is None else code / self.scale)
         return image

@@ -148,7 +148,7 @@ def test_their_network_without_labels_or_with_too_few_rows():
 
     assert isinstance(plain.network, FromDiffusers)
     assert plain.sample(1).shape == (1, 1, 8, 8)
-    with pytest.raises(
-        ValueError, match=r"tells 0 labels apart and num_classes is 3; build it with num_class_embeds=4"
-    ):
-        tiny_diffusion(network=unet(), network_settings=None)
+    for rows in (None, 3):
+        said = rf"tells {rows or 0} labels apart and num_classes is 3; build it with num_class_embeds=4"
+        with pytest.raises(ValueError, match=said):
+            tiny_diffusion(network=unet(num_class_embeds=rows), network_settings=None)

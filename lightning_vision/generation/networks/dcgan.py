@@ -36,7 +36,7 @@ def halvings(image_size: tuple[int, int], levels: int | None, smallest: int = 4)
         sides = " x ".join(map(str, image_size))
         raise ValueError(
             f"images of {sides} pixels can be halved {possible} times, and {levels} halvings are wanted; give sides "
-            "that are multiples of a power of two, or other levels"
+            f"that are multiples of {2 ** max(levels, 1)}, or other levels"
         )
     return levels
 

@@ -29,8 +29,9 @@ class FromDiffusers(nn.Module):
     def __init__(self, network: nn.Module, num_classes: int = 0) -> None:
         super().__init__()
         told: Any = network.config
-        rows = told.get("num_class_embeds") or told.get("num_embeds_ada_norm") or 0
-        if num_classes and rows not in (num_classes, num_classes + 1):
+        # The latter's table has one row more by itself.
+        rows = told.get("num_class_embeds") or (told.get("num_embeds_ada_norm") or -1) + 1
+        if num_classes and rows != num_classes + 1:
             raise ValueError(
                 f"the {type(network).__name__} tells {rows} labels apart and num_classes is {num_classes}; build "
                 f"it with num_class_embeds={num_classes + 1}, the last of which stands for no label"

@@ -83,6 +83,7 @@ class Consistency(Process):
     """
 
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]] = {"multistep": multistep_consistency}
+    scheduled: ClassVar[bool] = True
     unguided: ClassVar[tuple[str, ...]] = ("encoder",)
 
     coupling: Literal["variational", "independent", "optimal"] = "variational"

@@ -26,7 +26,7 @@ PREDICTIONS = ("noise", "data", "v")
 def shares_left(schedule: Schedule, steps: int) -> Tensor:
     """a_t of all steps, float64 `(T,)`, falling.
 
-    `linear`: the variance added rises from 0.0001 to 0.02 as in a thousand steps, in proportion to their number (Ho et
+    `linear`: the variance added rises from 0.0001 to 0.02 as in a thousand steps, more where there are fewer (Ho et
     al. 2020); `cosine`: a_t is the squared cosine of a time that is never quite the end (Nichol and Dhariwal 2021,
     arXiv:2102.09672, equation 17), no step adding more than 0.999.
     """

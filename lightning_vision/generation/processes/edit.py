@@ -13,7 +13,8 @@ class Edit:
     """An image that sampling starts from (image to image), or whose pixels it keeps (inpainting).
 
     Samplers ask for estimates of the image behind the noise. Of known pixels the estimate is what they are, so any
-    sampler leads them there, and the rest is made to fit.
+    sampler leads them there, and the rest is made to fit: better by samplers that draw fresh noise (`ddpm`, `ddim` with
+    `eta: 1.0`, `langevin`), for a solver carries the first noise of known pixels along and sees less of them.
 
     Args:
         image: `(B, C, H, W)`, normalised as the training's.

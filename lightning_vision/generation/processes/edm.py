@@ -83,8 +83,10 @@ class EDM(Process):
 
     def loss(self, network: Network, data: Tensor, noise: Tensor, uniform: Tensor, label: Any = None) -> Tensor:
         """The squared error of D, F's counting alike at each level (equation 8); F is told ln(sigma) / 4."""
-        normal = torch.special.ndtri(uniform.to(data).clamp(1e-6, 1 - 1e-6))
-        sigma = (self.location + self.scale * normal).exp()
+        # Half precision would round 1 - 1e-6 to 1.
+        wide = uniform.to(torch.promote_types(data.dtype, torch.float32))
+        normal = torch.special.ndtri(wide.clamp(1e-6, 1 - 1e-6))
+        sigma = (self.location + self.scale * normal).exp().to(data)
         weight = along((sigma.square() + self.data_std**2) / (sigma * self.data_std).square(), data)
         denoised = self.denoised(network, data + along(sigma, data) * noise, sigma, label)
         return (weight * (denoised - data).square()).mean()

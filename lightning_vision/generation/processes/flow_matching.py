@@ -34,11 +34,12 @@ def coupled(data: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
     Reference: Pooladian et al. 2023, arXiv:2304.14772; Tong et al. 2024, arXiv:2302.00482; labels: Cheng and Schwing
         2025, arXiv:2503.10636
     """
-    distance = torch.cdist(data.flatten(1).double(), noise.flatten(1).double()).square()
+    distance = torch.cdist(data.flatten(1).cpu().double(), noise.flatten(1).cpu().double()).square()
     if label is not None:
+        label = label.cpu()
         # More than any exchange could gain.
         distance += (label[:, None] != label).to(distance) * (distance.sum() + 1)
-    _, order = linear_sum_assignment(distance.cpu().numpy())
+    _, order = linear_sum_assignment(distance.numpy())
     return noise[torch.from_numpy(order).to(noise.device)]
 
 
@@ -99,7 +100,8 @@ class FlowMatching(Process):
         """The mean squared error of the velocity, which the network says by x and t."""
         if self.coupling == "optimal":
             noise = coupled(data, noise, label)
-        time = self.time(uniform.to(data))
+        # Half precision would round 1 - 1e-6 to 1.
+        time = self.time(uniform.to(torch.promote_types(data.dtype, torch.float32))).to(data)
         t = along(time, data)
         velocity = network((1 - t) * noise + t * data, time, label)
         return (velocity - (data - noise)).square().mean()

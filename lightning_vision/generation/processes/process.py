@@ -26,6 +26,8 @@ class Process(ABC):
 
     # Samplers by name, the first one is taken where none is named.
     samplers: ClassVar[Mapping[str, Callable[..., Tensor]]]
+    # Whether the loss changes with the training's progress.
+    scheduled: ClassVar[bool] = False
     # Of several networks those whose answers guidance leaves as they are.
     unguided: ClassVar[tuple[str, ...]] = ()
 

@@ -12,7 +12,7 @@ from torchvision.io import decode_image
 
 from lightning_vision import main
 from lightning_vision.callbacks import EMA
-from lightning_vision.generation import Diffusion, DiffusionModel
+from lightning_vision.generation import Diffusion, DiffusionModel, FlowMatching
 from support.generators import tiny_diffusion
 from support.learners import unlabelled
 from support.trainers import QUIET, quiet_trainer
@@ -112,6 +112,31 @@ def test_another_sampler_has_settings_of_its_own(tmp_path: Path) -> None:
     assert torch.equal(images(tmp_path / "samples"), expected)
 
 
+def test_a_runs_mixed_precision_is_for_training(checkpoint: Path, tmp_path: Path) -> None:
+    """In bfloat16 a pixel may depend on the images beside it; who asks for it gets it."""
+    for name, flags in (("plain", []), ("asked", ["--trainer.precision", "bf16-mixed"])):
+        (tmp_path / f"{name}.yaml").write_text("trainer: {precision: bf16-mixed}\n")
+        sampled(checkpoint, tmp_path / name, "--num", "4", "--config", str(tmp_path / f"{name}.yaml"), *flags)
+    sampled(checkpoint, tmp_path / "full", "--num", "4")
+    model = DiffusionModel.load_from_checkpoint(checkpoint)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.pixels(model.sample(4))
+
+    assert torch.equal(images(tmp_path / "plain"), images(tmp_path / "full"))
+    assert torch.equal(images(tmp_path / "asked"), rounded)
+
+
+def test_images_of_another_process_are_not_mixed_in(checkpoint: Path, tmp_path: Path) -> None:
+    sampled(checkpoint, tmp_path / "samples", "--num", "2")
+    model = DiffusionModel.load_from_checkpoint(checkpoint, process=FlowMatching(time_law="logit_normal"))
+    trainer = quiet_trainer()
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "other.ckpt")
+    with pytest.raises(FileExistsError, match="made otherwise"):
+        sampled(tmp_path / "other.ckpt", tmp_path / "samples", "--num", "2")
+    assert "logit_normal" not in (tmp_path / "samples" / "samples.json").read_text()
+
+
 def test_it_tells_what_was_spent_and_whose_weights_they_are(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,14 +155,15 @@ def test_it_tells_what_was_spent_and_whose_weights_they_are(
 def test_other_files_are_never_written_over(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "holiday.png").write_bytes(b"dear to me")
-    with pytest.raises(FileExistsError, match=r"holiday\.png, which is none of these; choose another --out or add --o"):
+    for name in ("holiday.png", "000007.png", "000001.png"):
+        (folder / name).write_bytes(b"dear to me")
+    with pytest.raises(FileExistsError, match=r"000001\.png, which is none of these; choose another --out or add --o"):
         sampled(checkpoint, folder, "--num", "2")
-    assert [it.name for it in folder.iterdir()] == ["holiday.png"]
+    assert len(list(folder.iterdir())) == 3
     sampled(checkpoint, folder, "--num", "2", "--overwrite")
 
-    assert (folder / "holiday.png").read_bytes() == b"dear to me"
-    assert len(list(folder.glob("0*.png"))) == 2
+    assert [(folder / it).read_bytes() for it in ("holiday.png", "000007.png")] == [b"dear to me"] * 2
+    assert Image.open(folder / "000001.png").size == (8, 8)
 
 
 def test_images_made_otherwise_are_kept_unless_told(checkpoint: Path, tmp_path: Path) -> None:
@@ -153,6 +179,7 @@ def test_images_made_otherwise_are_kept_unless_told(checkpoint: Path, tmp_path: 
     ("flags", "message"),
     [
         (["--num", "0"], "--num 0: give at least 1"),
+        (["--label", "[]"], "--label is an empty list; give classes, or leave it out"),
         (["--batch_size", "0"], "--batch_size 0: give at least 1"),
         (["--seed", "-1"], "--seed -1: give at least 0"),
         (["--label", "10"], "label 10 is none of the 10 classes; give 0 to 9"),
