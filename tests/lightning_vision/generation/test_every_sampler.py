@@ -80,7 +80,7 @@ def test_every_sampler_reaches_a_mixtures_weights_and_means(process, sampler, se
 
 @pytest.mark.parametrize(("process", "sampler", "settings"), EACH, ids=IDS)
 def test_what_is_filled_in_goes_with_what_is_known(process, sampler, settings):
-    """Of two pixels with correlation 0.9 the one is known, the other then 0.9 of it on average; by itself its mean is 0."""
+    """Of two pixels with correlation 0.9 one is known, the other then 0.9 of it on average; by itself its mean is 0."""
     torch.manual_seed(0)
     noise = torch.randn(1000, 1, 1, 2, dtype=torch.float64)
     mask = torch.tensor([True, False]).view(1, 1, 1, 2)
