@@ -27,8 +27,9 @@ MOST = 110.0
 class ColourisationGAN(AdversarialModule):
     """Learns what colours photographs have, from how light they are: L of L*a*b* is given, a and b are made.
 
-    Any colour photographs teach it, without labels. Lightness is kept exactly: photographs of any size keep their own,
-    and colours are made at `image_size` and enlarged. Needs `pip install "lightning_vision[colour]"`.
+    Any colour photographs teach it, without labels. Lightness is kept exactly (`lab`); in RGB, colours that no screen
+    has are cut, which moves it a little. Photographs of any size keep their own (`predict` of the command writes them
+    at `image_size`), and colours are made at `image_size` and enlarged. Needs `pip install "lightning_vision[colour]"`.
 
     Logs, besides `loss` (what the generator minimises) and `discriminator`: `adversarial` and `l1`, its terms without
     their factors; in validation and test also `grey_l1`, l1 of no colour at all, and `psnr` of all pixels, dB.
