@@ -77,7 +77,7 @@ def test_a_config_says_in_its_first_line_what_it_is_for(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_trains_two_steps_resumes_and_predicts_or_samples(name: str, tmp_path: Path) -> None:
+def test_a_run_trains_two_steps_resumes_and_predicts(name: str, tmp_path: Path) -> None:
     place = ["--config", name, *flags(name), *SHORT, "--trainer.default_root_dir", str(tmp_path / "run")]
     main(["fit", *place, "--trainer.max_epochs", "-1", "--trainer.max_steps", "2"])
     (checkpoint,) = tmp_path.glob("run/version_0/checkpoints/last.ckpt")
