@@ -66,7 +66,7 @@ def _steps(model: DiffusionModel, data: Tensor, label: Tensor) -> tuple[Callable
 
 
 def _pipeline(images: int, steps: int, count: int) -> Row:
-    """Both ask one network of diffusers', with 250 noisings of which a few are asked for."""
+    """Both ask one network of diffusers', at a few of 1,000 noisings."""
     torch.manual_seed(0)
     network = UNet2DModel(
         sample_size=8,

@@ -60,8 +60,8 @@ class SampleFolder:
             for name in own:
                 (path / name).unlink()
         if not own:
-            for number in range(num):
-                (path / f"{number:06d}.png").unlink(missing_ok=True)
+            for name in {f"{number:06d}.png" for number in range(num)} & set(present):
+                (path / name).unlink()
         prepare_folder(path, "choose another --out")
         (path / SETTINGS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         return cls(path)

@@ -3,7 +3,7 @@
 Letters: B images `(B, C, H, W)`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from types import MappingProxyType
@@ -144,9 +144,14 @@ class DiffusionModel(ImageGenerator):
         if is_description(network):
             network = rebuild(network, nn.Module)()
         make = partial(
-            create_network, network, image_size=size, num_classes=self.num_classes, **(network_settings or {})
+            create_network,
+            network,
+            in_channels=channels,
+            image_size=size,
+            num_classes=self.num_classes,
+            **(network_settings or {}),
         )
-        self.network = made.build(partial(_made, make, channels), channels)
+        self.network = made.build(make, channels)
         if weights is not None:
             load_weights(self.network, weights)
         self.check_sampling()
@@ -273,8 +278,8 @@ class DiffusionModel(ImageGenerator):
         return Edit(self.latent.encode(edit.image.to(noise)), None, edit.strength)
 
     def _progress(self) -> float:
-        """Share of the fit's optimizer steps that are over; 0 where nobody knows how many there are."""
-        if self._trainer is None or not self.training:
+        """Share of the fit's optimizer steps that are over; 0 where nobody asks, or knows how many there are."""
+        if not self.process.scheduled or self._trainer is None or not self.training:
             return 0.0
         total = self.trainer.estimated_stepping_batches
         return min(1.0, self.trainer.global_step / total) if 0 < total < float("inf") else 0.0
@@ -295,10 +300,6 @@ class _Calls:
             return asked(x, time, label)
 
         return answer
-
-
-def _made(make: Callable[..., nn.Module], channels: int, in_channels: int | None = None, **others: Any) -> nn.Module:
-    return make(in_channels=channels if in_channels is None else in_channels, **others)
 
 
 def _described(process: Process) -> Any:
