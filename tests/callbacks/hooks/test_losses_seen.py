@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from lightning_vision.callbacks.hooks._mixed_labels import MixedTensor, Mixture, resolved
+from lightning_vision.classification.complementary import ComplementaryForward, ComplementaryNegativeLog
 from lightning_vision.classification.losses import BinaryCrossEntropy, CrossEntropy, Focal
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
@@ -223,6 +224,8 @@ LOSSES = [
     Case("... with `class_weights`", BinaryCrossEntropy(WEIGHTS.tolist())),
     Case("our `Focal`", Focal()),
     Case("... with `class_weights`", Focal(1.5, WEIGHTS.tolist())),
+    Case("our `ComplementaryNegativeLog`", ComplementaryNegativeLog()),
+    Case("our `ComplementaryForward`", ComplementaryForward()),
     Case("torchvision `sigmoid_focal_loss` of one-hot labels",
          lambda z, y: sigmoid_focal_loss(z, F.one_hot(y, K).float(), reduction="mean")),
     Case("timm `LabelSmoothingCrossEntropy`", timm.loss.LabelSmoothingCrossEntropy(0.1)),

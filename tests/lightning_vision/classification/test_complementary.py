@@ -1,0 +1,86 @@
+"""Losses of complementary labels: by hand, at the edges of probability, and as the loss of a classifier.
+
+That mixtures of labels are followed exactly is proved in `tests/callbacks/hooks/test_losses_seen.py`.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_vision.callbacks import IntraClusterMixup
+from lightning_vision.classification import ImageClassifier
+from lightning_vision.classification.complementary import (
+    ComplementaryForward,
+    complementary_forward,
+    complementary_negative_log,
+)
+from support.data import plain_loader
+from support.trainers import quiet_trainer
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(9, 5, generator=generator, dtype=torch.float64), torch.randint(5, (9,), generator=generator)
+
+
+def test_the_negative_log_is_that_of_the_other_classes_probability() -> None:
+    logits, complementary = batch()
+    expected = -(1 - logits.softmax(1)[torch.arange(9), complementary]).log().mean()
+
+    torch.testing.assert_close(complementary_negative_log(logits, complementary), expected)
+
+
+def test_forward_correction_is_cross_entropy_of_the_labels_as_they_are_drawn() -> None:
+    logits, complementary = batch()
+    transition = torch.tensor([[0.0, 0.7, 0.1, 0.1, 0.1]], dtype=torch.float64)
+    transition = torch.stack([transition[0].roll(shift) for shift in range(5)])
+    drawn = logits.softmax(1) @ transition
+
+    torch.testing.assert_close(
+        complementary_forward(logits, complementary, transition), -drawn[torch.arange(9), complementary].log().mean()
+    )
+
+
+def test_without_a_transition_every_other_class_is_as_probable() -> None:
+    logits, complementary = batch()
+    evenly = (1 - torch.eye(5, dtype=torch.float64)) / 4
+
+    torch.testing.assert_close(
+        complementary_forward(logits, complementary), complementary_forward(logits, complementary, evenly)
+    )
+
+
+@pytest.mark.parametrize("loss", [complementary_negative_log, complementary_forward])
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_network_that_is_sure_of_the_wrong_class_gets_a_gradient(loss: object, others: int) -> None:
+    logits = torch.tensor([[1000.0, *[0.0] * others]], requires_grad=True)
+    value = loss(logits, torch.tensor([0]))  # type: ignore[operator]  # either function
+    value.backward()
+
+    assert value.item() == pytest.approx(1000, abs=1)
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.tensor([[1.0, *[-1 / others] * others]]), atol=1e-4, rtol=0)
+
+
+def test_a_classifier_trains_with_one_and_its_checkpoint_holds_it(tmp_path: Path) -> None:
+    loss = ComplementaryForward(((1 - torch.eye(10)) / 9).tolist())
+    module = ImageClassifier("resnet8_cifar", num_classes=10, in_channels=1, loss=loss)
+    trainer = quiet_trainer(callbacks=[IntraClusterMixup(n_clusters=2)], max_steps=2, max_epochs=-1)
+    trainer.fit(module, plain_loader(12))
+    trainer.save_checkpoint(tmp_path / "module.ckpt")
+    found = ImageClassifier.load_from_checkpoint(tmp_path / "module.ckpt", loss=loss)
+
+    assert isinstance(found.criterion, ComplementaryForward)
+    assert trainer.global_step == 2
+
+
+@pytest.mark.parametrize("transition", [[[0.5, 0.5]], [[0.0, 1.0], [0.5, 0.6]], [[0.0, 1.0], [2.0, -1.0]]])
+def test_a_transition_that_draws_nothing_is_refused(transition: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="give K rows of K probabilities"):
+        ComplementaryForward(transition)
+
+
+def test_the_transition_is_no_part_of_the_state_dict() -> None:
+    assert list(ComplementaryForward([[0.0, 1.0], [1.0, 0.0]]).state_dict()) == []
