@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from lightning_vision.catalogue import find
-from lightning_vision.configs import read_config, shipped
+from lightning_vision.configs import built, read_config, shipped
 
 __all__ = ["callback_and_settings"]
 
@@ -15,4 +15,4 @@ def callback_and_settings(name: str) -> tuple[type[Callback], dict[str, Any]]:
     (given,) = read_config(shipped()[f"callbacks/{name}"])["callbacks"].values()
     entry = find(given["class_path"])
     assert entry is not None, f"the catalogue has no {given['class_path']}"
-    return entry.load(), given.get("init_args", {})
+    return entry.load(), built(given.get("init_args", {}))

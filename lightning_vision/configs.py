@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from lightning_vision.catalogue import nearest
+from lightning_vision.catalogue import find, nearest
 
-__all__ = ["config_paths", "find_config", "read_config", "shipped"]
+__all__ = ["built", "config_paths", "find_config", "read_config", "shipped"]
 
 
 def shipped() -> dict[str, Path]:
@@ -64,3 +64,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"--config {path}: holds {type(content).__name__}, expected a mapping of keys to values")
     return content
+
+
+def built(value: Any) -> Any:
+    """`value` with the object in the place of each entry `{class_path, init_args}` of a class in the catalogue."""
+    if isinstance(value, list):
+        return [built(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    settings = {key: built(item) for key, item in value.items()}
+    entry = find(str(settings.get("class_path")))
+    return settings if entry is None else entry.load()(**settings.get("init_args", {}))

@@ -43,6 +43,7 @@ class Batch(Method):
         whole(type(self).__name__, "seed", seed, 0)
         self.seed, self.image_key, self.target_key, self.acts_last = seed, image_key, target_key, acts_last
         self.fields = Fields(type(self).__name__, image_key, target_key)
+        self.epoch = 0  # of the batch that is changed
         self._batches = 0
         self._evaluates = False
 
@@ -77,6 +78,7 @@ class Batch(Method):
                 return batch
             random = np.random.default_rng((self.seed, trainer.global_rank, self._batches))
             self._batches += 1
+            self.epoch = trainer.current_epoch
             return self.change(batch, random)
 
         self.undo_later(Around(trainer.strategy, "batch_to_device", change).undo)

@@ -5,9 +5,9 @@ which is mathematics: it gives a `Mix` of the changed images, the partner of eac
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ class Targets(Batch):
     """
 
     place = Place.TARGETS
+    # Why another of this seam cannot use its `draw` and `mix`; empty where it can.
+    stands_alone: ClassVar[str] = ""
 
     def __init__(self, *, prob: float, targets: How, num_classes: int | None, **others: Any) -> None:
         # The loss is mixed after labels are changed by others, so that it is the loss of changed labels.
@@ -94,11 +96,26 @@ class Targets(Batch):
     def mix(self, images: Tensor, draw: Any) -> Mix:
         """Mix the images `(B, C, H, W)` as `draw` says; they are left alone."""
 
+    def ready(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Get what `mix` needs besides images, at the set-up of a fit; `undo_later` frees it."""
+
+    def helpers(self) -> Sequence["Targets"]:
+        """Others of this seam whose `draw` and `mix` it uses; they are made ready and freed with it."""
+        return ()
+
+    def mixes_in(self, epoch: int) -> bool:
+        """Whether batches of this epoch, counted from 0, are mixed at all."""
+        return True
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if self.off or stage != "fit":
             return
         own = type(self).__name__
+        self.ready(trainer, pl_module)
+        for mixer in self.helpers():
+            self.undo_later(mixer._undo.close)
+            mixer.ready(trainer, pl_module)
         rivals = cast(list[Targets], self.rivals(trainer, Targets))
         twin = next((it for it in rivals if self.targets == it.targets == "loss"), None)
         if twin is not None:
@@ -118,7 +135,8 @@ class Targets(Batch):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self.undo_later(self.blocks.clear)
+        for mixer in (self, *self.helpers()):
+            self.undo_later(mixer.blocks.clear)
         if self.targets == "loss" and not self.off:
             self._untried, self._warned = True, False
             self.undo_later(Around(trainer.strategy, "training_step", self._mix_losses(pl_module)).undo)
@@ -126,7 +144,8 @@ class Targets(Batch):
     def change(self, batch: Any, random: np.random.Generator) -> Any:
         images, labels = self.fields.image(batch), self.fields.target(batch)
         self._check(images, labels)
-        if random.random() < self.prob and len(images) > 1:
+        # A ramp of a setting may switch it off for a while.
+        if not self.off and self.mixes_in(self.epoch) and random.random() < self.prob and len(images) > 1:
             mix = self.mix(images, self.draw(images.shape, random))
         elif self.targets == "soft" or self._untried:
             # One kind of labels for the whole run, whatever is drawn; a loss that is not seen is refused at once.

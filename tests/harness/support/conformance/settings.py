@@ -1,6 +1,7 @@
 """Arguments: plain types, a round trip through YAML as the command makes it, refusals of what shards parameters."""
 
 import inspect
+from copy import deepcopy
 from typing import Any
 
 import jsonargparse
@@ -23,7 +24,8 @@ def round_trips(subject: Subject) -> list[str]:
     path = f"{subject.kind.__module__}.{subject.name}"
     found = []
     for changed in [{}, *subject.neutral]:
-        given = {"class_path": path, "init_args": {**subject.working, **changed}}
+        # A copy: entries within are resolved where they stand.
+        given = {"class_path": path, "init_args": {**deepcopy(dict(subject.working)), **changed}}
         first = parser.parse_object({"callback": given})
         written = parser.dump(first)
         again = parser.parse_string(written)

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_vision.callbacks.hooks.method import Method, Place
 from lightning_vision.catalogue import entries
-from lightning_vision.configs import read_config, shipped
+from lightning_vision.configs import built, read_config, shipped
 from support import ROOT
 from support.conformance.conditions import Condition
 from support.teachers import with_checkpoints
@@ -47,7 +47,7 @@ class Subject:
 
     def make(self, **changed: Any) -> Method:
         """A new callback with the working setting, some arguments changed."""
-        return self.kind(**{**self.working, **changed})
+        return self.kind(**{**built(self.working), **changed})
 
     def prepared(self, module: LightningModule) -> LightningModule:
         """A module with the layers that the callback gives it at set-up, if the class says that it changes them."""
