@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from lightning_vision.callbacks.hooks.schedule import Schedule
 from lightning_vision.catalogue import entries
 from lightning_vision.classification import ImageClassifier
 from lightning_vision.datamodules import Digits
@@ -125,7 +126,8 @@ def train(arm: Arm, seed: int, steps: int) -> Outcome:
 
 def _trained(arm: Arm, seed: int, steps: int, folder: str) -> Outcome:
     seed_everything(seed, verbose=False)
-    scheduled = "warm_restarts" not in arm.callbacks
+    # A callback that sets rates takes the cosine's place.
+    scheduled = not any(issubclass(callback_and_settings(name)[0], Schedule) for name in arm.callbacks)
     module = ImageClassifier(
         "resnet8_cifar",
         num_classes=10,

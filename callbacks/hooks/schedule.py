@@ -3,11 +3,11 @@
 The rate of each parameter group is `factor(trainer.global_step)` times the group's own base rate, so ratios between
 groups, as of layer-wise decay, stay what `configure_optimizers` made them. Nothing is counted here and nothing saved:
 after a resume, inside an accumulation window or when fp16's scaler has skipped an update, the rate follows from where
-the Trainer stands.
+the Trainer stands. A method may move momentum along with the rates.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ._begins_anew import lengths_of_a_part, steps_of_the_part
 from ._counted_steps import refuse_uncounted_steps
+from ._group_settings import momentum_of, own_rates, set_momentum, set_rate
 from .method import Method, Place
 
 __all__ = ["Schedule"]
@@ -26,6 +27,10 @@ __all__ = ["Schedule"]
 
 class Schedule(Method):
     """Sets the learning rates of every optimizer before each step; a method says `factor` and checks its `plan`.
+
+    A method that also says `momentum` moves that of every group which has one (SGD's momentum, Adam's beta1); a group
+    whose momentum the module made 0 keeps 0. Files hold the module's own momentum, and so do the optimizers after the
+    fit.
 
     A step is what `trainer.global_step` counts, as do `max_steps` and `every_n_train_steps`. A step that fp16's scaler
     skipped counts too, so a schedule stays aligned with epochs and files. Under manual optimisation the steps of all
@@ -40,8 +45,9 @@ class Schedule(Method):
         others: Go to the next base class, among them `name`.
 
     Raises:
-        ValueError: at set-up, if the Trainer has two schedules, or the module has one and `replace` is false; before
-            the first batch, if `plan` refuses; at an optimizer step that goes past Lightning.
+        ValueError: at set-up, if the Trainer has two schedules, the module has one and `replace` is false, or the
+            method moves momentum and no group has one; before the first batch, if `plan` refuses; at an optimizer step
+            that goes past Lightning.
     """
 
     place = Place.SCHEDULE
@@ -64,6 +70,36 @@ class Schedule(Method):
             training: Optimizer steps of the whole training, from its first epoch on; None if it has no end, or is a
                 rehearsal (`fast_dev_run`) whose end says nothing of the training's.
         """
+
+    def momentum(self, step: int) -> float | None:
+        """The momentum of groups that have one when `step` optimizer steps are done; None leaves all as they are."""
+        return None
+
+    @property
+    def own_rate(self) -> float:
+        """The highest base rate among the groups of all optimizers; 1 outside of a fit."""
+        return max((base for rate in self._rates for base in rate.base_lrs), default=1.0)
+
+    def share(self, lr: float | None) -> float:
+        """The factor with which the group of the highest base rate has the rate `lr`; None is its own.
+
+        Raises:
+            ValueError: all base rates are 0.
+        """
+        if lr is None:
+            return 1.0
+        if not self.own_rate:
+            raise ValueError(
+                f"{type(self).__name__}: all learning rates of the module are 0, so no factor makes one of them {lr}; "
+                "give the optimizer the rates that its groups are to have among themselves."
+            )
+        return lr / self.own_rate
+
+    def rebase(self, lr: float) -> None:
+        """During a fit, let the highest base rate be `lr`; the others keep their ratio to it."""
+        own = self.own_rate
+        for rate in self._rates:
+            rate.base_lrs = [lr * (base / own) for base in rate.base_lrs]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -90,15 +126,28 @@ class Schedule(Method):
         def factor() -> float:
             return self.factor(steps_of_the_part(trainer))
 
+        def momentum() -> float | None:
+            return self.momentum(steps_of_the_part(trainer))
+
         # Each takes the position of the one it replaces: Lightning saves and restores schedules by position.
-        taken = [(_Rate(config.scheduler.optimizer, factor, config.scheduler), config.name) for config in configs]
+        taken = [
+            (_Rate(config.scheduler.optimizer, factor, momentum, config.scheduler), config.name) for config in configs
+        ]
         held = {id(rate.optimizer) for rate, _ in taken}
-        taken += [(_Rate(it, factor, None), None) for it in trainer.optimizers if id(it) not in held]
+        taken += [(_Rate(it, factor, momentum, None), None) for it in trainer.optimizers if id(it) not in held]
+        if self.momentum(0) is not None and not any(own for rate, _ in taken for own in rate.momenta):
+            kinds = " and ".join(type(it).__name__ for it in trainer.optimizers)
+            raise ValueError(
+                f"{type(self).__name__}: no parameter group of {type(pl_module).__name__} has a momentum or a beta1 "
+                f"({kinds}), so there is none to move; give the optimizer one above 0, or pass cycle_momentum=False."
+            )
         own = configs[:]
         configs[:] = [LRSchedulerConfig(rate, name=name, interval="step") for rate, name in taken]
         self._rates = [rate for rate, _ in taken]
         self.undo_later(lambda: _put_back(configs, own))
         self.undo_later(self._rates.clear)
+        for rate in self._rates:
+            self.undo_later(rate.leave)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -112,6 +161,13 @@ class Schedule(Method):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._set(type(pl_module).__name__)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        for rate in self._rates:
+            for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+                if optimizer is rate.optimizer:
+                    rate.give_back(state["param_groups"])
 
     def _set(self, module: str) -> None:
         for rate in self._rates:
@@ -132,13 +188,21 @@ class _Rate(LRScheduler):
     """
 
     # LRScheduler's own constructor would add a key to the optimizer's groups and wrap its `step`, both for good.
-    def __init__(self, optimizer: Optimizer, factor: Callable[[], float], replaced: Any) -> None:
-        key = "lr" if replaced is None else "initial_lr"
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: Callable[[], float],
+        momentum: Callable[[], float | None],
+        replaced: Any,
+    ) -> None:
         self.optimizer = optimizer
-        self.factor = factor
+        self.factor, self.momentum = factor, momentum
         self.replaced = replaced
-        self.base_lrs = [float(group.get(key, group["lr"])) for group in optimizer.param_groups]
+        groups = optimizer.param_groups
+        self.base_lrs = [float(group["lr"]) for group in groups] if replaced is None else own_rates(optimizer)
+        self.momenta = [momentum_of(group) for group in groups]
         self._last_lr = list(self.base_lrs)
+        self._moved = False
 
     def get_lr(self) -> list[float | Tensor]:
         factor = self.factor()
@@ -147,10 +211,22 @@ class _Rate(LRScheduler):
     def step(self, *_: Any, **__: Any) -> None:
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            set_rate(group, rate)
+        momentum = self.momentum()
+        if momentum is not None:
+            self._moved = True
+            for group, own in zip(self.optimizer.param_groups, self.momenta, strict=True):
+                if own:
+                    set_momentum(group, momentum)
+
+    def leave(self) -> None:
+        self.give_back(self.optimizer.param_groups)
+
+    def give_back(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Write the module's own momentum, where it was moved, into groups of the optimizer or of its saved state."""
+        for group, own in zip(groups, self.momenta, strict=False):
+            if own and self._moved:
+                set_momentum(group, own)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self.replaced is None else self.replaced.state_dict()
