@@ -11,7 +11,7 @@ __all__ = ["draw"]
 
 
 def draw() -> Figure:
-    """Rows: own image, partner's, mixture, with the mixer and the own share under each; the last two epochs are plain."""
+    """Rows: own image, partner's, mixture with its mixer and the own share under it; the last two epochs are plain."""
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels[:2]).float().view(2, 1, 8, 8) / 16
     mix = RandomMix([MixUp(alpha=1.0), CutMix(alpha=1.0)], weights=[1, 1], off_epoch=6)
