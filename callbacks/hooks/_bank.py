@@ -7,11 +7,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, arange
 from torch.utils.data import DataLoader, DistributedSampler
 
 from ._batch_norm import on_device, twin
 
-__all__ = ["bank_batches", "bank_size"]
+__all__ = ["bank_batches", "bank_size", "placed_batches"]
 
 
 def bank_batches(trainer: Trainer, pl_module: LightningModule) -> Generator[Any, None, None] | None:
@@ -35,6 +36,41 @@ def bank_size(trainer: Trainer, pl_module: LightningModule) -> int | None:
         return len(loader.dataset)
     except (AttributeError, TypeError):
         return None
+
+
+def placed_batches(trainer: Trainer, pl_module: LightningModule) -> Generator[tuple[Tensor, Any], None, None]:
+    """This rank's training images as evaluation sees them, while fitting: positions int64 `(B,)`, and their batch.
+
+    They come from the datamodule's `bank_dataloader()`, else in order from the dataset of the fit's loader, which
+    `TrainingSamples` has taken; each once, over all ranks. To the data's hooks the Trainer seems to validate, so those
+    that augment only while it trains do not; what a dataset itself changes at random stays.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    loader: Any = CombinedLoader(trainer.train_dataloader).flattened[0]
+    mine: Any = None
+    if hasattr(data, "bank_dataloader"):
+        loader = data.bank_dataloader()
+    elif isinstance(loader, DataLoader):
+        mine = arange(trainer.global_rank, len(loader.dataset), trainer.world_size)  # type: ignore[arg-type]  # has one
+        size, workers, together = loader.batch_size, loader.num_workers, loader.collate_fn
+        loader = DataLoader(loader.dataset, size, sampler=mine.tolist(), num_workers=workers, collate_fn=together)
+        mine = iter(mine.split(size or 1))
+    else:
+        loader = twin(loader)
+        loader.visit(None)
+    stage = trainer.state.stage
+    try:
+        for batch in loader:
+            positions = loader.here if mine is None else next(mine)
+            trainer.validating = True
+            try:
+                moved = on_device(trainer, batch)
+            finally:
+                trainer.state.stage = stage
+            yield positions, moved
+    finally:
+        if hasattr(loader, "close"):
+            loader.close()
 
 
 def _moved(trainer: Trainer, loader: Any, shared: bool) -> Generator[Any, None, None]:

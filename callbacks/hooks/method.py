@@ -50,6 +50,8 @@ class Method(Callback, ABC):
     changes_architecture: ClassVar[str] = ""
     # An exception from "batch norm counts and random streams are those of a plain run": the reason.
     rests: ClassVar[str] = ""
+    # An exception from "steps and logged rows are those of a plain run": why an epoch may have fewer batches.
+    shortens_epochs: ClassVar[str] = ""
     # What it needs of a module: that it takes images of `any size`, that forward answers `detections` in evaluation
     # mode, or that it has `features(images)` or `sample(count)`. Tests train it on modules that have that.
     needs: ClassVar[Literal["", "any size", "features", "samples", "detections"]] = ""

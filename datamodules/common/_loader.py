@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lightning_vision.images import BadImageError
 
-from ._order import BalancedOrder, EpochOrder, FixedOrder, batch_bounds
+from ._order import BalancedOrder, EpochOrder, FixedOrder, batch_bounds, kept_in
 from ._sets import Fetched, ImageSet, SampleError
 
 __all__ = ["Sampler", "ShardedLoader"]
@@ -91,7 +91,11 @@ class ShardedLoader:
             "sampler": sampler,
             "drop_last": drop_last,
         }
-        self._bounds = batch_bounds(len(dataset), batch_size, rank, world_size, drop_last)
+        self.batch_size = batch_size
+        self._split = batch_size, rank, world_size, drop_last
+        self._bounds = batch_bounds(len(dataset), *self._split)
+        self._visited: tuple[Tensor, bool] | None = None
+        self.here = torch.empty(0, dtype=torch.int64)
         self._place, self._yielded, self._resuming = (0, 0), 0, False
         self._begun = 0
         self._jobs: list[Job] = []
@@ -107,6 +111,26 @@ class ShardedLoader:
     def __len__(self) -> int:
         return len(self._bounds)
 
+    def visit(self, positions: Tensor | None, ordered: bool = False) -> None:
+        """Hand out these samples alone, from the next iteration on; what a sample is made into stays the same.
+
+        `here` holds the positions of the batch that was handed out last, int64 `(B,)`.
+
+        Args:
+            positions: In the dataset, int64 `(N,)`; None for all again.
+            ordered: They come in this order, instead of that of the epoch.
+
+        Raises:
+            ValueError: too few samples for a batch on every rank; epochs are balanced.
+        """
+        if isinstance(self.sampler, BalancedOrder):
+            raise ValueError(
+                "an epoch of sampler='balanced' has places for classes, not for samples; use sampler='all'"
+            )
+        count = len(self.dataset) if positions is None else len(positions)
+        self._bounds = batch_bounds(count, *self._split)
+        self._visited = None if positions is None else (positions, ordered)
+
     def __iter__(self) -> Iterator[Batch]:
         self._report()
         self._begun = turn = self._begun + 1
@@ -114,11 +138,12 @@ class ShardedLoader:
         place = order.given, order.passes
         self._yielded = self._yielded if self._resuming and place == self._place else 0
         self._place, self._resuming = place, False
-        shard = order.positions()[self.rank :: self.world_size]
+        shard = kept_in(order.positions(), self._visited)[self.rank :: self.world_size]
         jobs = [(shard[start:stop], order.epoch) for start, stop in self._bounds[self._yielded :]]
         for fetched in self._fetch(jobs):
             self._yielded += 1
             self._skipped += fetched.skipped
+            self.here = fetched.index % len(self.dataset)
             if self._yielded == len(self):
                 self._report()  # now, because Lightning does not come back after the last batch
             yield self._batch(fetched)

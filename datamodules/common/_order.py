@@ -8,7 +8,7 @@ from torch.utils.data import SequentialSampler
 
 from ._draws import Stream, draw_bits
 
-__all__ = ["BalancedOrder", "EpochOrder", "FixedOrder", "batch_bounds"]
+__all__ = ["BalancedOrder", "EpochOrder", "FixedOrder", "batch_bounds", "kept_in"]
 
 
 class EpochOrder:
@@ -86,6 +86,18 @@ class FixedOrder(EpochOrder, SequentialSampler):
 
     def positions(self) -> Tensor:
         return torch.arange(self.samples)
+
+
+def kept_in(order: Tensor, visited: tuple[Tensor, bool] | None) -> Tensor:
+    """Those positions of an order that are visited; with True beside them in their own order, None keeps all.
+
+    >>> kept_in(torch.tensor([2, 0, 1]), (torch.tensor([1, 2]), False))
+    tensor([2, 1])
+    """
+    if visited is None:
+        return order
+    positions, ordered = visited
+    return positions if ordered else order[torch.isin(order, positions)]
 
 
 def batch_bounds(

@@ -17,6 +17,10 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "",
         "each generation begins with batch norm's statistics and counts as they were at the start",
     ),
+    **dict.fromkeys(
+        ("DataDiet", "DynamicDataPruning", "HardBatches"),
+        ("", "", "batch norms see, and networks draw for, the batches that there are"),
+    ),
     "Distillation": (
         "optimizers hold adapters of layers besides the module's parameters; files have them in its state",
         "",
@@ -67,6 +71,11 @@ DECLARED: dict[str, tuple[str, str, str]] = {
     "StructuredPruning": (
         "",
         "files hold the masked network at its full width; when a fit has ended the module is cut to narrower layers",
+        "",
+    ),
+    "StyleAugment": (
+        "optimizers hold the noise's strength besides the module's parameters; files have it in its state",
+        "",
         "",
     ),
     "Unfreeze": (

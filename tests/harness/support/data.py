@@ -45,6 +45,9 @@ class _Epoch:
 class ResumableLoader:
     """Order is a function of (seed, epoch); the position, counted in batches handed out, is saved and restored.
 
+    What a callback may ask of a loader, as of those of the datamodules: `visit` leaves samples out, `here` holds the
+    positions of the latest batch.
+
     Args:
         data: anything indexable by position, whose items collate by default.
         batch_size: samples of one batch of this rank.
@@ -68,16 +71,25 @@ class ResumableLoader:
         self.data, self.batch_size, self.num_workers, self.seed = data, batch_size, num_workers, seed
         self.rank, self.world_size, self.collate_fn = rank, world_size, collate_fn
         self.sampler, self.batch_sampler = _Epoch(), None
+        self.dataset, self.here = data, torch.empty(0, dtype=torch.int64)
         self.handed_out = 0
         self._skip = 0
+        self._visited: tuple[Tensor, bool] | None = None
+
+    def visit(self, positions: Tensor | None, ordered: bool = False) -> None:
+        self._visited = None if positions is None else (positions, ordered)
 
     def __len__(self) -> int:
-        return -(-(len(self.data) // self.world_size) // self.batch_size)
+        count = len(self.data) if self._visited is None else len(self._visited[0])
+        return -(-(count // self.world_size) // self.batch_size)
 
     def _batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(1000 * self.seed + self.sampler.epoch)
-        order = torch.randperm(len(self.data), generator=generator).tolist()
-        shard = order[self.rank : len(self.data) // self.world_size * self.world_size : self.world_size]
+        order = torch.randperm(len(self.data), generator=generator)
+        if self._visited is not None:
+            positions, ordered = self._visited
+            order = positions if ordered else order[torch.isin(order, positions)]
+        shard = order[self.rank : len(order) // self.world_size * self.world_size : self.world_size].tolist()
         return [shard[start : start + self.batch_size] for start in range(0, len(shard), self.batch_size)]
 
     def __iter__(self) -> Iterator[list[Tensor]]:
@@ -91,12 +103,13 @@ class ResumableLoader:
             collate_fn=self.collate_fn,
             generator=torch.Generator().manual_seed(self.seed),
         )
-        for batch in loader:
+        for positions, batch in zip(rest, loader, strict=True):
             self.handed_out += 1
+            self.here = torch.tensor(positions)
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"handed_out": self.handed_out}
+        return {"handed_out": self.handed_out % len(self)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self._skip = state["handed_out"] % len(self)
+        self._skip = state["handed_out"]

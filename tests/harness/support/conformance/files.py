@@ -19,7 +19,11 @@ def write(subject: Subject, folder: Path, weights_only: bool = False) -> Path:
     folder = folder / ("weights" if weights_only else "whole")
     writer = ModelCheckpoint(folder, "{step}", save_weights_only=weights_only, every_n_train_steps=2, save_top_k=-1)
     fit(subject.ordinary, [*with_resume(subject), writer])
-    return folder / "step=8.ckpt"
+    return folder / _in_the_second_epoch(subject)
+
+
+def _in_the_second_epoch(subject: Subject) -> str:
+    return "step=6.ckpt" if subject.kind.shortens_epochs else "step=8.ckpt"
 
 
 def loads_elsewhere(subject: Subject, whole: Path) -> list[str]:
@@ -80,6 +84,11 @@ def warns_of_a_plain_loader(subject: Subject, whole: Path) -> list[str]:
     fit(subject.ordinary, [*with_resume(subject), writer], train_dataloaders=loader)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(subject.ordinary, with_resume(subject), ckpt_path=folder / "step=8.ckpt", train_dataloaders=loader)
+        fit(
+            subject.ordinary,
+            with_resume(subject),
+            ckpt_path=folder / _in_the_second_epoch(subject),
+            train_dataloaders=loader,
+        )
     said = any("cannot continue inside an epoch" in str(it.message) for it in caught)
     return [] if said else ["no warning of a plain DataLoader"]

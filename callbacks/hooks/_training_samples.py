@@ -1,0 +1,256 @@
+"""Which samples of the training set each batch of a fit holds, and which of them an epoch visits at all.
+
+Lightning has no hook between making a fit's loader and measuring it, and takes the length of an epoch once for all. So
+`FitLoop.setup_data`, which runs before every epoch, is acted around, and what it derived from the loader's length is
+put right, each with a test in `tests/callbacks/hooks/test_training_samples.py` that fails when Lightning changes:
+
+- `fit_loop.max_batches` and `val_check_batch`, by which it knows where an epoch and a stretch between validations end;
+- the fetcher's `length`, which it reads again only when it makes a new iterator.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import CombinedLoader
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, Sampler, SequentialSampler
+
+from ._around import Around
+from ._replay import read_streams, rewind
+
+__all__ = ["TrainingSamples", "Visit"]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What an epoch trains on.
+
+    Args:
+        positions: Of samples in the training set, over all ranks, int64 `(N,)`.
+        ordered: They come in this order, instead of the loader's own.
+    """
+
+    positions: Tensor
+    ordered: bool = False
+
+
+class TrainingSamples:
+    """Knows the samples of a fit's training batches by their positions, and says which ones an epoch visits.
+
+    It works with a torch DataLoader over a dataset that has a length, and with loaders of one's own that have a
+    `dataset`, a `batch_size`, `visit(positions, ordered)` and `here`, the positions of the batch handed out last, as
+    those of this project have.
+
+    Args:
+        owner: Who speaks in a refusal.
+        trainer: Before its loaders are made, as in `on_fit_start`.
+        plan: Asked before each epoch, on all ranks, with its number and the samples of the training set; None of a
+            `Visit` leaves the epoch alone. Without a plan nothing changes, and batches are only told apart.
+
+    Raises:
+        ValueError: when the loader is made, if it is none of these.
+    """
+
+    def __init__(self, owner: str, trainer: Trainer, plan: Callable[[int, int], Visit | None] | None = None) -> None:
+        self.owner, self.trainer, self.plan = owner, trainer, plan
+        # Of the training set, and of a full batch on all ranks together; known when the loader is made.
+        self.samples = self.batch_size = 0
+        self._loader: Any = None
+        self._reader: _Plain | _Own | None = None
+        self._visits = False
+        self._loading = self._taken = False
+        self._arounds = [
+            Around(trainer.fit_loop, "setup_data", self._set_up),
+            Around(trainer.strategy, "process_dataloader", self._process),
+        ]
+
+    def undo(self) -> None:
+        """Give the loader its own order back and leave it alone; twice does nothing."""
+        for around in self._arounds:
+            around.undo()
+        if self._reader is not None:
+            self._reader.leave()
+        self._loader = self._reader = None
+
+    def here(self) -> Tensor:
+        """Positions of the samples in the batch that has just come, int64 `(B,)` on the CPU; asked once a batch."""
+        assert self._reader is not None
+        return self._reader.here()
+
+    def _set_up(self, proceed: Callable[[], None]) -> None:
+        self._loading, self._taken = True, False
+        try:
+            proceed()
+        finally:
+            self._loading = False
+        if self._reader is None or self.plan is None:
+            return
+        visit = self.plan(self.trainer.current_epoch, self.samples)
+        if visit is not None or self._visits:
+            self._apply(visit)
+
+    def _process(self, proceed: Callable[[Any], Any], loader: Any) -> Any:
+        loader = proceed(loader)
+        if self._loading:
+            self._take(loader)
+        return loader
+
+    def _take(self, loader: Any) -> None:
+        if self._taken:
+            raise ValueError(
+                f"{self.owner}: the fit has several training loaders, whose samples cannot be told apart; train with "
+                "one loader."
+            )
+        self._taken = True
+        if self._reader is not None:
+            # A new loader each epoch (`reload_dataloaders_every_n_epochs`) comes in the place of the last.
+            self._reader.leave()
+        plain = isinstance(loader, DataLoader)
+        try:
+            self.samples = len(loader.dataset)
+        except (AttributeError, TypeError):
+            raise self._refusal(loader, "has no dataset of a known length") from None
+        if not plain and not (hasattr(loader, "visit") and hasattr(loader, "here")):
+            raise self._refusal(loader, "does not tell which samples it hands out")
+        if plain and not (
+            type(loader.batch_sampler) is BatchSampler and isinstance(loader.batch_sampler.sampler, Sampler)
+        ):
+            raise self._refusal(loader, "makes its batches in a way of its own")
+        self.batch_size = (loader.batch_size or 1) * self.trainer.world_size
+        self._reader = _Plain(loader) if plain else _Own(loader)
+        self._loader, self._visits = loader, False
+
+    def _refusal(self, loader: Any, why: str) -> ValueError:
+        return ValueError(
+            f"{self.owner}: the training loader ({type(loader).__name__}) {why}, so samples cannot be told apart; give "
+            "a torch DataLoader over a dataset with a length, made with batch_size= and without a batch_sampler=, or a "
+            "datamodule of this project."
+        )
+
+    def _apply(self, visit: Visit | None) -> None:
+        trainer, loop = self.trainer, self.trainer.fit_loop
+        assert self._reader is not None and loop._data_fetcher is not None and loop._combined_loader is not None
+        try:
+            self._reader.visit(visit)
+        except ValueError as error:
+            raise ValueError(f"{self.owner}: {error}.") from error
+        self._visits = visit is not None
+        if visit is not None and getattr(self._loader, "num_workers", 0) and isinstance(self._loader, DataLoader):
+            # Workers have been sent for samples already, in an order of all.
+            streams = read_streams(trainer.strategy.root_device)
+            iter(loop._data_fetcher)
+            rewind(streams)
+        else:
+            loop._data_fetcher.reset()
+        assert isinstance(loop._combined_loader, CombinedLoader)
+        batches = loop._data_fetcher.length
+        assert batches is not None
+        loop.max_batches = batches
+        if isinstance(trainer.val_check_interval, float) and trainer.val_check_batch not in (None, float("inf")):
+            trainer.val_check_batch = max(1, int(batches * trainer.val_check_interval))
+
+
+class _Own:
+    """A loader that tells by itself."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def visit(self, visit: Visit | None) -> None:
+        if visit is None:
+            self.loader.visit(None)
+        else:
+            self.loader.visit(visit.positions, visit.ordered)
+
+    def here(self) -> Tensor:
+        here: Tensor = self.loader.here
+        return here
+
+    def leave(self) -> None:
+        pass
+
+
+class _Plain:
+    """A torch DataLoader, whose batch sampler is given another sampler, which writes down what it gives."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        assert isinstance(loader.batch_sampler, BatchSampler)
+        self.batches = loader.batch_sampler
+        self.own = self.batches.sampler
+        self.order = _Order(self.own)
+        self.batches.sampler = self.order
+
+    def visit(self, visit: Visit | None) -> None:
+        self.order.visited(visit)
+
+    def here(self) -> Tensor:
+        given = self.order.given
+        return torch.tensor([given.popleft() for _ in range(min(self.batches.batch_size, len(given)))])
+
+    def leave(self) -> None:
+        self.batches.sampler = self.own
+
+
+class _Order(Sampler[int]):
+    """Positions in another sampler's order, of which only some are visited; `given` are those not yet fetched."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+        self.visit: Visit | None = None
+        self.given: deque[int] = deque()
+
+    def visited(self, visit: Visit | None) -> None:
+        own = self.own
+        once = isinstance(own, SequentialSampler | DistributedSampler) or (
+            isinstance(own, RandomSampler) and not own.replacement and own.num_samples == len(own.data_source)
+        )
+        if visit is not None and not once:
+            raise ValueError(
+                f"the training loader's {type(own).__name__} gives samples more than once, or not all of them, so an "
+                "epoch of some of them has no meaning; give the loader shuffle=True instead"
+            )
+        if visit is not None and len(visit.positions) < self._ranks:
+            raise ValueError(f"an epoch of {len(visit.positions)} samples is not enough for {self._ranks} processes")
+        self.visit = visit
+
+    @property
+    def _ranks(self) -> int:
+        return self.own.num_replicas if isinstance(self.own, DistributedSampler) else 1
+
+    def __len__(self) -> int:
+        return len(self.own) if self.visit is None else len(self.visit.positions) // self._ranks
+
+    def __iter__(self) -> Iterator[int]:
+        # What a batch sampler had left over at an epoch's end never came.
+        self.given.clear()
+        # The own order is drawn in every case, for it takes from the global stream.
+        order = list(self.own)
+        for position in order if self.visit is None else self._chosen(order, self.visit):
+            self.given.append(int(position))
+            yield position
+
+    def _chosen(self, order: list[int], visit: Visit) -> list[int]:
+        chosen = visit.positions.tolist()
+        if not visit.ordered:
+            visited = set(chosen)
+            chosen = [it for it in self._of_all_ranks(order) if it in visited]
+        if not isinstance(self.own, DistributedSampler):
+            return chosen
+        # As many on every rank, for DDP waits for the others in every forward.
+        return chosen[: len(chosen) // self._ranks * self._ranks][self.own.rank :: self._ranks]
+
+    def _of_all_ranks(self, order: list[int]) -> list[int]:
+        if not isinstance(self.own, DistributedSampler):
+            return order
+        shards = []
+        for rank in range(self._ranks):
+            twin = copy(self.own)
+            twin.rank = rank
+            shards.append(list(twin))
+        # Some come twice at the end, to even out the ranks.
+        return list(dict.fromkeys(position for row in zip(*shards, strict=True) for position in row))

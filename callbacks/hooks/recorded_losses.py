@@ -1,0 +1,147 @@
+"""The recorded-losses seam: the training-order seam for methods that choose by the loss each sample had last."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+
+from .training_order import TrainingOrder
+
+__all__ = ["RecordedLosses", "sample_losses"]
+
+
+def sample_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """The cross entropy of each sample, float32 `(B,)`.
+
+    Args:
+        logits: `(B, K)`.
+        targets: Classes, int64 `(B,)`, or shares of classes `(B, K)`.
+    """
+    return F.cross_entropy(logits.float(), targets if targets.ndim == 1 else targets.float(), reduction="none")
+
+
+class RecordedLosses(TrainingOrder):
+    """Keeps the cross entropy that each training sample had when it was last trained on.
+
+    It is that of the logits which `training_step` computed anyway, of images as they were augmented and before the
+    optimizer step; a replay of the batch changes nothing. Samples that never came have NaN. All ranks know all losses
+    before an epoch is decided on and when a checkpoint is written.
+
+    Args:
+        others: Go to the next base class.
+
+    Raises:
+        ValueError: what the base class raises; in the first batch, if `network` makes no logits or the batch has no
+            labels for them.
+    """
+
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
+        # Float32 (samples,): the losses, in which batch of its epoch each sample came last, and which of them were
+        # recorded on this rank since ranks last told each other.
+        self.losses, self.batches = torch.empty(0), torch.empty(0)
+        self._fresh = torch.empty(0, dtype=torch.bool)
+        self._listening = False
+        self._answers: list[Any] = []
+        self._ranks = 1
+
+    def known_losses(self, samples: int) -> Tensor:
+        """The last loss of each of `samples`, float32 `(N,)` on the CPU, over all ranks, which all call this."""
+        if len(self.losses) != samples:
+            self.losses, self.batches = torch.full((2, samples), float("nan"))
+            self._fresh = torch.zeros(samples, dtype=torch.bool)
+        self._tell_each_other()
+        return self.losses.cpu()
+
+    def begin(self) -> None:
+        super().begin()
+        self.losses, self.batches, self._fresh = torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.bool)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit" or self.off:
+            return
+        # In setup: hooks that come after a compiled module's first call are not seen.
+        self.undo_later(self.part(pl_module).register_forward_hook(self._hear).remove)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ranks = trainer.world_size
+        super().on_fit_start(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._listening, self._answers = not self.off, []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.off or self.training_set is None:
+            return
+        self._listening = False
+        # A training_step that skips the batch need not ask the network.
+        if self._answers or outputs is not None:
+            self._record(pl_module, self._answers, self.fields.target(batch), batch_idx)
+        self._answers = []
+
+    def state_dict(self) -> dict[str, Any]:
+        self._tell_each_other()
+        return super().state_dict() | {"losses": self.losses.cpu(), "batches": self.batches.cpu()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.losses, self.batches = state["losses"].clone(), state["batches"].clone()
+        self._fresh = torch.zeros(len(self.losses), dtype=torch.bool)
+
+    def _hear(self, network: nn.Module, args: Any, output: Any) -> None:
+        # The first one: a replay comes later, and under DDP the module itself is called once more, around its step.
+        if self._listening and not self._answers:
+            self._answers.append(output.detach() if isinstance(output, Tensor) else output)
+
+    def _record(self, pl_module: LightningModule, answers: Sequence[Any], targets: Any, index: int) -> None:
+        kind = type(self).__name__
+        part = self.network or type(pl_module).__name__
+        if not answers:
+            raise ValueError(
+                f"{kind}: training_step did not call {part}, whose logits it needs; name with network= the part of "
+                "the module that makes logits of images."
+            )
+        (logits,) = answers
+        rows = len(self.here)
+        # Methods that train on a batch twice put the second time behind the first.
+        fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) >= rows
+        if not fits:
+            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"{kind}: {part} answers {came} to a batch of {rows} and not logits ({rows}, K); name with network= "
+                "the part of the module that makes logits of images."
+            )
+        known = isinstance(targets, Tensor) and len(targets) >= rows
+        if not known or not (targets.shape == logits.shape or (targets.ndim == 1 and not targets.is_floating_point())):
+            came = f"{tuple(targets.shape)} {targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__
+            raise ValueError(
+                f"{kind}: the loss of a sample is that of its class, int64 (B,), or of shares of classes (B, K), and "
+                f"the batch has {came}; say with target_key= where labels are."
+            )
+        assert self.training_set is not None
+        if self.losses.device != logits.device or len(self.losses) != self.training_set.samples:
+            self.known_losses(self.training_set.samples)
+            kept = self.losses, self.batches, self._fresh
+            self.losses, self.batches, self._fresh = (it.to(logits.device) for it in kept)
+        here = self.here.to(logits.device, non_blocking=True)
+        self.losses[here] = sample_losses(logits[:rows], targets[:rows])
+        self.batches[here] = float(index)
+        self._fresh[here] = True
+
+    def _tell_each_other(self) -> None:
+        if self._ranks > 1 and len(self.losses):
+            own = torch.stack([self.losses, self.batches, torch.ones_like(self.losses)])
+            told = own.where(self._fresh, torch.zeros_like(own))
+            dist.all_reduce(told)
+            # A sample that two ranks had, to even them out, has the mean.
+            self.losses, self.batches = own[:2].where(told[2] == 0, told[:2] / told[2])
+        self._fresh = torch.zeros_like(self._fresh)
