@@ -4,18 +4,18 @@ Faghri et al. 2023, arXiv:2303.08983. Symbols: N `num_samples`, K `top_k`, C cla
 """
 
 from pathlib import Path
-from typing import Literal, TypeGuard, final
+from typing import final
 
-import torch
 from torch import Tensor
 
 from .augmentation.augmentation import Augmentation
+from .common._answered import Answered, answered, unpacked
 from .common._answers import AnswerStore
 from .common._draws import Stream, draw_integers
-from .common._fingerprint import fingerprint, first_difference
+from .common._fingerprint import fingerprint
 from .common._loader import Batch
 from .common._sets import Fetched, ImageSet, SampleError
-from .common.datamodule import Split, VisionDataModule
+from .common.datamodule import VisionDataModule
 
 __all__ = ["Reinforced", "soft_targets"]
 
@@ -32,6 +32,7 @@ def soft_targets(classes: Tensor, probabilities: Tensor, num_classes: int) -> Te
         `(B, C)`, of sum 1.
 
     Example:
+        >>> import torch
         >>> soft_targets(torch.tensor([[2, 0]]), torch.tensor([[0.5, 0.25]]), 4)
         tensor([[0.2500, 0.1250, 0.5000, 0.1250]])
     """
@@ -41,7 +42,7 @@ def soft_targets(classes: Tensor, probabilities: Tensor, num_classes: int) -> Te
 
 
 @final
-class Reinforced(VisionDataModule):
+class Reinforced(Answered):
     """Any datamodule with soft labels of a store that `lightning_vision reinforce` made, at the cost of plain training.
 
     Each epoch an entry of every training image is drawn, its augmentation is replayed, bit for bit the image that the
@@ -90,34 +91,10 @@ class Reinforced(VisionDataModule):
         `Distillation`, which asks the teacher in every step.
     """
 
+    command = "reinforce"
+
     def __init__(self, data: VisionDataModule, store: str | Path, seed: int | None = None) -> None:
-        if not isinstance(data, VisionDataModule) or isinstance(data, Reinforced):
-            kind = type(data).__name__
-            raise ValueError(f"Reinforced: data is {kind}; give a datamodule of this package, not reinforced itself")
-        super().__init__(
-            data.batch_size,
-            data.num_workers,
-            data.seed if seed is None else seed,
-            data.drop_last,
-            data.multiprocessing_context,
-            data.augment_by,
-            data.sampler,
-        )
-        self.data, self.store = data, Path(store)
-        self.in_channels, self.image_size, self.resize = data.in_channels, data.image_size, data.resize
-        self.train_size, self.eval_size = data.train_size, data.eval_size
-
-    @property
-    def class_names(self) -> list[str]:
-        return self.data.class_names
-
-    @property
-    def num_classes(self) -> int:
-        return self.data.num_classes
-
-    @property
-    def statistics(self) -> tuple[list[float], list[float]]:
-        return self.data.statistics
+        super().__init__(data, store, seed)
 
     @property
     def augmentation(self) -> Augmentation | None:
@@ -127,37 +104,20 @@ class Reinforced(VisionDataModule):
     def augmentation(self, given: Augmentation | None) -> None:
         raise ValueError("Reinforced replays the augmentation of its store; change that of `data` and make a new store")
 
-    @property
-    def bank_set(self) -> ImageSet | None:
-        return self.data.bank_set
+    def answered_set(self, images: ImageSet, store: AnswerStore) -> ImageSet:
+        return ReplayedImages(images, store, self.seed)
 
-    def prepare_data(self) -> None:
-        self.data.prepare_data()
-
-    def load(self) -> None:
-        self.data.setup()
-        data = self.data
-        self.multilabel, self.predict_paths = data.multilabel, data.predict_paths
-        self.train_set, self.val_set = data.train_set, data.val_set
-        self.test_set, self.predict_set = data.test_set, data.predict_set
-
-    def setup(self, stage: str | None = None) -> None:
-        """Load all splits, once; for a fit also open the store and compare it with the data."""
-        super().setup(stage)
-        if stage == "fit" and self.train_set is not None and not isinstance(self.train_set, ReplayedImages):
-            self.train_set = ReplayedImages(self.train_set, self._opened(), self.seed)
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return batch if _answered(batch) else super().on_before_batch_transfer(batch, dataloader_idx)
+    def expected(self, store: AnswerStore) -> dict[str, object]:
+        return fingerprint(self.data, store.index["seed"])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Replay the entries' augmentation and normalise; the answers become soft labels."""
-        if not _answered(batch):
+        if not answered(batch):
             return super().on_after_batch_transfer(batch, dataloader_idx)
         image, answers, index = batch
         if self.trainer is not None and self.trainer.training:
             image = self.augment(image, index, 0)
-        return self.normalise(image), soft_targets(*_unpacked(answers), self.num_classes)
+        return self.normalise(image), soft_targets(*unpacked(answers), self.num_classes)
 
     def augment(self, image: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Replay what the teachers saw, on the device.
@@ -174,34 +134,11 @@ class Reinforced(VisionDataModule):
         uniform = self._uniforms(index, self.augmentation.draws, store.index["seed"], 0, store.rows)
         return self.augmentation.apply(image, uniform)
 
-    def _images(self, split: Split | Literal["bank"]) -> ImageSet | None:
-        if split == "train":
-            self.setup("fit")
-        return super()._images(split)
-
     def _title(self, label: Tensor) -> str:
         if label.ndim < 2:
             return super()._title(label)
-        classes, probabilities = _unpacked(label[None])
+        classes, probabilities = unpacked(label[None])
         return f"{self.class_names[int(classes[0, 0])]} {float(probabilities[0, 0]):.2f}"
-
-    def _opened(self) -> AnswerStore:
-        if self.multilabel:
-            source = type(self.data).__name__
-            raise ValueError(f"Reinforced: {source} has several labels an image; soft labels of a store are for one")
-        store = AnswerStore.read(self.store)
-        if not store.complete:
-            raise ValueError(
-                f"the store in {self.store} is unfinished, {store.index['done']} of {store.rows} entries; run the "
-                "`lightning_vision reinforce` that began it again, it goes on"
-            )
-        seed = store.index["seed"]
-        if other := first_difference(store.index["data"], fingerprint(self.data, seed)):
-            raise ValueError(
-                f"the store in {self.store} was made with another {other} than {type(self.data).__name__} gives here "
-                f"(its data had seed {seed}); give the data as they were then, or make a store of these"
-            )
-        return store
 
 
 class ReplayedImages(ImageSet):
@@ -232,14 +169,3 @@ class ReplayedImages(ImageSet):
                 "can; make the store again"
             ) from error
         return Fetched(fetched.image, answers, fetched.index, fetched.skipped)
-
-
-def _answered(batch: Batch) -> TypeGuard[tuple[Tensor, ...]]:
-    """Whether a batch holds answers in the place of labels."""
-    return isinstance(batch, tuple | list) and batch[1].ndim == 3
-
-
-def _unpacked(answers: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes int64 and probabilities float32, both `(B, K)`, of what `AnswerStore.packed` gives."""
-    classes, bits = answers.unbind(1)
-    return classes.long(), bits.view(torch.float32)

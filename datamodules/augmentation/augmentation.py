@@ -42,6 +42,30 @@ class Augmentation(ABC):
             uint8 `(B, C, H', W')`; another size only where the augmentation is asked for one.
         """
 
+    def source_boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
+        """The part of its image that each result shows: left, top, right and bottom, pixels of it, float32 `(B, 4)`.
+
+        A mirrored result reads its box from right to left, so left is the larger of the two; a box may reach beyond the
+        image, as its window does.
+
+        Args:
+            uniform: What `apply` takes, `(B, draws)`.
+            size: Height and width of the images, pixels.
+
+        Raises:
+            ValueError: pixels move, and not as a box does.
+        """
+        if self.moves_pixels:
+            raise ValueError(
+                f"{type(self).__name__} moves pixels and tells no box of what an image still shows; give an "
+                "augmentation that crops, mirrors, recolours or erases, as the policies light, standard and erasing do"
+            )
+        return uniform.new_tensor([0, 0, size[1], size[0]], dtype=torch.float32).repeat(len(uniform), 1)
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the results for images of `size`, pixels."""
+        return size
+
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`apply` with numbers drawn here, from torch's global stream without a `generator` (one of the CPU)."""
         uniform = torch.rand(len(images), self.draws, generator=generator)

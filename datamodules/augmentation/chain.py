@@ -1,7 +1,9 @@
 """Augmentations one after the other."""
 
+from collections.abc import Iterator
 from typing import final
 
+import torch
 from torch import Tensor
 
 from ._checks import check_images
@@ -44,7 +46,25 @@ class Chain(Augmentation):
 
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         check_images("Chain", images, uniform, self.draws)
-        parts = uniform.split([stage.draws for stage in self.stages], dim=1)
-        for stage, part in zip(self.stages, parts, strict=True):
+        for stage, part in self._parts(uniform):
             images = stage.apply(images, part)
         return images
+
+    def source_boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
+        corner, extent = uniform.new_zeros(1, 2), uniform.new_tensor([[size[1], size[0]]])
+        boxes = torch.cat([corner, extent], 1).repeat(len(uniform), 1)
+        for stage, part in self._parts(uniform):
+            inner = stage.source_boxes(part, size) / uniform.new_tensor([size[1], size[0]] * 2)
+            corner, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+            boxes = torch.cat([corner + inner[:, :2] * extent, corner + inner[:, 2:] * extent], 1)
+            size = stage.size_after(size)
+        return boxes
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        for stage in self.stages:
+            size = stage.size_after(size)
+        return size
+
+    def _parts(self, uniform: Tensor) -> Iterator[tuple[Augmentation, Tensor]]:
+        """Each stage with its numbers."""
+        return zip(self.stages, uniform.split([stage.draws for stage in self.stages], dim=1), strict=True)

@@ -74,9 +74,16 @@ class ResizedCrop(Augmentation):
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         check_images("ResizedCrop", images, uniform, self.draws)
         here = (images.shape[2], images.shape[3])
-        boxes = self.boxes(uniform, here)
-        flip = (uniform[:, -1] < 0.5) & self.flip
-        return resize_boxes(images, boxes, flip, self.size or here)
+        return resize_boxes(images, self.boxes(uniform, here), self._mirrors(uniform), self.size or here)
+
+    def source_boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
+        top, left, height, width = self.boxes(uniform, size).float().unbind(1)
+        boxes = torch.stack([left, top, left + width, top + height], 1)
+        mirrored = boxes[:, [2, 1, 0, 3]]
+        return torch.where(self._mirrors(uniform)[:, None], mirrored, boxes)
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.size or size
 
     def boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
         """First row, first column, height and width of each image's box, int64 `(B, 4)`.
@@ -93,3 +100,6 @@ class ResizedCrop(Augmentation):
         top = torch.where(fits, places[:, 0] * (size[0] - height + 1), (size[0] - height) // 2).long()
         left = torch.where(fits, places[:, 1] * (size[1] - width + 1), (size[1] - width) // 2).long()
         return torch.stack([top, left, height, width], 1)
+
+    def _mirrors(self, uniform: Tensor) -> Tensor:
+        return (uniform[:, -1] < 0.5) & self.flip

@@ -114,7 +114,25 @@ class ShiftCrop(Augmentation):
 
     def apply(self, images: Tensor, uniform: Tensor) -> Tensor:
         check_images("ShiftCrop", images, uniform, self.draws)
-        here = (images.shape[2], images.shape[3])
+        row, column, flip, padding = self._windows(uniform, (images.shape[2], images.shape[3]))
+        size = self.size_after((images.shape[2], images.shape[3]))
+        if not self.flip and size == images.shape[2:] and not any(padding):
+            return images.clone()
+        return crop_windows(images, row, column, flip, padding, size)
+
+    def source_boxes(self, uniform: Tensor, size: tuple[int, int]) -> Tensor:
+        row, column, flip, (down, across) = self._windows(uniform, size)
+        height, width = self.size_after(size)
+        top, left = (row - down).float(), (column - across).float()
+        # Mirrored before it was cut.
+        left, right = (torch.where(flip, size[1] - x, x) for x in (left, left + width))
+        return torch.stack([left, top, right, top + height], 1)
+
+    def size_after(self, size: tuple[int, int]) -> tuple[int, int]:
+        return self.size or size
+
+    def _windows(self, uniform: Tensor, here: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """First row and column of each window in the padded image, which images are mirrored, and the padding."""
         size = self.size or here
         if self.padding == "auto":
             padding = (size[0] // 8 if here[0] <= size[0] else 0, size[1] // 8 if here[1] <= size[1] else 0)
@@ -126,11 +144,9 @@ class ShiftCrop(Augmentation):
                 f"ShiftCrop: size is {size[0]} x {size[1]} and the images are {here[0]} x {here[1]}, padded by "
                 f"{max(padding)}; give larger images or a smaller size."
             )
-        if places == [1, 1] and not self.flip:
-            return images.clone()
         row, column = ((uniform[:, axis] * count).long() for axis, count in enumerate(places))
         flip = uniform[:, 2] < 0.5 if self.flip else torch.zeros_like(row, dtype=torch.bool)
-        return crop_windows(images, row, column, flip, padding, size)
+        return row, column, flip, padding
 
 
 def _overlap(first: int, here: int, side: int) -> tuple[slice, slice]:

@@ -1,7 +1,8 @@
 """Teachers' answers in a folder: `answers.npy`, a table that is mapped, and `store.json`, what it belongs to.
 
 Entry n of sample i stands in row `i + n * samples`, which is also the position by which sets and augmentations know
-the n-th copy of a sample. Neither file holds code.
+the n-th copy of a sample. Which command made a store says what its rows are: probabilities of augmented images, or
+scores of every cell of images as they are. Neither file holds code.
 """
 
 import json
@@ -18,20 +19,22 @@ __all__ = ["AnswerStore"]
 ANSWERS, INDEX = "answers.npy", "store.json"
 FORMAT = 1
 CHUNK = 2**24
+# By the command that makes them: how the number beside a class is called and kept.
+VALUES = {"reinforce": ("probability", "<f4"), "relabel": ("score", "<f2")}
 
 
 class AnswerStore:
-    """The classes that teachers found most probable in every entry, with their probabilities.
+    """The classes that teachers found most probable in every entry, with a number for each.
 
-    A probability takes 4 bytes, as it was computed, a class 2 (4 where there are more than 65,536).
+    A probability takes 4 bytes, as it was computed, a score 2, a class 2 (4 where there are more than 65,536).
 
     Args:
         folder: Holds both files.
         index: What `store.json` says.
 
     Attributes:
-        index: `num_samples` entries of each of `samples` images, `top_k` classes of `num_classes`, `seed` of the draws,
-            `done` rows, and more that readers compare.
+        index: `num_samples` entries of each of `samples` images, `top_k` classes of `num_classes`, `done` rows, where
+            entries have cells `map_size`, the `command` that makes the store, and more that readers compare.
     """
 
     def __init__(self, folder: str | Path, index: dict[str, Any]) -> None:
@@ -42,34 +45,47 @@ class AnswerStore:
     def create(cls, folder: str | Path, index: dict[str, Any]) -> "AnswerStore":
         """An empty store; `index` lacks what is counted here."""
         store = cls(folder, {"format": FORMAT, **index, "done": 0, "checksum": None})
-        shape = (store.rows, index["top_k"])
-        np.lib.format.open_memmap(store.folder / ANSWERS, "w+", _kind(index["num_classes"]), shape).flush()
+        shape, kind = store._form()
+        np.lib.format.open_memmap(store.folder / ANSWERS, "w+", kind, shape).flush()
         store.save(0)
         return store
 
     @classmethod
-    def read(cls, folder: str | Path) -> "AnswerStore":
+    def read(cls, folder: str | Path, command: str = "reinforce") -> "AnswerStore":
         """The store in a folder, complete or not.
 
+        Args:
+            folder: Holds both files.
+            command: What it should have been made by.
+
         Raises:
-            ValueError: there is none, or one of its files is damaged.
+            ValueError: there is none, another command made it, or one of its files is damaged.
         """
         folder = Path(folder)
         if not (folder / INDEX).is_file():
-            raise ValueError(f"there is no store in {folder}; make one with `lightning_vision reinforce --output`")
+            raise ValueError(f"there is no store in {folder}; make one with `lightning_vision {command} --output`")
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            store = cls(folder, index)
-            wanted = (store.rows, index["top_k"]), _kind(index["num_classes"])
+            store = cls(folder, json.loads((folder / INDEX).read_text(encoding="utf-8")))
+            shape, kind = store._form()
             table = np.load(folder / ANSWERS, mmap_mode="r", allow_pickle=False)
-            whole = index["format"] == FORMAT and (table.shape, table.dtype) == wanted
-            if whole and index["checksum"] is not None:
-                whole = store.checksum() == index["checksum"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(store_damaged(folder)) from error
+            whole = store.index["format"] == FORMAT and (table.shape, table.dtype) == (shape, kind)
+            if whole and store.complete:
+                whole = store.checksum() == store.index["checksum"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(store_damaged(folder, command)) from error
         if not whole:
-            raise ValueError(store_damaged(folder))
+            raise ValueError(store_damaged(folder, command))
+        if store.command != command:
+            raise ValueError(
+                f"the store in {folder} was made by `lightning_vision {store.command}`, not by `lightning_vision "
+                f"{command}`; give the store of that"
+            )
         return store
+
+    @property
+    def command(self) -> str:
+        """What makes it."""
+        return str(self.index.get("command", "reinforce"))
 
     @property
     def rows(self) -> int:
@@ -82,17 +98,24 @@ class AnswerStore:
         """Whether all entries have been answered."""
         return self.index["checksum"] is not None
 
-    def write(self, row: Tensor, classes: Tensor, probabilities: Tensor) -> None:
+    def write(self, row: Tensor, classes: Tensor, values: Tensor) -> None:
         """Keep what was answered.
 
         Args:
             row: int64 `(B,)`.
-            classes: int64 `(B, top_k)`, the most probable first.
-            probabilities: Theirs, float32 `(B, top_k)`.
+            classes: int64 `(B, top_k)` or `(B, h, w, top_k)`, the most probable first.
+            values: Theirs, float32 of the same shape.
         """
         table = self._table("r+")
         record = np.empty(classes.shape, table.dtype)
-        record["class"], record["probability"] = classes.numpy(), probabilities.numpy()
+        record["class"], record[self._value] = classes.numpy(), values.numpy()
+        table[row.numpy()] = record
+
+    def leave_out(self, row: Tensor) -> None:
+        """Keep that there is no answer in the rows `row`, int64 `(B,)`, for their image cannot be read."""
+        table = self._table("r+")
+        record = np.zeros((len(row), *table.shape[1:]), table.dtype)
+        record[self._value] = np.nan
         table[row.numpy()] = record
 
     def save(self, done: int, **more: Any) -> None:
@@ -109,7 +132,7 @@ class AnswerStore:
         part.replace(self.folder / INDEX)
 
     def packed(self, row: Tensor) -> Tensor:
-        """Classes and, as their bits, float32 probabilities of entries: int32 `(B, 2, top_k)`.
+        """Classes and, as their bits, float32 values of entries: int32 `(B, 2, top_k)` or `(B, 2, h, w, top_k)`.
 
         Whole numbers, because a Trainer in half precision would round the classes, too.
 
@@ -117,11 +140,13 @@ class AnswerStore:
             IndexError: an entry was never answered; names its row.
         """
         record = self._table("r")[row.numpy()]
+        values = np.ascontiguousarray(record[self._value], np.float32)
+        first = values.reshape(len(values), -1)[:, 0]
         # The most probable class has at least 1 / num_classes, so nothing but an empty row begins with zero.
-        if (empty := np.flatnonzero(record["probability"][:, 0] == 0)).size:
-            raise IndexError(int(row[empty[0]]))
-        both = record["class"].astype(np.int32), np.ascontiguousarray(record["probability"]).view(np.int32)
-        return torch.from_numpy(np.stack(both, 1))
+        empty = np.isnan(first) | ((first == 0) & (self.command == "reinforce"))
+        if (at := np.flatnonzero(empty)).size:
+            raise IndexError(int(row[at[0]]))
+        return torch.from_numpy(np.stack([record["class"].astype(np.int32), values.view(np.int32)], 1))
 
     def checksum(self) -> int:
         """CRC-32 of the table's file."""
@@ -139,11 +164,17 @@ class AnswerStore:
             self._rows = np.lib.format.open_memmap(self.folder / ANSWERS, mode)
         return self._rows
 
+    @property
+    def _value(self) -> str:
+        return VALUES[self.command][0]
 
-def store_damaged(folder: Path) -> str:
+    def _form(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and kind of the table."""
+        shape = (self.rows, *self.index.get("map_size", ()), self.index["top_k"])
+        number = "<u2" if self.index["num_classes"] <= 2**16 else "<u4"
+        return shape, np.dtype([("class", number), VALUES[self.command]])
+
+
+def store_damaged(folder: Path, command: str) -> str:
     """What is said of files that are not what `create` and `save` made."""
-    return f"the store in {folder} is damaged; make it again with `lightning_vision reinforce --overwrite`"
-
-
-def _kind(num_classes: int) -> np.dtype[Any]:
-    return np.dtype([("class", "<u2" if num_classes <= 2**16 else "<u4"), ("probability", "<f4")])
+    return f"the store in {folder} is damaged; make it again with `lightning_vision {command} --overwrite`"

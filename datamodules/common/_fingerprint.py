@@ -19,7 +19,7 @@ PROBED = 64
 TOLERANCE = 0.01
 
 
-def fingerprint(data: VisionDataModule, seed: int) -> dict[str, Any]:
+def fingerprint(data: VisionDataModule, seed: int, augmented: bool = True) -> dict[str, Any]:
     """Classes, training images, their size, what augments and what normalises them.
 
     Of the images count and labels are all there, pixels those of 64 samples spread over the set, less files that are
@@ -29,8 +29,9 @@ def fingerprint(data: VisionDataModule, seed: int) -> dict[str, Any]:
     Args:
         data: Set up.
         seed: Of the augmentation's draws.
+        augmented: Whether the augmentation has a part in it; else images count as they are before it.
     """
-    images, augmentation = data.train_set, data.augmentation
+    images, augmentation = data.train_set, data.augmentation if augmented else None
     assert images is not None
     probed = images.fetch(torch.linspace(0, len(images) - 1, min(len(images), PROBED)).long())
     pixels = result = probed.image

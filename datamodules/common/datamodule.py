@@ -233,13 +233,9 @@ class VisionDataModule(LightningDataModule, ABC):
         if isinstance(batch, dict):
             return {**batch, "image": self.normalise(batch["image"])}
         image, target, index = batch
-        if self.augmentation is not None and self.trainer is not None and self.trainer.training:
-            # Asked of the loader that trains: others may exist, and `current_epoch` lags after some resumptions.
-            epoch = getattr(self.trainer.train_dataloader, "epoch", self.trainer.current_epoch)
-            # A balanced epoch holds copies, whose positions lie beyond the samples.
-            samples = 0 if self.train_set is None or self.sampler == "balanced" else len(self.train_set)
-            uniform = self._uniforms(index, self.augmentation.draws, self.seed, epoch, samples)
-            image = self.augmentation.apply(image, uniform)
+        if (drawn := self._drawn(index)) is not None:
+            augmentation, uniform = drawn
+            image = augmentation.apply(image, uniform)
         return self.normalise(image), target
 
     def augment(self, image: Tensor, index: Tensor, epoch: int) -> Tensor:
@@ -346,6 +342,16 @@ class VisionDataModule(LightningDataModule, ABC):
         check_labels(images.targets, self.num_classes, source="train: ")
         seed = getattr(self, "split_seed", self.seed)
         return images.part(few_labelled(images.targets, count, self.num_classes, seed, source))
+
+    def _drawn(self, index: Tensor) -> tuple[Augmentation, Tensor] | None:
+        """What augments the samples of a training batch, and the numbers it is given; None where nothing does."""
+        if self.augmentation is None or self.trainer is None or not self.trainer.training:
+            return None
+        # Asked of the loader that trains: others may exist, and `current_epoch` lags after some resumptions.
+        epoch = getattr(self.trainer.train_dataloader, "epoch", self.trainer.current_epoch)
+        # A balanced epoch holds copies, whose positions lie beyond the samples.
+        samples = 0 if self.train_set is None or self.sampler == "balanced" else len(self.train_set)
+        return self.augmentation, self._uniforms(index, self.augmentation.draws, self.seed, epoch, samples)
 
     def _title(self, label: Tensor) -> str:
         present = [int(label)] if label.ndim == 0 else (label > 0).nonzero()[:, 0].tolist()

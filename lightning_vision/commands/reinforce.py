@@ -1,6 +1,5 @@
 """Store what teachers say of augmented training images, once, so that later trainings learn from them at no cost."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +7,15 @@ import torch
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from lightning_vision.base.module import shortened
-from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.classification.calibration import Calibration
 from lightning_vision.classification.classifier import ImageClassifier
-from lightning_vision.commands._folders import keep_existing, prepare_folder
+from lightning_vision.commands._answering import begun, file_digest, filled, read_teacher, usable
+from lightning_vision.commands._folders import prepare_folder
 from lightning_vision.commands._report import print_table, require, require_one_process
-from lightning_vision.datamodules.common._answers import ANSWERS, INDEX, AnswerStore
-from lightning_vision.datamodules.common._fingerprint import fingerprint, first_difference
-from lightning_vision.datamodules.common._loader import ShardedLoader
-from lightning_vision.datamodules.common._sets import Fetched, ImageSet
+from lightning_vision.datamodules.common._answers import ANSWERS, AnswerStore
+from lightning_vision.datamodules.common._fingerprint import fingerprint
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
-from lightning_vision.datamodules.reinforced import Reinforced
 from lightning_vision.images import rescale, scale_and_shift
-
-# Batches between two moments at which what was answered is put on disk.
-SAVED_EVERY = 50
 
 
 def run(
@@ -61,126 +53,43 @@ def run(
     """
     require(cli, "data")
     require_one_process(cli, "reinforce")
-    data, paths = _usable(cli.datamodule), [teacher] if isinstance(teacher, str) else list(teacher)
+    data, paths = usable(cli.datamodule, "reinforced"), [teacher] if isinstance(teacher, str) else list(teacher)
     if num_samples < 1 or not 1 <= top_k <= data.num_classes or not temperature > 0:
         raise ValueError(
             f"--num_samples {num_samples} must be at least 1, --top_k {top_k} between 1 and the {data.num_classes} "
             f"classes, --temperature {temperature:g} above 0"
         )
-    teachers = [_teacher(path, data) for path in paths]
-    assert data.train_set is not None
+    teachers = [read_teacher(path, data) for path in paths]
     folder = Path(output or Path(cli.trainer.default_root_dir) / "reinforcement").absolute()
     prepare_folder(folder, "choose another --output")
     wanted = {
-        "samples": len(data.train_set),
+        "command": "reinforce",
+        "samples": len(data.train_set or ()),
         "num_samples": num_samples,
         "top_k": top_k,
         "num_classes": data.num_classes,
         "temperature": temperature,
         "seed": data.seed,
-        "teachers": [_digest(path) for path in paths],
+        "teachers": [file_digest(path) for path in paths],
         "data": fingerprint(data, data.seed),
     }
-    store = _begun(folder, wanted, overwrite)
-    if not store.complete:
-        _answer(cli, data, teachers, store)
-    return _report(store, paths)
-
-
-def _usable(data: Any) -> VisionDataModule:
-    kind = type(data).__name__
-    if not isinstance(data, VisionDataModule) or isinstance(data, Reinforced):
-        raise ValueError(f"{kind} is not a datamodule that can be reinforced; give one of this package, not Reinforced")
-    data.prepare_data()
-    data.setup()
-    if data.train_set is None or data.multilabel:
-        lack = "has several labels an image" if data.multilabel else "has no training images"
-        raise ValueError(f"{kind} {lack}, so it cannot be reinforced; give training images with one label each")
-    return data
-
-
-def _teacher(path: str, data: VisionDataModule) -> ImageClassifier:
-    module = module_from_checkpoint(path)
-    if not isinstance(module, ImageClassifier) or module.multilabel:
-        raise ValueError(
-            f"{path} holds a {type(module).__name__}; a teacher is an ImageClassifier of one label an image"
-        )
-    for size in ("num_classes", "in_channels"):
-        if (theirs := getattr(module, size)) != (ours := getattr(data, size)):
-            raise ValueError(
-                f"the teacher {path} has {size}={theirs} and {type(data).__name__} has {ours}; give a teacher of these "
-                "images"
-            )
-    if module.preprocessing is not None and module.class_names != data.class_names:
-        theirs, ours = shortened(module.class_names, 3), shortened(data.class_names, 3)
-        raise ValueError(
-            f"the teacher {path} was trained on the classes {theirs} and {type(data).__name__} has {ours}; give a "
-            "teacher of these classes, in their order"
-        )
-    return module.eval().requires_grad_(False)
-
-
-def _digest(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-
-
-def _begun(folder: Path, wanted: dict[str, Any], overwrite: bool) -> AnswerStore:
-    """The store in `folder`, made where there is none."""
-    if not overwrite and (folder / INDEX).exists():
-        store = AnswerStore.read(folder)
-        if other := [name for name, value in wanted.items() if first_difference(store.index, {name: value})]:
-            raise FileExistsError(
-                f"{folder} holds a store with other {' and '.join(other)}; choose another --output or add --overwrite"
-            )
-        return store
-    keep_existing([folder / ANSWERS], overwrite)
-    return AnswerStore.create(folder, {**wanted, "tallies": {}})
-
-
-def _answer(cli: Any, data: VisionDataModule, teachers: list[ImageClassifier], store: AnswerStore) -> None:
-    """Fill the rows of the store that are still empty."""
+    store = begun(folder, wanted, overwrite)
     device = cli.trainer.strategy.root_device
-    assert data.train_set is not None
-    done = store.index["done"]
-    tallies: dict[str, float] = dict(store.index["tallies"])
-    loader = ShardedLoader(
-        _Entries(data.train_set, done, store.rows - done),
-        data.batch_size,
-        num_workers=data.num_workers,
-        multiprocessing_context=data.multiprocessing_context,
-        pin_memory=device.type == "cuda",
-        as_dict=True,
-    )
-    for teacher in teachers:
-        teacher.to(device)
-    saved = tenth = done
-    try:
-        with torch.inference_mode():
-            for batch in loader:
-                assert isinstance(batch, dict)  # as asked
-                index = batch["index"]
-                image = data.augment(batch["image"].to(device), index.to(device), 0)
-                answers = _answers(teachers, image, data, store.index["temperature"], cli.trainer.precision_plugin)
-                top = answers.mean(0).topk(store.index["top_k"])
-                if not answers.isfinite().all():
-                    raise ValueError(
-                        "a teacher gives probabilities that are no numbers; give another, or --trainer.precision 32"
-                    )
-                store.write(index, top.indices.cpu(), top.values.cpu())
-                told = _tallied(answers, top, batch.get("target"))
-                tallies = {name: tallies.get(name, 0.0) + value for name, value in told.items()}
-                done = min(done + data.batch_size, store.rows)
-                if done - saved >= SAVED_EVERY * data.batch_size or done == store.rows:
-                    store.save(done, tallies=tallies)
-                    saved = done
-                if done - tenth >= store.rows / 10:
-                    print(f"{done} of {store.rows} entries", flush=True)
-                    tenth = done
-    finally:
-        if done > saved:
-            store.save(done, tallies=tallies)
-        loader.close()
+    for each in teachers:
+        each.to(device)
+
+    def answer(batch: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, float]]:
+        image = data.augment(batch["image"], batch["index"].to(device), 0)
+        answers = _answers(teachers, image, data, temperature, cli.trainer.precision_plugin)
+        if not answers.isfinite().all():
+            raise ValueError(
+                "a teacher gives probabilities that are no numbers; give another, or --trainer.precision 32"
+            )
+        top = answers.mean(0).topk(top_k)
+        return top.indices, top.values, _tallied(answers, top, batch.get("target"))
+
+    filled(store, data, device, answer)
+    return _report(store, paths)
 
 
 def _answers(
@@ -241,22 +150,3 @@ def _report(store: AnswerStore, paths: list[str]) -> dict[str, Any]:
         rows["all teachers agree"] = f"{found['agreement']:.4f}"
     print_table(f"reinforced in {store.folder}", rows)
     return found
-
-
-class _Entries(ImageSet):
-    """Entries of a training set from the first one on that has no answer.
-
-    Args:
-        images: The training set.
-        first: Position of that entry.
-        count: How many follow, itself included.
-    """
-
-    def __init__(self, images: ImageSet, first: int, count: int) -> None:
-        self.images, self.first, self.count = images, first, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def fetch(self, index: Tensor, epoch: int = 0) -> Fetched:
-        return self.images.fetch(index + self.first)

@@ -315,7 +315,7 @@ def test_every_datamodule_goes_through_yaml_and_back(entry: Entry) -> None:
     needed: dict[str, dict[str, Any]] = {"ImageFolder": {"root": "somewhere"}, "CSVImages": {"csv": "table.csv"}}
     needed |= {name: {"root": "somewhere"} for name in ("CocoDetection", "OpenImages", "VOCDetection")}
     given = {"batch_size": 9, **needed.get(entry.name, {})}
-    if entry.name == "Reinforced":
+    if entry.name in ("Reinforced", "ReLabel"):
         digits = f"{Digits.__module__}.{Digits.__qualname__}"
         given = {"data": {"class_path": digits, "init_args": given}, "store": "somewhere"}
     config = parser.parse_object({"data": {"class_path": entry.path, "init_args": given}})
