@@ -16,7 +16,7 @@ from .method import Method, Place
 
 __all__ = ["Inspections"]
 
-Action = Literal["error", "warn"]
+Action = Literal["error", "warn", "off"]
 
 
 class Inspections(Method):
@@ -26,24 +26,24 @@ class Inspections(Method):
     when evaluations are over and the training's own weights stand in the module.
 
     Args:
-        every_n_steps: Optimizer steps from one look to the next, >= 0; at 0 nothing is looked at.
-        action: `error` raises what was found, `warn` says it, once each.
+        every_n_steps: Optimizer steps from one look to the next, >= 1.
+        action: `error` raises what was found, `warn` says it, once each, `off` does not look.
         others: Go to the next base class, among them `name`.
 
     Raises:
-        ValueError: a setting out of its range; with `action="error"`, before the first step, what was found there.
-        RuntimeError: with `action="error"`, after a step, what was found then.
+        ValueError: a setting out of its range.
+        RuntimeError: with `action="error"`, when training starts or after a step, what was found then.
     """
 
     place = Place.OBSERVE
-    neutral = ({"every_n_steps": 0},)
+    neutral = ({"action": "off"},)
 
     def __init__(self, *, every_n_steps: int, action: Action, **others: Any) -> None:
         super().__init__(**others)
         kind = type(self).__name__
-        whole(kind, "every_n_steps", every_n_steps, 0)
+        whole(kind, "every_n_steps", every_n_steps, 1)
         if action not in get_args(Action):
-            raise ValueError(f"{kind}: action is {action!r}; give 'error' or 'warn'.")
+            raise ValueError(f"{kind}: action is {action!r}; give 'error', 'warn' or 'off'.")
         self.every_n_steps = every_n_steps
         self.action: Action = action
         self._began = self._looked = 0  # optimizer steps
@@ -95,7 +95,7 @@ class Inspections(Method):
         kind = type(self).__name__
         sentence = f"{kind}: {when}, {'; '.join(found) or 'another process found something, which it says'}."
         if self.action == "error":
-            raise ValueError(sentence) if self._looked == self._began else RuntimeError(sentence)
+            raise RuntimeError(sentence)
         for it in found:
             if it not in self._said:
                 rank_zero_warn(f"{kind}: {when}, {it}.")

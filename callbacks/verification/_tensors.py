@@ -18,20 +18,23 @@ def fingerprints(tensors: Iterable[Tensor]) -> Tensor:
     The bits of elements are whole numbers, summed in 1,024 columns, each of which has a factor of its own. Every change
     of one element is noticed, and of several all but those that cancel out in a column.
     """
-    found = [_fingerprint(it.detach()) for it in tensors]
+    # Odd, so that no bit of a sum is lost; 2**64 over the golden ratio spreads them.
+    factors = (torch.arange(COLUMNS) * -7046029254386353131) | 1
+    found = []
+    for it in tensors:
+        factors = factors.to(it.device)
+        found.append(_fingerprint(it.detach(), factors))
     return torch.stack([it.to(found[0].device) for it in found]) if found else torch.zeros(0, dtype=torch.int64)
 
 
-def _fingerprint(tensor: Tensor) -> Tensor:
+def _fingerprint(tensor: Tensor, factors: Tensor) -> Tensor:
     flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).contiguous().view(-1)
     bits = flat.view(WHOLE[flat.element_size()])
-    # Odd, so that no bit of a sum is lost; 2**64 over the golden ratio spreads them.
-    factors = (torch.arange(COLUMNS, device=bits.device) * -7046029254386353131) | 1
     full = len(bits) // COLUMNS * COLUMNS
     rest = bits[full:].long()
-    found = (rest * factors[: len(rest)]).sum()
+    found = torch.dot(rest, factors[: len(rest)])
     if full:
-        found += (bits[:full].view(-1, COLUMNS).sum(0, dtype=torch.int64) * factors).sum()
+        found += torch.dot(bits[:full].view(-1, COLUMNS).sum(0, dtype=torch.int64), factors)
     return found
 
 

@@ -65,14 +65,15 @@ class FrozenPartCheck(Inspections):
             is frozen when training starts, until someone thaws it.
         may_move: Names of parts, or inside of parts, that follow others by design, as a momentum teacher does: they may
             change, but get no gradient and share no memory. They need not be among `parts`.
-        every_n_steps: Optimizer steps from one look to the next, >= 0. Neutral: 0.
-        action: `error` ends the fit with what was found, `warn` says it, once each.
+        every_n_steps: Optimizer steps from one look to the next, >= 1.
+        action: `error` ends the fit with what was found, `warn` says it, once each. Neutral: `off`.
         name: Part of the state key.
 
     Raises:
         ValueError: from the constructor, for a setting out of range; when training starts, for a name that the module
-            does not have, or if what is named requires a gradient or shares memory with a trained parameter.
-        RuntimeError: after a step, if a part moved or has a gradient.
+            does not have or that holds no tensors.
+        RuntimeError: with `action="error"`: when training starts, if what is named requires a gradient or shares memory
+            with a trained parameter; after a step, if it moved or has a gradient.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -86,7 +86,7 @@ def test_a_momentum_teacher_moves_by_design_and_its_gradient_is_still_an_error()
     fit(module, FrozenPartCheck(may_move=["target"]), loader=loader)
     module.target.requires_grad_(True)
 
-    with pytest.raises(ValueError, match="before the first step, `target` requires a gradient"):
+    with pytest.raises(RuntimeError, match="before the first step, `target` requires a gradient"):
         fit(module, FrozenPartCheck(may_move=["target"]), loader=loader)
 
 
@@ -113,7 +113,7 @@ def test_a_batch_norm_in_training_mode_is_named_with_the_way_out():
 def test_a_part_that_requires_a_gradient_is_refused_before_the_first_step():
     module = seeded(Taught)
     module.teacher[0].requires_grad_(True)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(RuntimeError) as caught:
         fit(module, FrozenPartCheck(["teacher"]))
 
     assert str(caught.value) == (
@@ -146,7 +146,7 @@ def test_memory_shared_with_a_trained_parameter_is_found_before_the_first_step()
     module = seeded(Taught)
     module.teacher[5].weight.data = module.network[5].weight.data
 
-    with pytest.raises(ValueError, match=r"`teacher.5.weight` shares its memory with the trained `network.5.weight`"):
+    with pytest.raises(RuntimeError, match=r"`teacher.5.weight` shares its memory with the trained `network.5.weight`"):
         fit(module, FrozenPartCheck(["teacher"]))
 
 
@@ -246,8 +246,8 @@ def test_the_largest_frozen_parts_are_named_and_single_parameters():
     [
         ({"parts": "teacher"}, "FrozenPartCheck: parts is 'teacher'; give a list of dotted names."),
         ({"may_move": [""]}, "FrozenPartCheck: may_move is ['']; give a list of dotted names."),
-        ({"every_n_steps": -1}, "FrozenPartCheck: every_n_steps is -1; give a whole number of at least 0."),
-        ({"action": "shout"}, "FrozenPartCheck: action is 'shout'; give 'error' or 'warn'."),
+        ({"every_n_steps": 0}, "FrozenPartCheck: every_n_steps is 0; give a whole number of at least 1."),
+        ({"action": "shout"}, "FrozenPartCheck: action is 'shout'; give 'error', 'warn' or 'off'."),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
