@@ -1,0 +1,178 @@
+"""Watching the layers of a module through one run of a step, with some samples exchanged at the entrance."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.loss import _Loss
+
+from ..hooks._around import Around
+from ..hooks._frozen import part_name
+from ..hooks._heard_losses import HeardLosses
+from ._rows import Tree, changed, halves, leaves, prints, sizes, with_negatives
+
+__all__ = ["STEP", "Call", "Key", "Watch", "leaking_rows"]
+
+# A layer's path and the number of its call; "" is the module's own forward.
+Key = tuple[str, int]
+# In the place of a path: what the step itself computes between its layers and the loss.
+STEP = "training_step"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a layer, in fingerprints.
+
+    Args:
+        given: Its arguments.
+        put_out: What it returned.
+        entered: Samples whose number was told at the entrance, 0 if it was no entrance.
+        inside: Calls that it made.
+        kept: What it returned, if that was asked for.
+    """
+
+    given: Tree
+    put_out: Tree
+    entered: int
+    inside: Sequence[Key]
+    kept: Sequence[Tensor] = ()
+
+
+class Watch:
+    """Inside, all calls of a module's layers are kept in `calls`, in the order in which they end.
+
+    With a `reference`, an outermost call that is given what it was given there is given some samples as their
+    negatives: the images, wherever they came from. What a loss is made of is not watched. Batch norms rest in
+    evaluation mode, and those without running statistics let everything pass.
+
+    Args:
+        module: Whose layers.
+        labels: Of the batch: a loss by these is a call of `STEP`.
+        reference: Calls of a run without exchange.
+        others: Whether the other half of the samples is exchanged.
+        keep: Calls whose outputs are kept.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        labels: Sequence[Tensor] = (),
+        reference: Mapping[Key, Call] | None = None,
+        others: bool = False,
+        keep: Collection[Key] = (),
+    ) -> None:
+        self.module, self.reference, self.keep = module, reference, keep
+        self.calls: dict[Key, Call] = {}
+        self.batch_norms: list[str] = []  # those that were called, and would measure a batch
+        self._half: Callable[[int], Tensor] = (lambda size: ~halves(size)) if others else halves
+        self._counts: dict[str, int] = {}
+        self._open: list[tuple[Key, Tree, int, list[Key]]] = []
+        self._losses, self._stack = HeardLosses(labels), ExitStack()
+        self._deaf = 0  # inside how many losses
+
+    def __enter__(self) -> "Watch":
+        for path, part in self.module.named_modules():
+            if isinstance(part, _BatchNorm) and (part.training or part.running_mean is None):
+                self._rest(part_name(path), part)
+            if path:
+                begin, end = partial(self._begin, part_name(path)), partial(self._end, part_name(path))
+                self._stack.callback(part.register_forward_pre_hook(begin, with_kwargs=True).remove)
+                self._stack.callback(part.register_forward_hook(end, with_kwargs=True).remove)
+        # Not by hooks, for a step may call `self.forward` itself.
+        self._stack.callback(Around(self.module, "forward", self._forward).undo)
+        self._stack.enter_context(self._losses)
+        return self
+
+    def __exit__(self, *caught: Any) -> None:
+        self._stack.close()
+        for number, heard in enumerate(it for it in self._losses.losses if it.of_batch):
+            kept = [heard.given] if (STEP, number) in self.keep else []
+            self.calls[STEP, number] = Call([], prints(heard.given), 0, [], kept)
+
+    def _rest(self, path: str, part: Any) -> None:
+        self._stack.callback(part.register_forward_pre_hook(lambda *_: self._note(path)).remove)
+        if part.running_mean is None:
+            self._stack.callback(Around(part, "forward", lambda proceed, value: value).undo)
+        elif part.training:
+            part.training = False
+            self._stack.callback(part.train)
+
+    def _note(self, path: str) -> None:
+        if path not in self.batch_norms:
+            self.batch_norms.append(path)
+
+    def _forward(self, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        args, kwargs = self._begin("", self.module, args, kwargs)
+        output = proceed(*args, **kwargs)
+        self._end("", self.module, args, kwargs, output)
+        return output
+
+    def _begin(self, path: str, part: nn.Module, args: Any, kwargs: Any) -> Any:
+        self._deaf += _is_loss(path, part)
+        if self._deaf:
+            return args, kwargs
+        key = (path, self._counts.get(path, 0))
+        self._counts[path] = key[1] + 1
+        given, entered = prints([args, kwargs]), 0
+        if not self._open:
+            exchanged, entered = with_negatives([args, kwargs], self._half)
+            before = None if self.reference is None else self.reference.get(key)
+            if before is not None and _alike(before.given, given):
+                args, kwargs = exchanged
+                given = prints(exchanged)
+        self._open.append((key, given, entered, []))
+        return args, kwargs
+
+    def _end(self, path: str, part: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._deaf:
+            self._deaf -= _is_loss(path, part)
+            return
+        key, given, entered, inside = self._open.pop()
+        if self._open:
+            self._open[-1][3].append(key)
+        kept = [it.detach().clone() for it in leaves(output)] if key in self.keep else []
+        self.calls[key] = Call(given, prints(output), entered, inside, kept)
+
+
+def leaking_rows(key: Key, before: Mapping[Key, Call], after: Mapping[Key, Call]) -> Tensor | None:
+    """`(N,)`, the rows of a call's output that change though those of its input do not; None if it cannot be judged.
+
+    It cannot if all rows of what it was given had changed, or none.
+    """
+    own, now = before[key], after.get(key)
+    if now is None:
+        return None
+    if key[0] == STEP:
+        return _leaking_step(before, own, now)
+    for count in sorted(sizes(own.given) & sizes(own.put_out), reverse=True):
+        given = changed(own.given, now.given, count, alone=True) if count > 1 else None
+        put_out = changed(own.put_out, now.put_out, count)
+        if given is not None and put_out is not None and 0 < int(given.sum()) < count:
+            return put_out & ~given
+    return None
+
+
+def _leaking_step(before: Mapping[Key, Call], own: Call, now: Call) -> Tensor | None:
+    """A step may put rows in another order, so they are counted: more have changed than were exchanged."""
+    count = next((it.entered for it in before.values() if it.entered), 0)
+    if count < 2 or not isinstance(own.put_out, Tensor) or len(own.put_out) != count:
+        return None
+    put_out = changed(own.put_out, now.put_out, count)
+    half = int(halves(count).sum())
+    return None if put_out is None else put_out & bool(int(put_out.sum()) > max(half, count - half))
+
+
+def _alike(left: Tree, right: Tree) -> bool:
+    pairs = leaves(left), leaves(right)
+    return len(pairs[0]) == len(pairs[1]) and all(map(torch.equal, *pairs))
+
+
+def _is_loss(path: str, part: nn.Module) -> bool:
+    """What compares samples on purpose: torch's losses, and what is named as one."""
+    words = (type(part).__name__.lower(), path.rpartition(".")[2].lower())
+    return isinstance(part, _Loss) or any(it.endswith(("loss", "losses", "criterion")) for it in words)
