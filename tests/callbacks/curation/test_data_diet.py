@@ -1,0 +1,183 @@
+"""Data diet: EL2N by hand, GraNd against autograd and a closed form, wrong labels found, a loop written out."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer, seed_everything
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_vision.callbacks import DataDiet
+from lightning_vision.callbacks.curation.scores import el2n, grand, hardest_samples, read_scores, write_scores
+from lightning_vision.datamodules import Digits
+from support.compare import distance
+from support.data import labelled_images, plain_loader
+from support.modules import Plain, small_network
+from support.trainers import quiet_trainer
+
+from .conftest import SAMPLES, in_sixes, loop
+
+
+def test_row_92_el2n_by_hand() -> None:
+    """Shares 1/2, 1/4, 1/4 and a right label: sqrt(1/4 + 1/16 + 1/16); a wrong one: sqrt(1/4 + 9/16 + 1/16)."""
+    logits = torch.tensor([[2.0, 1.0, 1.0]]).log().expand(2, 3)
+
+    assert torch.allclose(el2n(logits, torch.tensor([0, 1])), torch.tensor([6.0, 14.0]).sqrt() / 4)
+
+
+def test_el2n_of_soft_labels_is_that_of_their_classes() -> None:
+    logits, classes = torch.randn(5, 10), torch.arange(5)
+
+    assert torch.equal(el2n(logits, F.one_hot(classes, 10).float()), el2n(logits, classes))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_row_92_grand_equals_a_loop_of_autograd(last: bool) -> None:
+    torch.manual_seed(0)
+    network = small_network().eval()
+    images, targets = labelled_images(7)[:]
+    weights = list(network[-1].parameters()) if last else list(network.parameters())
+    expected = []
+    for image, target in zip(images, targets, strict=True):
+        gradients = torch.autograd.grad(F.cross_entropy(network(image[None]), target[None]), weights)
+        expected.append(torch.cat([it.flatten() for it in gradients]).norm())
+
+    assert torch.allclose(grand(network, images, targets, last), torch.stack(expected), rtol=1e-5)
+
+
+def test_row_92_grand_of_a_linear_network_has_a_closed_form() -> None:
+    """The gradient is (p - y) [x, 1]^T, whose norm is EL2N sqrt(||x||^2 + 1)."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    images, targets = labelled_images(7)[:]
+
+    expected = el2n(network(images), targets) * (images.flatten(1).square().sum(1) + 1).sqrt()
+    assert torch.allclose(grand(network, images, targets), expected, rtol=1e-5)
+
+
+def test_grand_in_parts_is_grand(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = small_network().eval()
+    images, targets = labelled_images(7)[:]
+    whole_batch = grand(network, images, targets)
+    monkeypatch.setattr("lightning_vision.callbacks.curation.scores._AT_ONCE", 900)
+
+    assert torch.allclose(grand(network, images, targets), whole_batch, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("keep", "drop"), [(0.5, 0.0), (0.3, 0.1), (0.01, 0.0), (1.0, 0.0)])
+def test_row_92_exactly_round_f_n_samples_are_kept(keep: float, drop: float) -> None:
+    scores = torch.rand(101, generator=torch.Generator().manual_seed(0))
+    kept = hardest_samples(scores, keep, drop)
+
+    assert len(kept) == round(keep * 101)
+    above = (scores > scores[kept].max()).sum()
+    assert above == round(drop * 101) and (scores > scores[kept].min()).sum() == above + len(kept) - 1
+
+
+def with_flips() -> tuple[TensorDataset, Tensor]:
+    """600 digits, of which a tenth have another label, and which."""
+    data = Digits()
+    data.setup("fit")
+    fetched = data.train_set.fetch(torch.arange(600))
+    generator = torch.Generator().manual_seed(0)
+    flipped = torch.rand(600, generator=generator) < 0.1
+    shift = torch.randint(1, 10, (600,), generator=generator)
+    targets = torch.where(flipped, (fetched.target + shift) % 10, fetched.target)
+    return TensorDataset(data.normalise(fetched.image), targets), flipped
+
+
+@pytest.mark.parametrize("score", ["el2n", "grand"])
+def test_row_92_wrong_labels_rank_among_the_top_scores(score: str, tmp_path: Path) -> None:
+    samples, flipped = with_flips()
+    seed_everything(0, verbose=False)
+    diet = DataDiet(1.0, score, score_epoch=4)
+    trainer = quiet_trainer(max_epochs=5, callbacks=[diet], default_root_dir=tmp_path)
+    trainer.fit(Plain(dropout=0.0), DataLoader(samples, 16, shuffle=True))
+
+    assert roc_auc_score(flipped, diet.found) > 0.9
+    assert torch.equal(read_scores([tmp_path / "report" / "data_diet.csv"]), diet.found)
+
+
+def by_hand(keep: int) -> Any:
+    """The loop's choice: after two epochs the samples of largest error, asked in evaluation mode."""
+    scores: list[Tensor] = []
+
+    def chooses(module: Plain) -> Any:
+        images, targets = labelled_images(SAMPLES).tensors
+
+        def batches(epoch: int, losses: Tensor, every: list[list[int]]) -> list[list[int]]:
+            if epoch < 2:
+                return every
+            if not scores:
+                module.eval()
+                shares = module.network(images).softmax(1)
+                module.train()
+                scores.append((shares - F.one_hot(targets, 10)).square().sum(1).sqrt())
+            order = scores[0].argsort(descending=True).tolist()
+            return in_sixes(sorted(order[:keep] if keep > 0 else order[keep:]))
+
+        return batches
+
+    return chooses
+
+
+@pytest.mark.parametrize("keep", [14, -14], ids=["as the paper", "a mutant that keeps the easiest"])
+def test_training_equals_a_loop_written_by_hand(keep: int) -> None:
+    torch.manual_seed(0)
+    ours = Plain(dropout=0.0)
+    theirs = deepcopy(ours)
+    diet = DataDiet(keep_fraction=14 / SAMPLES, score_epoch=2)
+    quiet_trainer(max_epochs=6, callbacks=[diet], limit_val_batches=0).fit(ours, plain_loader(SAMPLES))
+    loop(theirs, by_hand(keep)(theirs), 6)
+
+    difference = distance(ours.state_dict(), theirs.state_dict())
+    assert difference == 0.0 if keep > 0 else difference > 1e-3
+
+
+def trained(diet: DataDiet, folder: Path, **options: Any) -> Trainer:
+    trainer = quiet_trainer(max_epochs=2, callbacks=[diet], default_root_dir=folder, **options)
+    trainer.fit(Plain(), plain_loader(SAMPLES))
+    return trainer
+
+
+def test_files_of_other_runs_are_meant_and_leave_samples_out_at_once(tmp_path: Path) -> None:
+    first, second = torch.rand(2, SAMPLES, generator=torch.Generator().manual_seed(0))
+    files = [str(tmp_path / "0.csv"), str(tmp_path / "1.csv")]
+    for file, scores in zip(files, (first, second), strict=True):
+        write_scores(Path(file), scores)
+    diet = DataDiet(0.4, score_files=files)
+    trainer = trained(diet, tmp_path)
+
+    assert torch.allclose(diet.found, (first + second) / 2) and trainer.global_step == 2 * 2
+    assert not (tmp_path / "report").exists()
+
+
+def test_files_of_other_data_are_refused_before_the_first_batch(tmp_path: Path) -> None:
+    write_scores(tmp_path / "0.csv", torch.rand(5))
+    (tmp_path / "1.csv").write_text("a,b\n1,2\n")
+
+    with pytest.raises(
+        ValueError, match=r"^DataDiet: there are scores of 5 samples, and the training set has 29; give"
+    ):
+        trained(DataDiet(score_files=[str(tmp_path / "0.csv")]), tmp_path)
+    for name in ("1.csv", "2.csv"):
+        with pytest.raises(ValueError, match=f"^DataDiet: .*{name} cannot be read as scores of samples"):
+            trained(DataDiet(score_files=[str(tmp_path / name)]), tmp_path)
+
+
+def test_what_keeps_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^DataDiet: keep_fraction=0.5 and drop_top_fraction=0.6 keep none .*; give"):
+        DataDiet(0.5, drop_top_fraction=0.6)
+    with pytest.raises(ValueError, match=r"^DataDiet: score is 'loss'; give 'el2n' or 'grand'"):
+        DataDiet(score="loss")  # type: ignore[arg-type]  # as a YAML may
+
+
+def test_a_network_without_a_last_layer_says_so() -> None:
+    with pytest.raises(ValueError, match=r"without nn\.Linear has no last layer"):
+        grand(nn.Flatten(), torch.ones(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), last_layer_only=True)
