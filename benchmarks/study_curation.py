@@ -104,7 +104,7 @@ def blocks(quick: bool) -> dict[str, str]:
         if name != "plain"
     } | {"plain": ""}
     protocol = (
-        f"Accuracy, percent of 359 test digits; `resnet8_cifar` on all 1,258 training images, shifted by up to a pixel, "
+        f"Accuracy, percent of 359 test digits; `resnet8_cifar` on all 1,258 training images, shifted by a pixel, "
         f"AdamW (rate {LR}, decay {WEIGHT_DECAY}), label smoothing {SMOOTHING}, a cosine over {EPOCHS} epochs, batches "
         f"of {BATCH}. Images are those trained on, of plain's; time saved is 1 minus the ratio of processor times, the "
         "median over the seeds. SE is the standard error of the paired difference over the seeds."
