@@ -10,18 +10,18 @@ from lightning_vision.callbacks.mixing.feature_style import StyleIntensity, rest
 
 __all__ = ["draw"]
 
-STRENGTHS = (0.0, 0.1, 0.2, 0.4)
+STRENGTHS = (0.0, 0.1, 0.2, 0.3)
 
 
 def draw() -> Figure:
     """Above a photograph whose own colours' style is moved with growing strength; below loss and strength by step."""
     photo = torch.from_numpy(load_sample_image("flower.jpg")[60:380, 120:440].copy()).permute(2, 0, 1).float() / 255
     photo = F.avg_pool2d(photo, 5)
-    moved = torch.randn(2, 4, 3, 1, 1, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(2, 1, 3, 1, 1, generator=torch.Generator().manual_seed(5))
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1.1, 1))
-    for axes, strength, noise in zip(above.subplots(1, 4), STRENGTHS, moved.unbind(1), strict=True):
-        shown = restyle(photo[None], strength * noise[:1], strength * noise[1:])[0]
+    for axes, strength in zip(above.subplots(1, 4), STRENGTHS, strict=True):
+        shown = restyle(photo[None], strength * noise[0], strength * noise[1])[0]
         axes.imshow(shown.clamp(0, 1).permute(1, 2, 0), interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.set_title("as it is" if strength == 0 else f"noise of strength {strength:g}", fontsize=10)
