@@ -21,7 +21,7 @@ from lightning_vision.datamodules.common.datamodule import VisionDataModule
 from .fits import Plain
 from .side_by_side import Row, Side, take_turns
 
-__all__ = ["rows"]
+__all__ = ["Online", "fitting", "rows"]
 
 ENTRIES, SIDE = 4, 64
 DIGITS = ["--data", "Digits", "--data.shift", "1"]
@@ -81,9 +81,9 @@ def _rows(what: str, data: VisionDataModule, given: list[str], network: str, fol
 
     size = reinforce()
     sides: dict[str, Side] = {
-        "plain": _fitting(lambda: Plain(make()), data, quick),
-        "reinforced": _fitting(lambda: Plain(make()), Reinforced(data, store), quick),
-        "online": _fitting(lambda: Online(make(), make()), data, quick),
+        "plain": fitting(lambda: Plain(make()), data, quick),
+        "reinforced": fitting(lambda: Plain(make()), Reinforced(data, store), quick),
+        "online": fitting(lambda: Online(make(), make()), data, quick),
         "once": lambda: reinforce,
     }
     repetitions, warmup = (1, 0) if quick else (7, 1)
@@ -96,7 +96,7 @@ def _rows(what: str, data: VisionDataModule, given: list[str], network: str, fol
     ]
 
 
-def _fitting(module: Callable[[], Plain], data: VisionDataModule, quick: bool) -> Side:
+def fitting(module: Callable[[], Plain], data: VisionDataModule, quick: bool) -> Side:
     """A side that trains what `module()` makes for an epoch."""
 
     def prepare() -> Callable[[], None]:

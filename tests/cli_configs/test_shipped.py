@@ -22,7 +22,7 @@ from lightning_vision.configs import read_config, shipped
 from lightning_vision.generation.generator import ImageGenerator
 from support.box_files import coco_folder
 from support.photos import photo_folder, photo_table
-from support.stores import digits_store
+from support.stores import digits_maps, digits_store
 from support.teachers import write_checkpoints
 from support.trainers import QUIET
 
@@ -45,8 +45,11 @@ JUDGED = {
     "samples": ("generation/flow_digits", {"val/loss"}),
     "detections": ("detection/digits", {"val/map"}),
 }
-BOXES: dict[str, Callable[[], Path]] = {"root": lambda: coco_folder("boxes")}
-"""The same for `CocoDetection`."""
+OF_THEIR_OWN: dict[str, dict[str, Callable[[], Path]]] = {
+    "CocoDetection": {"root": lambda: coco_folder("boxes")},
+    "ReLabel": {"store": lambda: digits_maps("store")},
+}
+"""The same for datamodules that mean something else by a name."""
 
 
 def said(name: str) -> list[str]:
@@ -63,7 +66,7 @@ def flags(name: str) -> list[str]:
     parameters = inspect.signature(entry.load()).parameters.values()
     given = data.get("init_args", {})
     wanted = [it.name for it in parameters if it.default in (None, it.empty) and it.name not in given]
-    makers = BOXES if data["class_path"] == "CocoDetection" else DATA
+    makers = DATA | OF_THEIR_OWN.get(data["class_path"], {})
     made = [word for it in makers if it in wanted for word in (f"--data.{it}", str(makers[it]()))]
     return [*said(name), *made]
 

@@ -9,7 +9,7 @@ from lightning_vision.datamodules.common._answers import AnswerStore
 from lightning_vision.datamodules.common._fingerprint import fingerprint
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 
-__all__ = ["answered", "digits_store", "mapped"]
+__all__ = ["answered", "digits_maps", "digits_store", "mapped"]
 
 
 def answered(folder: str | Path, data: VisionDataModule, entries: int, top_k: int) -> Path:
@@ -58,3 +58,8 @@ def mapped(folder: str | Path, data: VisionDataModule, map_size: tuple[int, int]
     store.write(torch.arange(store.rows), classes, scores)
     store.save(store.rows)
     return Path(folder)
+
+
+def digits_maps(folder: str | Path) -> Path:
+    """Label maps of the digits."""
+    return mapped(folder, Digits(), (2, 2), 5)
