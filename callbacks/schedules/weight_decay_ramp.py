@@ -5,17 +5,20 @@ Caron et al. 2021, arXiv:2104.14294, section 3.2: a cosine from 0.04 to 0.4. Wit
     decay_t = end + (start - end) (1 + cos(pi t / T)) / 2
 """
 
+from collections.abc import Sequence
 from typing import Literal, final
 
+from lightning.pytorch import LightningModule
+
 from ..hooks._checks import number
-from ..hooks.decays import Decays
+from ..hooks.values import Moment, Values
 from .warm_restarts import cosine_annealing
 
 __all__ = ["WeightDecayRamp"]
 
 
 @final
-class WeightDecayRamp(Decays):
+class WeightDecayRamp(Values):
     """Moves the weight decay along half a cosine from one value to another, as DINO does from 0.04 to 0.4.
 
     The decay of every parameter group that has one is set before each optimizer step, as a function of
@@ -44,7 +47,8 @@ class WeightDecayRamp(Decays):
         last step is taken one step before `end`, as theirs is.
 
     See also:
-        `WarmUpCosine`, which moves learning rates.
+        `Ramp`, which moves any number along a curve and a stretch of one's choice; `WarmUpCosine`, which moves learning
+        rates.
     """
 
     neutral = ({"start": "own", "end": "own"},)
@@ -59,13 +63,24 @@ class WeightDecayRamp(Decays):
         self.start, self.end = start, end
         self._training: int | None = None
 
+    def names(self, pl_module: LightningModule) -> Sequence[str]:
+        return ("optimizer.weight_decay",)
+
+    def value(self, name: str, own: float, moment: Moment) -> float:
+        return self.decay(moment.step, own)
+
+    def begins(self, moment: Moment) -> str | None:
+        return self.plan(moment.steps)
+
     def decay(self, step: int, own: float) -> float:
+        """The weight decay when `step` optimizer steps are done, of a group that the module gave `own`, above 0."""
         start, end = (own if value == "own" else value for value in (self.start, self.end))
         if self._training is None:
             return start
         return cosine_annealing(min(step, self._training), self._training, start, end)
 
     def plan(self, training: int | None) -> str | None:
+        """Take over how many optimizer steps the training has, or return a warning if nobody knows."""
         self._training = training
         if training is None:
             return (

@@ -76,11 +76,25 @@ class RandAugment(Planned):
         whole("RandAugment", "magnitude", magnitude, 0, num_magnitude_bins - 1)
         check_outside("RandAugment", interpolation, fill)
         self.num_ops = num_ops
-        self.magnitude = magnitude
         self.num_magnitude_bins = num_magnitude_bins
+        self.magnitude = magnitude
         self.interpolation = interpolation
         self.fill = fill
         self.draws = 2 * num_ops
+
+    @property
+    def magnitude(self) -> float:
+        """May be set between two batches, also between two bins, of which the nearer one is taken."""
+        strength: float = vars(self)["magnitude"]
+        return strength
+
+    @magnitude.setter
+    def magnitude(self, given: float) -> None:
+        last = self.num_magnitude_bins - 1
+        if not 0 <= given <= last:
+            raise ValueError(f"RandAugment: magnitude is {given!r}; give a number from 0 to {last}.")
+        # Under its public name, among what tells one augmentation from another.
+        vars(self)["magnitude"] = given
 
     def plans(self, uniform: Tensor, sides: tuple[int, int]) -> list[Plan]:
         """The steps that each image takes.
@@ -92,9 +106,10 @@ class RandAugment(Planned):
         Returns:
             For each image names of operations and magnitudes.
         """
+        strength = int(self.magnitude + 0.5)
         return [
             [
-                LEARNED.step(NAMES[int(which * len(NAMES))], self.magnitude, self.num_magnitude_bins, sign, sides)
+                LEARNED.step(NAMES[int(which * len(NAMES))], strength, self.num_magnitude_bins, sign, sides)
                 for which, sign in zip(row[::2], row[1::2], strict=True)
             ]
             for row in uniform.tolist()
