@@ -12,10 +12,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ._checks import takes_batches
+from ._findings import tell
 from ._rerun import Rerun, StepFailedError
 from .method import Method, Place
 
-__all__ = ["Action", "FirstBatch", "reported"]
+__all__ = ["Action", "FirstBatch", "known_action"]
 
 Action = Literal["error", "warn", "off"]
 
@@ -68,6 +69,7 @@ class FirstBatch(Method):
         if self._looked:
             return
         self._looked = True
+        found: Sequence[str] = ()
         try:
             found = self.look(trainer, pl_module, batch, Rerun(trainer, pl_module, batch, batch_idx))
         except StepFailedError as error:
@@ -75,27 +77,10 @@ class FirstBatch(Method):
                 f"{type(self).__name__}: nothing was judged, for training_step of {type(pl_module).__name__} failed "
                 f"when it was run ahead ({error}); if the fit fails there too, mend that, or leave the callback out."
             )
-        else:
-            reported(self, found)
+        tell(self, trainer, found)
 
 
 def known_action(owner: str, action: object) -> None:
     """Refuse what is no action."""
     if action not in get_args(Action):
         raise ValueError(f"{owner}: action is {action!r}; give 'error', 'warn' or 'off'.")
-
-
-def reported(method: Any, found: Sequence[str]) -> None:
-    """Raise what was found or say it, as the method's action has it."""
-    if not found:
-        return
-    kind = type(method).__name__
-    text = (
-        f"{kind}: {found[0]}"
-        if len(found) == 1
-        else f"{kind} found {len(found)} things.\n"
-        + "\n".join(f"{number}. {sentence}" for number, sentence in enumerate(found, start=1))
-    )
-    if method.action == "error":
-        raise RuntimeError(text)
-    rank_zero_warn(text)
