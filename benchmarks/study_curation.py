@@ -5,7 +5,7 @@ The protocol stands in docs/study_curation.md; it and the constants below were c
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import mean, median
@@ -60,15 +60,19 @@ class Outcome:
     seconds: float
 
 
-ARMS = [
+CONTROLS = [
     Arm("plain"),
     Arm("plain, half the epochs", length=0.5),
     Arm("a random half", "dynamic_data_pruning", {"prune_ratio": 0.5, "num_group": 1}),
+]
+ARMS = [
+    *CONTROLS,
     Arm("DynamicDataPruning", "dynamic_data_pruning"),
     Arm("DataDiet", "data_diet"),
     Arm("DataDiet after 5 epochs", "data_diet", {"score_epoch": 5}),
     Arm("HardBatches", "hard_batches"),
 ]
+CALLBACKS = ("dynamic_data_pruning", "data_diet", "hard_batches")
 
 
 class _Count(Callback):
@@ -81,7 +85,7 @@ class _Count(Callback):
 
 
 def blocks(quick: bool) -> dict[str, str]:
-    """The table by the name of its block.
+    """The tables by the name of their block: all arms, and for each callback the arms that concern it.
 
     Args:
         quick: One seed, two epochs.
@@ -92,15 +96,22 @@ def blocks(quick: bool) -> dict[str, str]:
     runs: dict[str, list[Outcome]] = {arm.name: [] for arm in ARMS}
     for (arm, _, _), outcome in zip(tasks, in_processes(train, tasks, 0 if quick else 2), strict=True):
         runs[arm.name].append(outcome)
-    plain = runs["plain"]
-    scores = {name: [run.accuracy for run in each] for name, each in runs.items()}
+    concerned = {name: [arm for arm in ARMS if arm.callback == name or arm in CONTROLS] for name in CALLBACKS}
+    return {"study_curation": _table(runs, ARMS)} | {
+        f"curation_{it}": _table(runs, arms) for it, arms in concerned.items()
+    }
+
+
+def _table(runs: Mapping[str, list[Outcome]], arms: Sequence[Arm]) -> str:
+    plain, each_arm = runs["plain"], {arm.name: runs[arm.name] for arm in arms}
+    scores = {name: [run.accuracy for run in each] for name, each in each_arm.items()}
     images = {
         name: f"{100 * mean(run.images / base.images for run, base in zip(each, plain, strict=True)):.0f}%"
-        for name, each in runs.items()
+        for name, each in each_arm.items()
     }
     saved = {
         name: f"{100 * (1 - median(run.seconds / base.seconds for run, base in zip(each, plain, strict=True))):.0f}%"
-        for name, each in runs.items()
+        for name, each in each_arm.items()
         if name != "plain"
     } | {"plain": ""}
     protocol = (
@@ -109,7 +120,7 @@ def blocks(quick: bool) -> dict[str, str]:
         f"of {BATCH}. Images are those trained on, of plain's; time saved is 1 minus the ratio of processor times, the "
         "median over the seeds. SE is the standard error of the paired difference over the seeds."
     )
-    return {"study_curation": f"{table(scores, {'images': images}, {'time saved': saved})}\n\n{protocol}"}
+    return f"{table(scores, {'images': images}, {'time saved': saved})}\n\n{protocol}"
 
 
 def train(arm: Arm, seed: int, epochs: int) -> Outcome:
