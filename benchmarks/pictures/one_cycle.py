@@ -21,7 +21,7 @@ def draw() -> Figure:
         schedule.plan(None, STEPS)
         above.plot([schedule.factor(step) for step in range(STEPS)], colour, label=label)
         below.plot([schedule.momentum(step) for step in range(STEPS)], colour)
-    above.set(ylabel="learning rate", ylim=(0, None), yticks=[0, 0.12, 3], yticklabels=["0", "0.12", "3"])
+    above.set(ylabel="learning rate", ylim=(0, None), yticks=[0, 1, 2, 3])
     below.set(ylabel="momentum", xlabel="optimizer steps", xlim=(0, STEPS), yticks=[0.85, 0.95])
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)

@@ -61,8 +61,10 @@ def moves_and_bends(
     total = torch.zeros(3, dtype=torch.float64, device=first[0].device if first else None)
     for before, between, after, rate, next_rate in zip(first, second, third, rates, next_rates, strict=True):
         if rate and next_rate:
-            move, next_move = between.double() - before.double(), after.double() - between.double()
-            total += torch.stack([it.abs().sum() for it in (move, next_move, move / rate - next_move / next_rate)])
+            exact = torch.promote_types(between.dtype, torch.float32)
+            move, next_move = between.to(exact) - before, after.to(exact) - between
+            bend = torch.sub(move / rate, next_move, alpha=1 / next_rate)
+            total += torch.stack([it.abs_().sum(dtype=torch.float64) for it in (move, next_move, bend)])
     return total
 
 
