@@ -38,6 +38,12 @@ class Fields:
         """A container of the same type with these images; the batch itself is left alone."""
         return self._rebuilt(batch, {self.image_key: image}, [image])
 
+    def others(self, batch: Any) -> dict[str, Any]:
+        """What else the batch holds, by words for it: a key in quotes, or a position."""
+        if isinstance(batch, Mapping):
+            return {repr(key): it for key, it in batch.items() if key not in (self.image_key, self.target_key)}
+        return {f"entry {position}": it for position, it in enumerate(batch) if position > 1}
+
     def _rebuilt(self, batch: Any, named: dict[str, Any], first: list[Any]) -> Any:
         if isinstance(batch, Mapping):
             changed: Any = copy(batch)

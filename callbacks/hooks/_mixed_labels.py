@@ -17,6 +17,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from ._halves import Halves
 from ._mixed_calls import Call
 from ._sample_shares import blend
 
@@ -30,10 +31,12 @@ class Mixture:
         owner: Who mixes; the subject of the errors.
         lam: Share of the own label, 0..1: one for the batch, or `(B,)`.
         size: B.
+        beside: Where the batch has two halves (`_halves.py`), images as they were and mixed ones, what the loss of the
+            second is multiplied by; None where it has not.
     """
 
-    def __init__(self, owner: str, lam: float | Tensor, size: int) -> None:
-        self.owner, self.lam, self.size = owner, lam, size
+    def __init__(self, owner: str, lam: float | Tensor, size: int, beside: float | None = None) -> None:
+        self.owner, self.lam, self.size, self.beside = owner, lam, size, beside
         self.losses = 0
         self.is_live = self.left_torch = False
         self._made: list[weakref.ref[MixedTensor]] = []
@@ -60,15 +63,22 @@ class Mixture:
         """Make it a plain tensor when the step ends, wherever it was put: a metric's state, a list, a log."""
         self._made.append(weakref.ref(tensor))
 
+    @property
+    def way_out(self) -> str:
+        """The end of an error: what to do where a loss cannot be mixed."""
+        if self.beside is None:
+            return "pass targets='soft' or targets='sampled'"
+        return "give the mean of what each sample costs, as F.cross_entropy does, or take MixUp with targets='soft'"
+
     def refusal(self, what: str) -> ValueError:
         """The error that `what` cannot be mixed."""
-        return ValueError(f"{self.owner}: {what}; pass targets='soft' or targets='sampled'.")
+        return ValueError(f"{self.owner}: {what}; {self.way_out}.")
 
     def refusal_of_shares(self, name: str) -> ValueError:
         """The error that the function of this name cannot be mixed because samples have shares of their own."""
+        way_out = self.way_out if self.beside is not None else self.way_out.replace("pass", "pass per_sample=False,")
         return ValueError(
-            f"{self.owner}: {name} compares the labels of different samples, whose shares differ; pass "
-            "per_sample=False, targets='soft' or targets='sampled'."
+            f"{self.owner}: {name} compares the labels of different samples, whose shares differ; {way_out}."
         )
 
 
@@ -80,18 +90,18 @@ class MixedTensor(Tensor):
     Attributes:
         own: The value for the own labels, a plain tensor with its gradient.
         twin: The value for the partners' labels. Where samples have shares of their own and have been reduced to one
-            number, it is the mixed value already.
+            number, it is the mixed value already, or that of each half.
         share: What of the mixed value is `own`: a number, `(B,)`, or None where no mixed value is defined.
         mixture: Of which batch.
     """
 
     own: Tensor
-    twin: Tensor
+    twin: Tensor | Halves
     share: float | Tensor | None
     mixture: Mixture
 
     @staticmethod
-    def of(own: Tensor, twin: Tensor, mixture: Mixture, share: float | Tensor | None) -> "MixedTensor":
+    def of(own: Tensor, twin: Tensor | Halves, mixture: Mixture, share: float | Tensor | None) -> "MixedTensor":
         """Pair the two values; `own` keeps its storage."""
         # Without gradient: what C++ code takes from it behind our back is then no loss at all, rather than a wrong one.
         mixed = own.detach().as_subclass(MixedTensor)
@@ -119,8 +129,9 @@ class MixedTensor(Tensor):
             return kept
         if self.share is None:
             raise self.mixture.refusal_of_shares("this loss")
-        self.mixture.losses += self.twin.requires_grad
-        value = self.__dict__["value"] = blend(self.own, self.twin, self.share)
+        twin = self.twin.value if isinstance(self.twin, Halves) else self.twin
+        self.mixture.losses += twin.requires_grad
+        value = self.__dict__["value"] = blend(self.own, twin, self.share)
         return value
 
     def __reduce_ex__(self, protocol: Any) -> Any:

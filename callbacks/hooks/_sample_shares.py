@@ -3,14 +3,14 @@
 Letters: B samples, lam_i share of sample i, w class weights, y labels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["blend", "keeps_samples_apart", "reduces_samples", "weight_of_labels"]
+__all__ = ["blend", "keeps_samples_apart", "mean_or_sum", "reduces_samples", "weight_of_labels"]
 
 
 def blend(own: Tensor, twin: Tensor, share: float | Tensor) -> Tensor:
@@ -20,6 +20,27 @@ def blend(own: Tensor, twin: Tensor, share: float | Tensor) -> Tensor:
     elif share in (0, 1):
         return own if share else twin
     return share * own + (1 - share) * twin
+
+
+def mean_or_sum(reduction: str, own: Tensor, twin: Tensor, lam: Tensor, weights: Sequence[Tensor | None]) -> Tensor:
+    """A loss of samples by torch's `reduction`, from what each costs with the own label and with the partner's.
+
+    Args:
+        reduction: `mean`, `sum` or `batchmean`.
+        own: `(B, ...)`.
+        twin: `(B, ...)`.
+        lam: `(B,)`.
+        weights: `weight_of_labels` in both worlds, by whose mixed sum a mean divides.
+    """
+    total = blend(own, twin, lam)
+    if reduction == "sum":
+        return total.sum()
+    if reduction == "batchmean":
+        return total.sum() / len(lam)
+    ours, theirs = weights
+    if ours is None or theirs is None:
+        return total.mean()
+    return total.sum() / blend(ours, theirs, lam).sum()
 
 
 def reduces_samples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

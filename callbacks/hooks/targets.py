@@ -5,7 +5,7 @@ which is mathematics: it gives a `Mix` of the changed images, the partner of eac
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast, get_args
 
@@ -13,13 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from ._around import Around
 from ._checks import number, whole
 from ._memory import Blocks
-from ._mixed_labels import MixedTensor, Mixture, resolved
+from ._mixed_labels import MixedTensor, Mixture
+from ._mixed_step import MixedStep
 from .batch import Batch
 from .method import Place
 
@@ -36,11 +36,16 @@ class Mix:
         images: `(B, C, H, W)`, mixed.
         partner: Which image each was mixed with, int64 `(B,)`.
         lam: Share of the image's own label, 0..1: one for the batch, or one for each sample `(B,)`.
+        beside: If given, what the loss of the mixed images is multiplied by when it is added to that of the images as
+            they were, on which the batch is trained, too (`_halves.py`).
+        twin: If given, the labels that have the rest of the share, in the place of the partners', `(B,)`.
     """
 
     images: Tensor
     partner: Tensor
     lam: float | Tensor
+    beside: float | None = None
+    twin: Tensor | None = None
 
 
 class Targets(Batch):
@@ -84,7 +89,7 @@ class Targets(Batch):
             whole(own, "num_classes", num_classes, 1)
         self.prob, self.targets, self.num_classes = prob, targets, num_classes
         self._classes = num_classes
-        self._untried, self._warned = False, False
+        self._step: MixedStep | None = None  # during a fit
         # For the images that `mix` makes, so that a step need not touch fresh memory.
         self.blocks = Blocks()
 
@@ -106,6 +111,10 @@ class Targets(Batch):
     def mixes_in(self, epoch: int) -> bool:
         """Whether batches of this epoch, counted from 0, are mixed at all."""
         return True
+
+    def coin(self, random: np.random.Generator) -> float:
+        """A number drawn evenly from 0 to 1; the batch is mixed where it is below `prob`."""
+        return random.random()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -138,30 +147,39 @@ class Targets(Batch):
         for mixer in (self, *self.helpers()):
             self.undo_later(mixer.blocks.clear)
         if self.targets == "loss" and not self.off:
-            self._untried, self._warned = True, False
-            self.undo_later(Around(trainer.strategy, "training_step", self._mix_losses(pl_module)).undo)
+            self._step = MixedStep(pl_module, self.fields)
+            self.undo_later(Around(trainer.strategy, "training_step", self._step).undo)
+            self.undo_later(self._forget)
 
     def change(self, batch: Any, random: np.random.Generator) -> Any:
         images, labels = self.fields.image(batch), self.fields.target(batch)
         self._check(images, labels)
         # A ramp of a setting may switch it off for a while.
-        if not self.off and self.mixes_in(self.epoch) and random.random() < self.prob and len(images) > 1:
+        if not self.off and self.mixes_in(self.epoch) and self.coin(random) < self.prob and len(images) > 1:
             mix = self.mix(images, self.draw(images.shape, random))
-        elif self.targets == "soft" or self._untried:
+        elif self.targets == "soft" or (self._step is not None and self._step.untried):
             # One kind of labels for the whole run, whatever is drawn; a loss that is not seen is refused at once.
             mix = Mix(images, torch.arange(len(images), device=labels.device), 1.0)
         else:
             return batch
-        return self.fields.replaced(batch, mix.images, self._mixed(labels, mix, random))
+        mixed = self._mixed(labels, mix, random)
+        if mix.beside is None:
+            return self.fields.replaced(batch, mix.images, mixed)
+        self._refuse_others(batch, len(images))
+        return self.fields.replaced(batch, torch.cat([images, mix.images]), mixed)
 
     def _mixed(self, labels: Tensor, mix: Mix, random: np.random.Generator) -> Tensor:
-        twin = labels[mix.partner]
+        own, twin = labels, labels[mix.partner] if mix.twin is None else mix.twin
         if labels.is_floating_point():
             unknown = labels.isnan() | twin.isnan()
             labels, twin = (it.masked_fill(unknown, float("nan")) for it in (labels, twin))
         if self.targets == "loss":
             lam = mix.lam if isinstance(mix.lam, Tensor) else float(mix.lam)
-            return MixedTensor.of(labels, twin, Mixture(type(self).__name__, lam, len(labels)), lam)
+            if mix.beside is not None:
+                ones = torch.ones(len(labels), device=labels.device)
+                lam = torch.cat([ones, torch.as_tensor(lam, dtype=ones.dtype, device=ones.device).expand(len(labels))])
+                labels, twin = torch.cat([own, labels]), torch.cat([own, twin])
+            return MixedTensor.of(labels, twin, Mixture(type(self).__name__, lam, len(labels), mix.beside), lam)
         share = torch.as_tensor(mix.lam, dtype=torch.float32, device=labels.device).expand(len(labels))
         share = share.view(-1, *[1] * (labels.ndim - 1))
         if self.targets == "sampled":
@@ -183,44 +201,17 @@ class Targets(Batch):
                 "num_classes of the data."
             ) from None
 
-    def _mix_losses(self, pl_module: LightningModule) -> Callable[..., Any]:
-        def step(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            batch = args[0] if args else next(iter(kwargs.values()))
-            labels = self.fields.target(batch)
-            if not isinstance(labels, MixedTensor):
-                return proceed(*args, **kwargs)
-            mixture = labels.mixture
-            with mixture.live():
-                # Of its own for each step, also of a replay: it becomes plain when the step ends, wherever it was put.
-                fresh = MixedTensor.of(labels.own, labels.twin, mixture, mixture.lam)
-                batch = self.fields.replaced(batch, self.fields.image(batch), fresh)
-                if args:
-                    args = (batch, *args[1:])
-                else:
-                    kwargs |= {next(iter(kwargs)): batch}
-                # Inside DDP's forward, which may copy what comes out of the module.
-                around = Around(pl_module, "training_step", lambda own, *a, **k: resolved(own(*a, **k)))
-                try:
-                    output = proceed(*args, **kwargs)
-                finally:
-                    around.undo()
-            if not mixture.losses and not (output is None and pl_module.automatic_optimization):
-                raise ValueError(
-                    f"{mixture.owner}: no loss of this step was computed by torch functions from the batch's labels "
-                    f"(B = {len(labels)}), so it cannot be mixed; pass targets='soft' or targets='sampled'."
-                )
-            if mixture.losses:
-                self._untried = False
-            if mixture.left_torch and not self._warned:
-                self._warned = True
-                rank_zero_warn(
-                    f"{mixture.owner}: training_step reads labels out of torch (as `tolist()` and `item()` do), and "
-                    "what is computed from those is not mixed; if it enters a loss, pass targets='soft' or "
-                    "targets='sampled'."
-                )
-            return output
+    def _forget(self) -> None:
+        self._step = None
 
-        return step
+    def _refuse_others(self, batch: Any, size: int) -> None:
+        for name, value in self.fields.others(batch).items():
+            has_rows = isinstance(value, (list, tuple)) or (isinstance(value, Tensor) and value.ndim > 0)
+            if has_rows and len(value) == size:
+                raise ValueError(
+                    f"{type(self).__name__}: the batch has {name} for {size} samples beside images and labels, and "
+                    "training on plain and mixed images makes twice as many; let the loader leave it out."
+                )
 
     def _check(self, images: Any, labels: Any) -> None:
         own = type(self).__name__

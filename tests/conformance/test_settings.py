@@ -63,6 +63,7 @@ DECLARED: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "MEALV2": ("optimizers hold a discriminator besides the module's parameters; files have it in its state", "", ""),
+    "RegMixup": ("", "", "dropout draws for twice as many images, plain and mixed ones"),
     "ScaleKD": (
         "optimizers hold projectors of features besides the module's parameters; files have them in its state",
         "",

@@ -101,11 +101,13 @@ def test_accuracy_by_hand_is_that_of_own_labels(lam):
         correct = (z.argmax(1) == y).float().mean()
         counted = torch.zeros(()).add_((z.argmax(1) == y).sum())
         number = (z.argmax(1) == y).sum().item()
+        whole = torch.zeros((), dtype=torch.int64)
+        whole += (z.argmax(1) == y).sum()
     expected = (z.argmax(1) == Y).float().mean()
 
     assert plain_equal(correct, expected)
     assert plain_equal(counted, expected * B)
-    assert round(expected.item() * B) == number
+    assert round(expected.item() * B) == number == whole
 
 
 def test_logged_losses_are_mixed_and_plain():
