@@ -30,8 +30,15 @@ class Around:
         if not isinstance(wrapper, _Wrapper):
             wrapper = _Wrapper(owner, name)
             setattr(owner, name, wrapper)
-        self.stack = wrapper.around
+        self.stack, self._function = wrapper.around, wrapper.function
         self.stack.insert(0 if innermost else len(self.stack), self)
+
+    def inside(self, *args: Any, **kwargs: Any) -> Any:
+        """Call what this one acts around, with the actions that lie inside of it, and without this one."""
+        call = self._function
+        for around in self.stack[: self.stack.index(self)]:
+            call = partial(around.action, call)
+        return call(*args, **kwargs)
 
     def undo(self) -> None:
         """Take the action off, and with the last of them give the object its own function back; twice does nothing."""

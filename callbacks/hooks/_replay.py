@@ -90,14 +90,25 @@ class Replay:
         self._has_metrics = any(isinstance(part, Metric) for part in pl_module.modules())
 
     @contextmanager
-    def without_trace(self) -> Iterator[None]:
-        """Inside, neither module nor loggers log numbers; at the end, also by an exception, all else is put back."""
+    def without_trace(self, graph: bool = False) -> Iterator[None]:
+        """Inside, neither module nor loggers log numbers; at the end, also by an exception, all else is put back.
+
+        Args:
+            graph: Backward passes come later, of what was computed before and of what is computed inside: no buffer is
+                written in place, the module computes with copies of them.
+        """
         streams = read_streams(self.device)
         buffers = [getattr(owner, name) for owner, name in self._buffers]
         # An expanded buffer can only be replaced, never written in place, so it needs no copy.
         written = [buffer for buffer in buffers if buffer is not None and 0 not in buffer.stride()]
         # torch's foreach functions refuse an empty list.
         copies = list(torch._foreach_clone(written)) if written else []
+        if graph:
+            lent = {id(buffer): copy for buffer, copy in zip(written, copies, strict=True)}
+            written = []
+            for (owner, name), buffer in zip(self._buffers, buffers, strict=True):
+                if id(buffer) in lent:
+                    setattr(owner, name, lent[id(buffer)])
         metrics = read_metrics(self.module, ()) if self._has_metrics else {}
         muted = [Around(self.module, name, _say_nothing) for name in ("log", "log_dict")]
         # What a module of the house counts past `self.log`.

@@ -81,6 +81,15 @@ def test_what_a_stranger_has_put_around_it_stays():
     assert module.called() == ["outer", "hook"]
 
 
+@pytest.mark.parametrize(("name", "inside"), [("a", []), ("b", ["a"]), ("c", ["a", "b"])])
+def test_what_lies_inside_of_one_can_be_called_without_it(name, inside):
+    module = Hooked()
+    words = stacked(module)
+
+    assert words[name].inside() == "returned"
+    assert module.calls == ["hook", *inside]
+
+
 def test_lightning_takes_the_hook_for_the_modules_own():
     module = Hooked()
     stacked(module, "a")

@@ -35,7 +35,9 @@ def _traces(part: Any) -> Iterator[str]:
     if isinstance(part, torch.Tensor):
         yield "requires a gradient" if part.requires_grad else "requires no gradient"
     for name, value in getattr(part, "__dict__", {}).items():
-        yield name
+        # torch's mark of a first step, which one that computes steps ahead has not taken yet at the same call.
+        if name != "_opt_called":
+            yield name
         if "hook" in name and isinstance(value, dict):
             yield f"{len(value)} in {name}"
         if hasattr(value, "around"):
