@@ -88,7 +88,7 @@ def _of_a_callback(hook: Any) -> bool:
 @contextmanager
 def _held(module: LightningModule) -> Iterator[None]:
     """At the end, also by an exception, weights, generators, plain values and simple containers are as before."""
-    weights = list(module.parameters())
+    weights: list[torch.Tensor] = list(module.parameters())
     copies = torch._foreach_clone(weights) if weights else ()
     attributes = [(vars(part), name, value) for part in module.modules() for name, value in vars(part).items()]
     plain = [it for it in attributes if isinstance(it[2], _PLAIN)]

@@ -101,7 +101,7 @@ def _confirmed(
     run: Callable[[], Any], module: nn.Module, labels: Sequence[Tensor], found: dict[Key, Tensor], tolerance: float
 ) -> Iterator[Leak]:
     """Those whose rows move further than rounding and than in two equal runs."""
-    watches = []
+    watches: list[Watch] = []
     for exchanged, others in ((False, False), (False, False), (True, False), (True, True)):
         reference = watches[0].calls if exchanged else None
         with Watch(module, labels, reference, others, found) as watch:
