@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Blocks", "dense"]
+__all__ = ["Blocks", "dense", "elements"]
+
+# A copy needs no arithmetic, so numpy may take the elements, bfloat16 too, for integers of their size in bytes.
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Blocks:
@@ -50,3 +53,8 @@ def dense(images: Tensor) -> Tensor:
     if images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last):
         return images
     return images.contiguous()
+
+
+def elements(images: Tensor) -> np.ndarray:
+    """The memory of a CPU tensor of any type as numpy's, to copy from and into."""
+    return images.view(_SAME_SIZE[images.element_size()]).numpy()

@@ -19,7 +19,12 @@ Teacher = nn.Module | str
 
 
 def build_teachers(
-    owner: str, teacher: Teacher | Sequence[Teacher], weights: str, num_classes: int, in_channels: int
+    owner: str,
+    teacher: Teacher | Sequence[Teacher],
+    weights: str,
+    num_classes: int,
+    in_channels: int,
+    argument: str = "teacher",
 ) -> list[nn.Module]:
     """Networks as they come, on the CPU if they were not somewhere else.
 
@@ -30,6 +35,7 @@ def build_teachers(
         weights: Of a name: `pretrained`, timm's own; `random`; or a file.
         num_classes: Of a name with `random` weights; others tell it themselves.
         in_channels: Likewise, and of timm's own weights, which are fitted to it.
+        argument: What a refusal calls it.
 
     Raises:
         ValueError: a file is missing, holds code or is of another architecture; a name is unknown.
@@ -40,14 +46,14 @@ def build_teachers(
             built.append(it)
             continue
         if not isinstance(it, str):
-            raise ValueError(f"{owner}: teacher is {it!r}; give a network, a checkpoint's path, a name, or a list.")
+            raise ValueError(f"{owner}: {argument} is {it!r}; give a network, a checkpoint's path, a name, or a list.")
         try:
             if Path(it).suffix == ".ckpt":
                 built.append(module_from_checkpoint(it))
             else:
                 built.append(_by_name(it, weights, num_classes, in_channels))
         except (ConnectionError, FileNotFoundError, ValueError) as error:
-            raise ValueError(f"{owner}: teacher {it!r}: {str(error).rstrip('.')}.") from error
+            raise ValueError(f"{owner}: {argument} {it!r}: {str(error).rstrip('.')}.") from error
     return built
 
 

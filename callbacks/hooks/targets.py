@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ._around import Around
 from ._checks import number, whole
+from ._fields import Fields
 from ._memory import Blocks
 from ._mixed_labels import MixedTensor, Mixture
 from ._mixed_step import MixedStep
@@ -101,8 +102,14 @@ class Targets(Batch):
     def mix(self, images: Tensor, draw: Any) -> Mix:
         """Mix the images `(B, C, H, W)` as `draw` says; they are left alone."""
 
-    def ready(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Get what `mix` needs besides images, at the set-up of a fit; `undo_later` frees it."""
+    def ready(self, trainer: Trainer, pl_module: LightningModule, fields: Fields) -> None:
+        """Get what `mix` needs besides images, at the set-up of a fit; `undo_later` frees it.
+
+        Args:
+            trainer: Of the fit.
+            pl_module: The module.
+            fields: Where batches have their images.
+        """
 
     def helpers(self) -> Sequence["Targets"]:
         """Others of this seam whose `draw` and `mix` it uses; they are made ready and freed with it."""
@@ -121,10 +128,10 @@ class Targets(Batch):
         if self.off or stage != "fit":
             return
         own = type(self).__name__
-        self.ready(trainer, pl_module)
+        self.ready(trainer, pl_module, self.fields)
         for mixer in self.helpers():
             self.undo_later(mixer._undo.close)
-            mixer.ready(trainer, pl_module)
+            mixer.ready(trainer, pl_module, self.fields)
         rivals = cast(list[Targets], self.rivals(trainer, Targets))
         twin = next((it for it in rivals if self.targets == it.targets == "loss"), None)
         if twin is not None:

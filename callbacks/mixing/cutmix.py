@@ -13,13 +13,10 @@ import torch
 from torch import Tensor
 
 from ..hooks._checks import flag, number
-from ..hooks._memory import Blocks, dense
+from ..hooks._memory import Blocks, dense, elements
 from ..hooks.targets import Mix, Targets
 
 __all__ = ["CutMix", "CutMixDraw", "cutmix_box", "cutmix_images", "cutmix_lam"]
-
-# A copy needs no arithmetic, so numpy may take the elements, bfloat16 too, for integers of their size in bytes.
-_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def cutmix_box(lam: Tensor, centre: Tensor, size: tuple[int, int]) -> Tensor:
@@ -78,8 +75,7 @@ def cutmix_images(images: Tensor, partner: Tensor, box: Tensor, blocks: Blocks |
         return torch.where(rows[:, None, :, None] & columns[:, None, None, :], images[partner], images)
     images = dense(images)
     mixed = (blocks or Blocks()).like(images).copy_(images)
-    bits = _SAME_SIZE[images.element_size()]
-    source, result = images.view(bits).numpy(), mixed.view(bits).numpy()
+    source, result = elements(images), elements(mixed)
     boxes = box.expand(len(images), 4).tolist()
     for own, other, (top, bottom, left, right) in zip(result, partner.tolist(), boxes, strict=True):
         own[:, top:bottom, left:right] = source[other, :, top:bottom, left:right]

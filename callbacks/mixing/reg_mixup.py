@@ -76,7 +76,8 @@ class RegMixup(Targets):
 
     BibTeX:
         @inproceedings{pinto2022regmixup,
-          title = {{RegMixup}: Mixup as a Regularizer Can Surprisingly Improve Accuracy and Out Distribution Robustness},
+          title = {{RegMixup}: Mixup as a Regularizer Can Surprisingly Improve Accuracy and Out Distribution
+            Robustness},
           author = {Pinto, Francesco and Yang, Harry and Lim, Ser-Nam and Torr, Philip H. S. and Dokania, Puneet K.},
           booktitle = {Advances in Neural Information Processing Systems},
           year = {2022},
