@@ -7,7 +7,8 @@ will have, so the loss of the chosen one is the loss that is trained on. Public 
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,10 @@ from ._around import Around
 from ._checks import number
 from ._mixed_labels import MixedTensor, resolved
 from ._replay import Replay, read_streams, rewind
+from .answering import Answering
 from .featured import Featured
+from .loss import Loss
+from .method import callbacks_of
 from .targets import Mix
 
 __all__ = ["Searching"]
@@ -210,7 +214,7 @@ class Searching(Featured):
         loss = _loss_in(output)
         if loss is None:
             return output
-        with replay.without_trace(graph=True):
+        with replay.without_trace(graph=True), _unheard(trainer):
             rewind(streams)
             beside = _loss_in(self._computed(lambda it: proceed(it, *args[1:], **kwargs), found.batch))
         if beside is None:
@@ -222,6 +226,21 @@ class Searching(Featured):
 
     def _let_go(self) -> None:
         self._trainer, self._around, self._replay, self._found = None, None, None, []
+
+
+@contextmanager
+def _unheard(trainer: Trainer) -> Iterator[None]:
+    """Inside, those who add terms to the loss do not hear what parts of the network put out."""
+    # Those who change it hear that the network is called twice, and say so.
+    listening = [it for it in callbacks_of(trainer) if isinstance(it, Loss) and not isinstance(it, Answering)]
+    heard = [it._outputs for it in listening]
+    for it in listening:
+        it._outputs = None
+    try:
+        yield
+    finally:
+        for it, outputs in zip(listening, heard, strict=True):
+            it._outputs = outputs
 
 
 def _loss_in(output: Any) -> Tensor | None:

@@ -41,12 +41,12 @@ class _Beside(torch.autograd.Function):
 
 def gradient_reversal(values: Tensor, weight: float = 1.0) -> Tensor:
     """The values themselves, whose gradient is multiplied by -weight on the way back."""
-    return cast(Tensor, _Reversed.apply(values, weight))  # type: ignore[no-untyped-call]  # torch has no types for it
+    return cast(Tensor, _Reversed.apply(values, weight))
 
 
 def beside(values: Tensor, *parameters: Tensor) -> Tensor:
     """The values themselves, by whose way back the parameters, which have no part in them, get gradients of zeros."""
-    return cast(Tensor, _Beside.apply(values, *parameters))  # type: ignore[no-untyped-call]  # as above
+    return cast(Tensor, _Beside.apply(values, *parameters))
 
 
 def feature_style(features: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:

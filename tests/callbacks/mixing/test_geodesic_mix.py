@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_vision.callbacks import SAM, GeodesicMix
+from lightning_vision.callbacks import SAM, Distillation, GeodesicMix
 from lightning_vision.callbacks.mixing.geodesic_mix import (
     GeodesicMixDraw,
     geodesic_images,
@@ -29,7 +29,7 @@ from lightning_vision.callbacks.mixing.geodesic_mix import (
 )
 from support.compare import distance, seeded
 from support.data import labelled_images, plain_loader
-from support.modules import Plain, TwoOptimizers
+from support.modules import Plain, TwoOptimizers, small_network
 
 
 def two_sets(first: int, second: int, width: int = 4) -> tuple[Tensor, Tensor]:
@@ -199,6 +199,16 @@ def test_a_step_that_is_computed_twice_has_its_penalty_twice(fit: Callable[..., 
     assert len(first) == 7
     assert first[3:5] == pytest.approx(first[5:7], abs=1e-5)
     assert first[3] == max(first[:3]) and first[4] in first[:3]
+
+
+def test_a_teacher_hears_the_step_and_not_the_point_beside(fit: Callable[..., Any]) -> None:
+    modules = [seeded(Plain, 0.0) for _ in range(2)]
+    for module, weight in zip(modules, (0.0, 1e-9), strict=True):
+        # The weight alone tells whether the point beside is computed.
+        teacher = Distillation(teacher=seeded(small_network, 0.0), kd_weight=1.0, network="network")
+        fit(module, [GeodesicMix(3, reg_weight=weight), teacher], plain_loader(24, batch_size=12), max_epochs=1)
+
+    assert distance(modules[0].state_dict(), modules[1].state_dict()) < 1e-6
 
 
 def test_soft_labels_are_searched_alike(fit: Callable[..., Any]) -> None:
