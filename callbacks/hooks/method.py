@@ -43,6 +43,8 @@ class Method(Callback, ABC):
     """
 
     place: ClassVar[Place]
+    # Whether it is called before all others, wherever it acts.
+    leads: ClassVar[bool] = False
     # Each of these settings switches the callback off; where there is none, a sentence that says why.
     neutral: ClassVar[Sequence[Mapping[str, Any]] | str]
     # Exceptions from "state dicts are those of a plain run": the reason, empty where there is none.
@@ -53,8 +55,8 @@ class Method(Callback, ABC):
     # An exception from "steps and logged rows are those of a plain run": why an epoch may have fewer batches.
     shortens_epochs: ClassVar[str] = ""
     # What it needs of a module: that it takes images of `any size`, that forward answers `detections` in evaluation
-    # mode, or that it has `features(images)` or `sample(count)`. Tests train it on modules that have that.
-    needs: ClassVar[Literal["", "any size", "features", "samples", "detections"]] = ""
+    # mode, or that it has `drop paths`, `features(images)` or `sample(count)`. Tests train it on modules that have that.
+    needs: ClassVar[Literal["", "any size", "drop paths", "features", "samples", "detections"]] = ""
     # Strategies that own parameters or gradients (FSDP, DeepSpeed) are refused where nothing proves a method on them.
     strategies: ClassVar[tuple[type[Strategy], ...]] = (SingleDeviceStrategy, DDPStrategy)
 
@@ -125,7 +127,8 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 def _put_in_order(trainer: Trainer) -> None:
     """Sort the methods among themselves; callbacks of others keep their positions."""
     callbacks = callbacks_of(trainer)
-    methods = sorted((it for it in callbacks if isinstance(it, Method)), key=lambda it: (it.place, it.state_key))
+    methods = [it for it in callbacks if isinstance(it, Method)]
+    methods.sort(key=lambda it: (not it.leads, it.place, it.state_key))
     ordered = iter(methods)
     # A new list: Lightning is walking along the old one.
     in_order = [next(ordered) if isinstance(it, Method) else it for it in callbacks]

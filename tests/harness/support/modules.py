@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 __all__ = [
@@ -18,6 +19,9 @@ __all__ = [
     "DetectsDictBatches",
     "DetectsTwoOptimizers",
     "DictBatches",
+    "DropsPaths",
+    "DropsPathsDictBatches",
+    "DropsPathsTwoOptimizers",
     "Featured",
     "FeaturedDictBatches",
     "FeaturedTwoOptimizers",
@@ -128,7 +132,25 @@ class AnySize(Plain):
         self.network[2] = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(3))
 
 
-class Featured(AnySize):
+class SteadyDropPath(DropPath):
+    """timm's, but that it draws as many numbers for any probability, so that random streams can be compared."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = torch.rand(len(x), device=x.device).view(-1, 1, 1, 1) >= self.drop_prob
+        return x * (kept / (1 - self.drop_prob))
+
+
+class DropsPaths(AnySize):
+    """Has a path that may be dropped for a sample, and is kept if nobody changes that."""
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__(dropout)
+        self.network[2].append(SteadyDropPath(0.0))
+
+
+class Featured(DropsPaths):
     """Says what it makes of images before it decides, and how many classes there are."""
 
     num_classes = 10
@@ -174,6 +196,14 @@ class AnySizeDictBatches(AnySize, DictBatches):
 
 class AnySizeTwoOptimizers(AnySize, TwoOptimizers):
     """Images of any size and manual optimisation."""
+
+
+class DropsPathsDictBatches(DropsPaths, DictBatches):
+    """Drop paths and batches `{"image", "target"}`."""
+
+
+class DropsPathsTwoOptimizers(DropsPaths, TwoOptimizers):
+    """Drop paths and manual optimisation."""
 
 
 class FeaturedDictBatches(Featured, DictBatches):

@@ -18,6 +18,9 @@ from support.modules import (
     DetectsDictBatches,
     DetectsTwoOptimizers,
     DictBatches,
+    DropsPaths,
+    DropsPathsDictBatches,
+    DropsPathsTwoOptimizers,
     Featured,
     FeaturedDictBatches,
     FeaturedTwoOptimizers,
@@ -34,6 +37,7 @@ __all__ = ["FACTORS", "Condition", "conditions"]
 MODULES: dict[str, dict[str, type[Plain]]] = {
     "": {"plain": Plain, "dict batches": DictBatches, "manual": TwoOptimizers},
     "any size": {"plain": AnySize, "dict batches": AnySizeDictBatches, "manual": AnySizeTwoOptimizers},
+    "drop paths": {"plain": DropsPaths, "dict batches": DropsPathsDictBatches, "manual": DropsPathsTwoOptimizers},
     "features": {"plain": Featured, "dict batches": FeaturedDictBatches, "manual": FeaturedTwoOptimizers},
     "samples": {"plain": Samples, "dict batches": SamplesDictBatches, "manual": SamplesTwoOptimizers},
     "detections": {"plain": Detects, "dict batches": DetectsDictBatches, "manual": DetectsTwoOptimizers},
