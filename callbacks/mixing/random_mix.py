@@ -105,8 +105,8 @@ class RandomMix(Targets):
         }
 
     Differs from the paper:
-        Its four mixers are MixUp, CutMix, ResizeMix and Fmix with one alpha; here they are any of the house's, each
-        with settings of its own. `off_epoch`, `prob`, "soft" and "sampled" are additions.
+        Its four mixers are MixUp, CutMix, ResizeMix and Fmix; here they are any of the house's, each with settings of
+        its own. `off_epoch`, `prob`, "soft" and "sampled" are additions.
 
     See also:
         `MixUp`, `CutMix`, `AttentiveCutMix`; `timm.data.Mixup`, which switches between the first two.
