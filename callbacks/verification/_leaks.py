@@ -89,8 +89,9 @@ def _innermost(calls: dict[Key, Call], suspects: dict[Key, Tensor]) -> dict[Key,
 
     def inside(key: Key) -> Iterator[Key]:
         for it in calls[key].inside:
-            yield it
-            yield from inside(it)
+            if it in calls:
+                yield it
+                yield from inside(it)
 
     layers = {key: rows for key, rows in suspects.items() if key[0] != STEP}
     innermost = {key: rows for key, rows in layers.items() if not any(it in layers for it in inside(key))}

@@ -47,7 +47,7 @@ class Watch:
     """Inside, all calls of a module's layers are kept in `calls`, in the order in which they end.
 
     With a `reference`, an outermost call that is given what it was given there is given some samples as their
-    negatives: the images, wherever they came from. What a loss is made of is not watched. Batch norms rest in
+    negatives: the images, wherever they came from. Losses are not watched, nor layers that call one. Batch norms rest in
     evaluation mode, and those without running statistics let everything pass.
 
     Args:
@@ -74,6 +74,7 @@ class Watch:
         self._open: list[tuple[Key, Tree, int, list[Key]]] = []
         self._losses, self._stack = HeardLosses(labels), ExitStack()
         self._deaf = 0  # inside how many losses
+        self._losing = set[Key]()  # calls that call a loss
 
     def __enter__(self) -> "Watch":
         for path, part in self.module.named_modules():
@@ -115,6 +116,7 @@ class Watch:
     def _begin(self, path: str, part: nn.Module, args: Any, kwargs: Any) -> Any:
         self._deaf += _is_loss(path, part)
         if self._deaf:
+            self._losing.update(key for key, _, _, _ in self._open)
             return args, kwargs
         key = (path, self._counts.get(path, 0))
         self._counts[path] = key[1] + 1
@@ -135,6 +137,8 @@ class Watch:
         key, given, entered, inside = self._open.pop()
         if self._open:
             self._open[-1][3].append(key)
+        if key in self._losing:
+            return
         kept = [it.detach().clone() for it in leaves(output)] if key in self.keep else []
         self.calls[key] = Call(given, prints(output), entered, inside, kept)
 

@@ -16,7 +16,7 @@ from support.compare import distance
 from support.data import plain_loader
 from support.four_tasks import TASKS
 from support.further_tasks import ALL_TASKS
-from support.modules import Plain, TwoOptimizers
+from support.modules import PastLightning, Plain, TwoOptimizers
 from support.trainers import quiet_trainer
 
 DEFAULT = {*TASKS, "GAN"}
@@ -193,6 +193,43 @@ def test_a_step_that_moves_the_module_itself_moves_it_once():
 
     expected = float(torch.rand((), generator=torch.Generator().manual_seed(0)))
     assert (module.steps, module.seen, module.follower.item()) == (1, [expected], 1)
+
+
+class PastLightningWithMomentum(PastLightning):
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.loss(*batch).backward()
+        optimizer.step()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def test_steps_past_lightning_leave_no_momentum_behind():
+    def trained(*callbacks):
+        torch.manual_seed(0)
+        module = PastLightningWithMomentum()
+        quiet_trainer(callbacks=list(callbacks), max_epochs=1, limit_train_batches=3).fit(module, plain_loader())
+        return module.state_dict()
+
+    assert distance(trained(BatchLeakCheck()), trained()) == 0.0
+
+
+class Contrasts(nn.Module):
+    """One number a sample, which is compared with all."""
+
+    def forward(self, rows):
+        return (rows @ rows.T).logsumexp(1)
+
+
+@pytest.mark.parametrize("name", ["contrastive_loss", "contrasted"])
+def test_what_is_named_a_loss_compares_samples_on_purpose(name):
+    network, rows = nn.Sequential(nn.Linear(4, 4)), torch.randn(6, 4)
+    network.add_module(name, Contrasts())
+
+    leaks = [it.path for it in batch_leaks(lambda: network(rows), network).leaks]
+    assert leaks == ([] if name.endswith("loss") else [name])
 
 
 def test_rows_that_differ_between_equal_runs_are_no_leak():

@@ -87,6 +87,22 @@ class NeverSteps(TwoOptimizers):
         first.step()
 
 
+class StartsLate(TwoOptimizers):
+    """The second optimizer steps in every other batch, from the second on, as a generator behind its critic."""
+
+    def training_step(self, batch, batch_idx):
+        first, second = self.optimizers()
+        self.zero_grad()
+        self.manual_backward(self.loss(*batch))
+        first.step()
+        if batch_idx % 2:
+            second.step()
+
+
+def test_two_optimizers_are_judged_when_both_have_stepped_often_enough():
+    assert check(StartsLate(), steps=1, action="error").global_step == 6
+
+
 class FreezesLate(Plain):
     """After the first step it freezes its head and leaves the last gradient there."""
 
