@@ -47,8 +47,8 @@ class Watch:
     """Inside, all calls of a module's layers are kept in `calls`, in the order in which they end.
 
     With a `reference`, an outermost call that is given what it was given there is given some samples as their
-    negatives: the images, wherever they came from. Losses are not watched, nor layers that call one. Batch norms rest in
-    evaluation mode, and those without running statistics let everything pass.
+    negatives: the images, wherever they came from. Losses are not watched, nor layers that call one. Batch norms rest
+    in evaluation mode, and those without running statistics let everything pass.
 
     Args:
         module: Whose layers.
