@@ -5,6 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import grad
 
 from lightning_vision.backbones import create
 from lightning_vision.callbacks import DataDiet
@@ -38,7 +39,7 @@ def rows(quick: bool) -> list[Row]:
     def loop() -> Tensor:
         norms = []
         for image, target in zip(images, targets, strict=True):
-            gradients = torch.autograd.grad(F.cross_entropy(network(image[None]), target[None]), weights)
+            gradients = grad(F.cross_entropy(network(image[None]), target[None]), weights)
             norms.append(torch.cat([it.flatten() for it in gradients]).norm())
         return torch.stack(norms)
 
@@ -48,7 +49,5 @@ def rows(quick: bool) -> list[Row]:
     return [
         Row.slowdown(f"{epochs} epochs, samples scored by EL2N", "without", only, none, "cpu"),
         Row.slowdown(f"{epochs} epochs with `DataDiet`", "without", ours, none, "cpu"),
-        Row.slowdown(
-            "GraNd of 64 images", "by a loop of autograd", scoring["ours"]["cpu"], scoring["loop"]["cpu"], "cpu"
-        ),
+        Row.slowdown("GraNd of 64 images", "a loop of `grad`", scoring["ours"]["cpu"], scoring["loop"]["cpu"], "cpu"),
     ]

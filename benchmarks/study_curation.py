@@ -69,7 +69,8 @@ ARMS = [
     *CONTROLS,
     Arm("DynamicDataPruning", "dynamic_data_pruning"),
     Arm("DataDiet", "data_diet"),
-    Arm("DataDiet after 5 epochs", "data_diet", {"score_epoch": 5}),
+    Arm("DataDiet, half after 1 epoch", "data_diet", {"keep_fraction": 0.5, "score_epoch": 1}),
+    Arm("DataDiet, half after 5 epochs", "data_diet", {"keep_fraction": 0.5, "score_epoch": 5}),
     Arm("HardBatches", "hard_batches"),
 ]
 CALLBACKS = ("dynamic_data_pruning", "data_diet", "hard_batches")
@@ -138,7 +139,11 @@ def train(arm: Arm, seed: int, epochs: int) -> Outcome:
     callbacks: list[Callback] = [count := _Count()]
     if arm.callback:
         kind, settings = callback_and_settings(arm.callback)
-        callbacks.append(kind(**settings | dict(arm.settings)))
+        settings |= arm.settings
+        if "score_epoch" in settings:
+            # Of a rehearsal of two epochs.
+            settings["score_epoch"] = min(settings["score_epoch"], epochs - 1)
+        callbacks.append(kind(**settings))
     datamodule = Digits(batch_size=BATCH, shift=1, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

@@ -115,12 +115,18 @@ class DataDiet(TrainingOrder):
         # What is neutral to the training still scores.
         return False
 
-    def ready(self) -> None:
+    def ready(self) -> str | None:
         if self.found is None and self.score_files:
             try:
                 self.found = read_scores(self.score_files)
             except ValueError as error:
                 raise ValueError(f"DataDiet: {error}.") from None
+        if self.score_files or self.max_epochs is None or self.score_epoch < self.max_epochs:
+            return None
+        return (
+            f"DataDiet: score_epoch={self.score_epoch} comes after the last of {self.max_epochs} epochs, so nothing is "
+            "scored; give a smaller score_epoch, or a longer training."
+        )
 
     def begin(self) -> None:
         self.found = None

@@ -156,12 +156,13 @@ class DynamicDataPruning(RecordedLosses):
         self.prune_ratio, self.num_group, self.window_scale = prune_ratio, num_group, window_scale
         self.delta, self.seed = delta, seed
 
-    def ready(self) -> None:
+    def ready(self) -> str | None:
         if self.delta < 1 and self.max_epochs is None:
             raise ValueError(
                 f"DynamicDataPruning: the training has no last epoch, so nobody knows when delta={self.delta} of it is "
                 "over; give the Trainer max_epochs, or delta=1."
             )
+        return None
 
     def visits(self, epoch: int, samples: int) -> Visit | None:
         losses = self.known_losses(samples)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ._checks import takes_batches
@@ -91,8 +92,9 @@ class TrainingOrder(Method):
         trainer = self._running[0]
         return run_folder(trainer) / "report" / name if trainer.is_global_zero else None
 
-    def ready(self) -> None:
-        """Refuse what does not fit the training, before it begins."""
+    def ready(self) -> str | None:
+        """Refuse what does not fit the training, before it begins, or return a warning."""
+        return None
 
     def begin(self) -> None:
         """Forget what was learned of the samples of another run."""
@@ -116,7 +118,8 @@ class TrainingOrder(Method):
         if self.off:
             return
         self.max_epochs = None if trainer.max_epochs in (None, -1) else int(trainer.max_epochs)
-        self.ready()
+        if (warning := self.ready()) is not None:
+            rank_zero_warn(warning)
         # A rehearsal (`fast_dev_run`) visits what there is.
         plan = None if trainer.fast_dev_run else self._plan  # type: ignore[attr-defined]  # declared nowhere
         self.training_set = TrainingSamples(type(self).__name__, trainer, plan)

@@ -181,3 +181,10 @@ def test_what_keeps_nothing_is_refused() -> None:
 def test_a_network_without_a_last_layer_says_so() -> None:
     with pytest.raises(ValueError, match=r"without nn\.Linear has no last layer"):
         grand(nn.Flatten(), torch.ones(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), last_layer_only=True)
+
+
+def test_a_training_that_ends_before_samples_are_scored_is_warned_about(tmp_path: Path) -> None:
+    with pytest.warns(
+        UserWarning, match=r"^DataDiet: score_epoch=10 comes after the last of 2 epochs, .*; give a small"
+    ):
+        trained(DataDiet(), tmp_path)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_vision.callbacks.hooks.method import Method, Place
@@ -88,6 +89,14 @@ def _entries(file: str) -> list[dict[str, Any]]:
     return [] if path is None else list(read_config(path)["callbacks"].values())
 
 
+def _for_tests(file: str) -> dict[str, Any]:
+    """What a line `# test: --callbacks.NAME.ARGUMENT VALUE` of the YAML says, for trainings of two epochs."""
+    lines = [it for it in shipped()[f"callbacks/{file}"].read_text().splitlines() if it.startswith("# test: ")]
+    words = " ".join(lines).replace("# test: ", "").split()
+    given = [it for it in zip(words[::2], words[1::2], strict=True) if it[0].startswith("--callbacks.")]
+    return {flag.rpartition(".")[2]: yaml.safe_load(value) for flag, value in given}
+
+
 @cache
 def subjects() -> tuple[Subject, ...]:
     """All public callbacks; one without YAML runs with its defaults, and `missing_parts` tells."""
@@ -95,8 +104,8 @@ def subjects() -> tuple[Subject, ...]:
     for entry in entries():
         if entry.kind == "callback":
             kind = entry.load()
-            named = _entries(kind.__module__.rpartition(".")[2])
-            working = with_checkpoints(named[0].get("init_args") or {}) if named else {}
+            named = _entries(file := kind.__module__.rpartition(".")[2])
+            working = with_checkpoints((named[0].get("init_args") or {}) | _for_tests(file)) if named else {}
             neutral = getattr(kind, "neutral", ())
             found.append(Subject(kind, working, () if isinstance(neutral, str) else tuple(neutral)))
     return tuple(found)
