@@ -81,10 +81,12 @@ class Remember(Callback):
         self.written = written
         self.weights: dict[str, torch.Tensor] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._note(trainer, pl_module)
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(lambda *_: self._note(trainer, pl_module))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note(trainer, pl_module)
 
     def _note(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = trainer.strategy.lightning_module_state_dict() if self.written else dict(pl_module.named_parameters())
