@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler, TensorDataset
 
-from lightning_vision.callbacks.hooks._training_samples import TrainingSamples, Visit, _Order
+from lightning_vision.callbacks.hooks._training_samples import TrainingSamples, Visit, _Order, _Plain
 from lightning_vision.datamodules import Digits
 from support.data import labelled_images, plain_loader
 from support.modules import Plain
@@ -231,3 +231,30 @@ def test_an_epoch_of_no_sample_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"^Watch: an epoch of 0 samples is not enough for 1 processes"):
         watched(loader, {1: Visit(torch.empty(0, dtype=torch.int64))})
+
+
+def test_a_loader_whose_last_batch_is_full_keeps_the_order_of_every_epoch() -> None:
+    """A RandomSampler that is asked for its end draws one permutation more, which nobody asks for without a rest."""
+
+    class Labels(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            labels.append(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+    labels: list[list[int]] = []
+    for callbacks in ([], [Watch()]):
+        loader = plain_loader(30, shuffle=True, generator=torch.Generator().manual_seed(3))
+        quiet_trainer(max_epochs=3, callbacks=callbacks, limit_val_batches=0).fit(Labels(), loader)
+
+    assert labels[:15] == labels[15:]
+
+
+def test_of_two_that_tell_samples_apart_each_leaves_the_loader_in_any_order() -> None:
+    for first in (0, 1):
+        loader = plain_loader(30)
+        own = loader.batch_sampler.sampler  # type: ignore[union-attr]  # a BatchSampler
+        both = [_Plain(loader), _Plain(loader)]
+        both[first].leave()
+        both[1 - first].leave()
+
+        assert loader.batch_sampler.sampler is own  # type: ignore[union-attr]
