@@ -54,7 +54,7 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        self._weights = list(module.parameters())
+        self._weights: list[Tensor] = list(module.parameters())
         self._values = list(torch._foreach_clone(self._weights)) if self._weights else []
         self._buffers = BufferCopies(module)
         self._optimizers = list(optimizers)

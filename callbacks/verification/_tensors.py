@@ -61,7 +61,7 @@ def _range(tensor: Tensor) -> tuple[int, int]:
     """First and last byte in its storage."""
     size, first = tensor.element_size(), tensor.storage_offset() * tensor.element_size()
     reach = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return first, first + (reach + 1) * size - 1
+    return int(first), int(first + (reach + 1) * size - 1)
 
 
 def some(names: list[str]) -> str:
