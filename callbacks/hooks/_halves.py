@@ -85,16 +85,17 @@ def halves_of(
         found: All mixed ones.
         run: Computes it; takes what to put in the place of a mixed argument.
     """
-    halved = [it for it in found if isinstance(it.twin, Halves)]
+    halves = [it.twin for it in found if isinstance(it.twin, Halves)]
     trained = [it for it in found if it.own.requires_grad]
     one = len(trained) == 1 and (trained[0] is args[0] or name in _TIMES)
-    if any(it.twin.requires_grad for it in halved) and not (name in _LINEAR and one):
+    if any(it.requires_grad for it in halves) and not (name in _LINEAR and one):
         return run(_added)
     first, second = run(_of_first), run(_of_second)
-    counted = frozenset[int]().union(*(it.twin.counted for it in halved))
-    if name in _OVER and len(args) > 1 and any(it is args[1] and it.twin.counted for it in halved):
+    counted = frozenset[int]().union(*(it.counted for it in halves))
+    divisor = getattr(args[1], "twin", None) if name in _OVER and len(args) > 1 else None
+    if isinstance(divisor, Halves) and divisor.counted:
         counted = frozenset()
-    weight, mixture = halved[0].twin.weight, found[0].mixture
+    weight, mixture = halves[0].weight, found[0].mixture
     if _by_number_of_samples(name, args, counted):
         if trained:
             raise mixture.refusal(

@@ -199,7 +199,7 @@ def _as_own(mixed: "MixedTensor") -> Tensor:
     return mixed.own
 
 
-def _as_twin(mixed: "MixedTensor") -> Tensor:
+def _as_twin(mixed: "MixedTensor") -> Any:
     return mixed.twin
 
 
