@@ -55,7 +55,7 @@ class Method(Callback, ABC):
     # An exception from "steps and logged rows are those of a plain run": why an epoch may have fewer batches.
     shortens_epochs: ClassVar[str] = ""
     # What it needs of a module: that it takes images of `any size`, that forward answers `detections` in evaluation
-    # mode, or that it has `drop paths`, `features(images)` or `sample(count)`. Tests train it on modules that have that.
+    # mode, or that it has `drop paths`, `features(images)` or `sample(count)`. Tests train it on such modules.
     needs: ClassVar[Literal["", "any size", "drop paths", "features", "samples", "detections"]] = ""
     # Strategies that own parameters or gradients (FSDP, DeepSpeed) are refused where nothing proves a method on them.
     strategies: ClassVar[tuple[type[Strategy], ...]] = (SingleDeviceStrategy, DDPStrategy)

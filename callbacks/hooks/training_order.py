@@ -19,7 +19,8 @@ from ._fields import Fields
 from ._heard import own_paths
 from ._run_folder import run_folder
 from ._sample_scores import sample_scores
-from ._training_samples import TrainingSamples, Visit
+from ._training_samples import TrainingSamples
+from ._visits import Visit
 from .method import Method, Place
 
 __all__ = ["TrainingOrder", "Visit"]

@@ -128,12 +128,13 @@ def by_hand(keep: int) -> Any:
 
 
 @pytest.mark.parametrize("keep", [14, -14], ids=["as the paper", "a mutant that keeps the easiest"])
-def test_training_equals_a_loop_written_by_hand(keep: int) -> None:
+def test_training_equals_a_loop_written_by_hand(keep: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     ours = Plain(dropout=0.0)
     theirs = deepcopy(ours)
     diet = DataDiet(keep_fraction=14 / SAMPLES, score_epoch=2)
-    quiet_trainer(max_epochs=6, callbacks=[diet], limit_val_batches=0).fit(ours, plain_loader(SAMPLES))
+    trainer = quiet_trainer(max_epochs=6, callbacks=[diet], limit_val_batches=0, default_root_dir=tmp_path)
+    trainer.fit(ours, plain_loader(SAMPLES))
     loop(theirs, by_hand(keep)(theirs), 6)
 
     difference = distance(ours.state_dict(), theirs.state_dict())

@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, SequentialSampler, TensorDataset
 
-from lightning_vision.callbacks.hooks._training_samples import TrainingSamples, Visit, _Order, _Plain
+from lightning_vision.callbacks.hooks._training_samples import TrainingSamples
+from lightning_vision.callbacks.hooks._visits import Order, PlainReader, Visit
 from lightning_vision.datamodules import Digits
 from support.data import labelled_images, plain_loader
 from support.modules import Plain
@@ -155,7 +156,7 @@ def test_ranks_share_what_is_visited_and_have_as_many(ordered: bool) -> None:
     shards = []
     for rank in (0, 1):
         own = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=True, seed=3)
-        order = _Order(own)
+        order = Order(own)
         order.visited(Visit(chosen, ordered))
         shards.append(list(order))
         assert len(order) == 3
@@ -253,7 +254,7 @@ def test_of_two_that_tell_samples_apart_each_leaves_the_loader_in_any_order() ->
     for first in (0, 1):
         loader = plain_loader(30)
         own = loader.batch_sampler.sampler  # type: ignore[union-attr]  # a BatchSampler
-        both = [_Plain(loader), _Plain(loader)]
+        both = [PlainReader(loader), PlainReader(loader)]
         both[first].leave()
         both[1 - first].leave()
 
