@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from ..hooks._added import is_added
 from ..hooks._frozen import lies_in
+from ..hooks.folded import Folded
+from ..hooks.freezing import Freezing
 from ..hooks.inspections import Action, Inspections
+from ..hooks.method import callbacks_of
 from ._tensors import fingerprints, overlapping, some
 
 __all__ = ["FrozenPartCheck", "frozen_parts", "part_at"]
@@ -29,8 +33,9 @@ def frozen_parts(module: nn.Module) -> list[str]:
         parameters = list(part.parameters())
         if name and parameters and not any(it.requires_grad for it in parameters) and not lies_in(name, found):
             found.append(name)
-    singly = [name for name, it in module.named_parameters() if not it.requires_grad and not lies_in(name, found)]
-    return [*found, *singly]
+    found += [name for name, it in module.named_parameters() if not it.requires_grad and not lies_in(name, found)]
+    # What a callback adds it sees to itself.
+    return [name for name in found if not is_added(name)]
 
 
 def part_at(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
@@ -62,7 +67,8 @@ class FrozenPartCheck(Inspections):
 
     Args:
         parts: Dotted names of parts or parameters, or of a teacher kept in a plain list (`teachers.0`). None: whatever
-            is frozen when training starts, until someone thaws it.
+            is frozen when training starts, until someone thaws it; of what a callback freezes and lets run in training
+            mode, as `SlimFit` and `LoRA` do, batch norm's statistics may move.
         may_move: Names of parts, or inside of parts, that follow others by design, as a momentum teacher does: they may
             change, but get no gradient and share no memory. They need not be among `parts`.
         every_n_steps: Optimizer steps from one look to the next, >= 1.
@@ -96,12 +102,13 @@ class FrozenPartCheck(Inspections):
         for argument, value in (("parts", parts), ("may_move", may_move)):
             if isinstance(value, str) or (value is not None and not all(it and isinstance(it, str) for it in value)):
                 raise ValueError(f"FrozenPartCheck: {argument} is {value!r}; give a list of dotted names.")
-        self.parts, self.may_move = parts, may_move
+        self.parts, self.may_move, self._movable = parts, may_move, may_move or []
         self._watched: dict[str, nn.Module | nn.Parameter] = {}
         self._then: dict[str, int] = {}
+        self._norms_may_run = False
 
     def begin(self, pl_module: LightningModule, optimizers: Sequence[Optimizer]) -> list[str]:
-        named = [*(frozen_parts(pl_module) if self.parts is None else self.parts), *(self.may_move or ())]
+        named = [*(frozen_parts(pl_module) if self.parts is None else self.parts), *self._movable]
         self._watched = {}
         for path in dict.fromkeys(named):
             if any(path.startswith(f"{other}.") for other in named):
@@ -119,6 +126,9 @@ class FrozenPartCheck(Inspections):
                     f"FrozenPartCheck: the part {path!r} ({type(self._watched[path]).__name__}) has neither parameters "
                     "nor buffers that could move; name another."
                 )
+        # Those that freeze and let norms run, as `SlimFit` and `LoRA`, mean it.
+        freezers = [it for it in callbacks_of(pl_module.trainer) if isinstance(it, Freezing | Folded) and not it.off]
+        self._norms_may_run = self.parts is None and any(not it.rests for it in freezers)
         if not self._watched:
             rank_zero_info(
                 "FrozenPartCheck: nothing of the module is frozen, so nothing is watched; name with parts= what should "
@@ -139,10 +149,6 @@ class FrozenPartCheck(Inspections):
 
     def end(self) -> None:
         self._watched, self._then = {}, {}
-
-    @property
-    def _movable(self) -> list[str]:
-        return self.may_move or []
 
     def _fingerprints(self) -> dict[str, int]:
         tensors = {name: it for path, part in self._watched.items() for name, it in _tensors(path, part).items()}
@@ -174,7 +180,7 @@ class FrozenPartCheck(Inspections):
             ]
             weights = [name for name in own if name in _parameters(path, part)]
             buffers = [name for name in own if name not in weights and name not in by_batches]
-            if by_batches:
+            if by_batches and not self._norms_may_run:
                 layers = list(dict.fromkeys(name.rpartition(".")[0] for name in by_batches))
                 found.append(
                     f"batch norm {some(layers)} of the frozen part `{path}` ran in training mode, so its statistics "

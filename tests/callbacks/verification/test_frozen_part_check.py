@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_vision.callbacks import FrozenPartCheck, HeadFirst
+from lightning_vision.callbacks.hooks.freezing import Freezing
 from lightning_vision.callbacks.verification._tensors import fingerprints, overlapping
 from lightning_vision.callbacks.verification.frozen_part_check import frozen_parts
 from support.compare import seeded
@@ -175,6 +176,23 @@ def test_a_part_that_head_first_thaws_is_let_go_unless_it_was_named():
 
     with pytest.raises(RuntimeError, match=r"after step 5, `network\.0` requires a gradient"):
         fit(seeded(Plain), HeadFirst(**thaws), FrozenPartCheck(["network.0"], None, 1), max_epochs=2, max_steps=-1)
+
+
+def test_batch_norms_that_a_callback_freezes_and_lets_run_are_no_fault_unless_they_were_named():
+    class NormsRun(Freezing):
+        rests = ""
+        neutral = "it only stands in a test of another"
+
+        def plan(self, pl_module, epochs):
+            return None
+
+        def trained(self, epoch):
+            return ("network.5",)
+
+    fit(seeded(Plain), NormsRun(), FrozenPartCheck())
+
+    with pytest.raises(RuntimeError, match=r"batch norm `network\.1` of the frozen part `network\.1` ran"):
+        fit(seeded(Plain), NormsRun(), FrozenPartCheck(["network.1"]))
 
 
 def test_with_warn_it_is_told_once_and_the_fit_goes_on():
