@@ -90,7 +90,7 @@ def find(owner: str, name: str, trainer: Trainer, pl_module: LightningModule) ->
     start: Any = pl_module
     path, parts = type(pl_module).__name__, name.split(".")
     if root == "datamodule":
-        start, path, parts = getattr(trainer, "datamodule", None), "the datamodule", parts[1:]
+        start, path, parts = getattr(trainer, "datamodule", None), "datamodule", parts[1:]
         if start is None:
             raise ValueError(
                 f"{owner}: {name!r} is asked of the datamodule, and this fit was given loaders; pass fit a datamodule=."

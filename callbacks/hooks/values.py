@@ -34,6 +34,8 @@ class _Held(NamedTuple):
 class Values(Method):
     """Sets numbers before each training batch; a method says their `names` and the `value` of each.
 
+    Not before the first one: by a setting of 0 another callback would take itself for switched off for the whole fit.
+
     How names are read is told in `_attributes.py`. Files hold parameter groups as the module made them. A buffer is
     filled where it lies and is in a file what it was at that step; of what it was before the fit the callback's own
     state tells a resumed run.
@@ -117,7 +119,6 @@ class Values(Method):
         warning = self.begins(self._clock.now())
         if warning is not None:
             rank_zero_warn(warning)
-        self._set(type(pl_module).__name__)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)

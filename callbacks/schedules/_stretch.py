@@ -8,7 +8,7 @@ from ..hooks._checks import above_zero, number
 from ..hooks._clock import Interval
 from ..hooks.values import Moment
 
-__all__ = ["Interval", "Shape", "Stretch", "checked_shape", "moved"]
+__all__ = ["Interval", "Shape", "Stretch", "checked_shape", "finite", "moved"]
 
 Shape = Literal["linear", "cosine", "exponential"]
 
@@ -33,6 +33,11 @@ def moved(share: float, start: float, end: float, shape: Shape = "linear") -> fl
     if shape == "cosine":
         share = (1 - math.cos(math.pi * share)) / 2
     return (1 - share) * start + share * end
+
+
+def finite(value: object) -> bool:
+    """Whether it is a number, and neither infinite nor unknown."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def checked_shape(owner: str, shape: str, known: tuple[str, ...] = get_args(Shape)) -> None:

@@ -1,89 +1,67 @@
-"""Progressive resizing: early training on small images, the last part on whole ones.
+"""Progressive resizing: early training on small images, with weak regularisation if asked for, the end on whole ones.
 
-Tan and Le 2021, arXiv:2104.00298, section 4, whose image size of each stage is here a function of the share s of the
-training that is done: side(s) = round(side (a + (1 - a) min(1, s / (1 - f)))). Symbols: a `start`, f `full`, s `done`.
+Tan and Le 2021, arXiv:2104.00298, section 4 and Algorithm 1: of M stages i = 0 .. M - 1 of equal length each trains on
+images of S_i = S_0 + (S_e - S_0) i / (M - 1) pixels with the strengths phi_i = phi_0 + (phi_e - phi_0) i / (M - 1).
+Without stages the way g = i / (M - 1) is a function of the share s of the training that is done: g(s) = min(1, s / (1 -
+f)). Symbols: S_e the whole side, S_0 = a S_e, a `start`, f `full`, s `done`, g `grown`, phi_0 and phi_e `strengthen`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
-import torch
-import torch.nn.functional as F
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from ..hooks._checks import number, whole
-from ..hooks.paced import Paced
+from ..hooks.paced import Moment, Paced
+from ._resizing import Size, move_targets, resize_images, resize_target, size_of
+from ._stretch import finite, moved
 
-__all__ = ["ProgressiveResizing", "resize_images", "resize_target", "size_at"]
-
-Size = tuple[int, int]
+__all__ = ["ProgressiveResizing", "grown_at", "resize_images", "resize_target", "size_at"]
 
 
-def size_at(size: Size, done: float, start: float, full: float, multiple: int) -> Size:
+def grown_at(done: float, full: float, stages: int | None = None) -> float:
+    """How much of the way from the smallest images to whole ones is gone when a share `done` of training is done, 0..1.
+
+    Args:
+        done: 0..1.
+        full: Last share of the training, on whole images, 0..1; with stages their last one is that.
+        stages: Stages of equal length in each of which it stays the same, 0 in the first and 1 in the last; of one
+            stage 1. None: it grows with every step.
+
+    Example:
+        >>> [round(grown_at(done / 8, 0.2, stages=4), 2) for done in range(8)]
+        [0.0, 0.0, 0.33, 0.33, 0.67, 0.67, 1.0, 1.0]
+    """
+    if stages is None:
+        return 1.0 if done >= 1 - full else done / (1 - full)
+    # A little more than `done`, for 1 / 49 times 49 is 0.9999999999999999.
+    stage = min(stages - 1, int(done * stages + 1e-9))
+    return 1.0 if stage == stages - 1 else stage / (stages - 1)
+
+
+def size_at(size: Size, done: float, start: float, full: float, multiple: int, stages: int | None = None) -> Size:
     """Height and width of the images when a share `done` of the training is done, pixels.
 
     Args:
         size: Height and width of the whole images.
         done: 0..1.
         start: Share of each side at the beginning, above 0, at most 1.
-        full: Last share of the training, on whole images, 0..1.
+        full: See `grown_at`.
         multiple: Sides are rounded to the nearest multiple of this, at least one, and never above the whole side.
+        stages: See `grown_at`.
 
     Example:
         >>> [size_at((224, 160), done / 10, 0.5, 0.2, 32) for done in (0, 2, 4, 6, 8)]
         [(128, 96), (128, 96), (160, 128), (192, 128), (224, 160)]
+        >>> [size_at((300, 300), stage / 4, 128 / 300, 0.0, 1, stages=4)[0] for stage in range(4)]
+        [128, 185, 243, 300]
     """
-    grown = 1.0 if done >= 1 - full else done / (1 - full)
-    share = start + (1 - start) * grown
+    share = start + (1 - start) * grown_at(done, full, stages)
     if share >= 1:
         return size
     height, width = (min(side, max(1, int(side * share / multiple + 0.5)) * multiple) for side in size)
     return height, width
-
-
-def resize_images(images: Tensor, size: Size) -> Tensor:
-    """Images `(B, C, H, W)` of any dtype at another size, bilinear with antialiasing, as torchvision's `resize`."""
-    if tuple(images.shape[-2:]) == size:
-        return images
-    # In float32: half precision and bytes have no such kernel everywhere.
-    resized = F.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
-    if not images.is_floating_point():
-        resized = resized.round_()
-    return resized.to(images.dtype)
-
-
-def resize_target(target: Any, old: Size, new: Size) -> Any:
-    """What is known of an image, or of a batch, moved with its pixels; the target itself is left alone.
-
-    A map `(..., H, W)` of the image's size is resized to the nearest pixel. Of a mapping `boxes` `(N, 4)`, left, top,
-    right and bottom, and `keypoints` `(N, K, 2)` or `(N, K, 3)`, x, y and visibility, are scaled, to float32 where they
-    are integers, `masks` `(N, H, W)` are resized as maps, and `placement` `(4,)` (scale across, scale down, shift
-    right, shift down) is brought up to date; anything else stays.
-
-    Args:
-        target: Anything.
-        old: Height and width of the image before.
-        new: Height and width of the image now.
-
-    Example:
-        >>> resize_target({"boxes": torch.tensor([[2.0, 4.0, 6.0, 8.0]])}, (8, 8), (4, 8))["boxes"].tolist()
-        [[2.0, 2.0, 6.0, 4.0]]
-    """
-    if isinstance(target, Tensor) and tuple(target.shape[-2:]) == old:
-        return _nearest(target, new)
-    if not isinstance(target, Mapping):
-        return target
-    across, down = new[1] / old[1], new[0] / old[0]
-    corners = [across, down, across, down]
-    changed = dict(target)
-    for name, factors in (("boxes", corners), ("placement", corners), ("keypoints", [across, down, 1.0])):
-        # Of an image without objects some have an empty tensor of any shape.
-        if isinstance(value := changed.get(name), Tensor) and value.numel():
-            dtype = value.dtype if value.is_floating_point() else torch.float32
-            changed[name] = value * torch.tensor(factors[: value.shape[-1]], dtype=dtype, device=value.device)
-    if isinstance(masks := changed.get("masks"), Tensor) and tuple(masks.shape[-2:]) == old:
-        changed["masks"] = _nearest(masks, new)
-    return changed
 
 
 @final
@@ -92,16 +70,23 @@ class ProgressiveResizing(Paced):
 
     Each training batch is resized once, on the device, before methods that mix it and before all that replays it. The
     side grows linearly from `start` to the whole, in steps of `multiple`, over the optimizer steps of the training, the
-    last part of which sees whole images, for batch norm's statistics and positions that depend on the size. Boxes,
-    keypoints and masks of detection batches move along, as do label maps `(B, H, W)`. Validation, test and prediction
-    stay untouched.
+    last part of which sees whole images, for batch norm's statistics and positions that depend on the size. With
+    `stages` it grows in the paper's stages. Boxes, keypoints and masks of detection batches move along, as do label
+    maps `(B, H, W)`. Numbers named in `strengthen`, such as dropouts, grow with the side: a batch is augmented,
+    resized, mixed and trained on with those of its stage, and after the fit they are what they were. Validation, test
+    and prediction stay untouched.
 
     Args:
-        start: Share of each side at the beginning, above 0, at most 1; the paper goes from 128 to 300 pixels. Neutral:
-            1, whole images all the time.
-        full: Last share of the training on whole images, 0 to below 1.
+        start: Share of each side at the beginning, above 0, at most 1; the paper goes from 128 to 300 pixels. Neutral
+            without `strengthen`: 1, whole images all the time.
+        full: Last share of the training on whole images, 0 to below 1; not asked for with `stages`, of which the last
+            is that.
         multiple: Sides are rounded to a multiple of this, pixels, >= 1; None takes 32, for images below 128 pixels the
             largest power of two in a quarter of their shorter side.
+        stages: M, stages of equal length, >= 1; the paper's are 4. None: the side grows with every step. Neutral
+            without `strengthen`: 1, the last stage all the time.
+        strengthen: By dotted name (see `Ramp`) the number at the smallest and at the whole size, `[low, high]`: dropout
+            `network.*.p`, `datamodule.augmentation.stages.1.magnitude`, `callbacks.MixUp.alpha`. None: none.
         image_key: Key of the images where batches are mappings; elsewhere they come first.
         target_key: Key of the targets where batches are mappings; elsewhere they come second.
         name: Part of the state key.
@@ -112,8 +97,8 @@ class ProgressiveResizing(Paced):
 
     Raises:
         ValueError: an argument out of its range; at set-up, if the Trainer has two; before the first batch, if the
-            training has no end that can be told; at the first batch, if it has no images, or if these are so small that
-            no size but the whole one is a multiple.
+            training has no end that can be told, or a name in `strengthen` leads to no number that can be set; at the
+            first batch, if it has no images, or if these are so small that no size but the whole one is a multiple.
 
     Example:
         >>> resizing = ProgressiveResizing(start=0.5, full=0.2)
@@ -132,15 +117,16 @@ class ProgressiveResizing(Paced):
         }
 
     Differs from the paper:
-        Sizes alone: its regularisation, which grows along (dropout, RandAugment, mixup), is left as it is set. The
-        paper's four stages are steps of `multiple` pixels here, and training ends with whole images for `full` of it.
+        Without `stages` and `strengthen`: its four stages are steps of `multiple` pixels, training ends with whole
+        images for `full` of it, and regularisation is left as it is set. With them: images are augmented at the whole
+        size and resized then.
 
     See also:
         `torchvision.transforms.v2.functional.resize`, whose pixels these are; MosaicML Composer's
         `ProgressiveResizing`.
     """
 
-    neutral = ({"start": 1.0},)
+    neutral = ({"start": 1.0, "strengthen": None}, {"stages": 1, "strengthen": None})
     needs = "any size"
 
     def __init__(
@@ -148,6 +134,8 @@ class ProgressiveResizing(Paced):
         start: float = 0.5,
         full: float = 0.2,
         multiple: int | None = None,
+        stages: int | None = None,
+        strengthen: dict[str, list[float]] | None = None,
         image_key: str = "image",
         target_key: str = "target",
         name: str | None = None,
@@ -162,7 +150,27 @@ class ProgressiveResizing(Paced):
             )
         if multiple is not None:
             whole("ProgressiveResizing", "multiple", multiple, 1)
+        if stages is not None:
+            whole("ProgressiveResizing", "stages", stages, 1)
+        for attribute, pair in (strengthen or {}).items():
+            if not (isinstance(pair, Sequence) and len(pair) == 2 and all(map(finite, pair))):
+                raise ValueError(
+                    f"ProgressiveResizing: strengthen has {pair!r} for {attribute!r}; give two finite numbers, "
+                    "[low, high]."
+                )
         self.start, self.full, self.multiple = start, full, multiple
+        self.stages, self.strengthen = stages, strengthen or None
+        self._pairs = dict(strengthen or {})
+
+    def names(self, pl_module: LightningModule) -> Sequence[str]:
+        return tuple(self._pairs)
+
+    def bounds(self, name: str, own: float) -> Sequence[float]:
+        return self._pairs[name]
+
+    def value(self, name: str, own: float, moment: Moment) -> float:
+        low, high = self._pairs[name]
+        return moved(grown_at(moment.done or 0.0, self.full, self.stages), low, high)
 
     def change_at(self, batch: Any, done: float) -> Any:
         images = batch if isinstance(batch, Tensor) else self.fields.image(batch)
@@ -174,9 +182,10 @@ class ProgressiveResizing(Paced):
                 f"{tuple(images.shape) if isinstance(images, Tensor) else f'a {type(images).__name__}'}; say with "
                 "image_key= which entry of the batch they are."
             )
-        sizes = [(_size_of(it), self._size(it, done)) for it in each]
+        sizes = [(size_of(it), self._size(it, done)) for it in each]
         # Later, among lists of images, a batch of small ones is nothing to end a training for.
-        if self._fresh and all(self._size(it, 0.0) == _size_of(it) for it in each):
+        grows = self.start < 1 and self.stages != 1
+        if grows and self._fresh and all(self._size(it, 0.0) == size_of(it) for it in each):
             raise ValueError(
                 "ProgressiveResizing: images of {}x{} pixels have no size between start={:g} of their sides and the "
                 "whole that is a multiple of {}; give a smaller multiple=, or a smaller start=.".format(
@@ -195,9 +204,11 @@ class ProgressiveResizing(Paced):
             return resized
         if len(batch) == 1:
             return self.fields.with_image(batch, resized)
-        return self.fields.replaced(batch, resized, _moved(self.fields.target(batch), sizes))
+        return self.fields.replaced(batch, resized, move_targets(self.fields.target(batch), sizes))
 
     def advice(self) -> str:
+        if self.start == 1 or self.stages == 1:
+            return ""
         return (
             f"the first batch had images of {self.start:g} of their sides; if the network takes images of one size "
             "only, make it one that takes any (timm's vision transformers do with dynamic_img_size=True), or leave "
@@ -205,34 +216,8 @@ class ProgressiveResizing(Paced):
         )
 
     def _size(self, image: Tensor, done: float) -> Size:
-        size = _size_of(image)
-        return size_at(size, done, self.start, self.full, self._multiple(size))
+        size = size_of(image)
+        return size_at(size, done, self.start, self.full, self._multiple(size), self.stages)
 
     def _multiple(self, size: Size) -> int:
         return self.multiple or min(32, 2 ** max(0, (min(size) // 4).bit_length() - 1))
-
-
-def _moved(target: Any, sizes: Sequence[tuple[Size, Size]]) -> Any:
-    """Targets of a batch, moved with their images, each from its old to its new size."""
-    if isinstance(target, (list, tuple)):
-        if len(target) == len(sizes):
-            return [resize_target(its, old, new) for its, (old, new) in zip(target, sizes, strict=True)]
-        return [_moved(part, sizes) for part in target]
-    # A tensor, or a mapping of tensors, of all images, which are of one size then. What is `(B, K)` is no map, though K
-    # classes may be as many as an image has columns.
-    if len(set(sizes)) > 1 or (isinstance(target, Tensor) and target.ndim < 3):
-        return target
-    return resize_target(target, *sizes[0])
-
-
-def _nearest(maps: Tensor, size: Size) -> Tensor:
-    """Maps `(..., H, W)` of any dtype at another size, each pixel that of the nearest old one."""
-    rows, columns = (
-        ((torch.arange(new, device=maps.device) + 0.5) * (old / new)).long().clamp_(max=old - 1)
-        for old, new in zip(maps.shape[-2:], size, strict=True)
-    )
-    return maps.index_select(-2, rows).index_select(-1, columns)
-
-
-def _size_of(image: Tensor) -> Size:
-    return int(image.shape[-2]), int(image.shape[-1])

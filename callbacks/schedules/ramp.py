@@ -7,7 +7,6 @@ With a share s of the stretch done, 0 before it and 1 after it:
     exponential  start (end / start)^s
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal, final
 
@@ -15,7 +14,7 @@ from lightning.pytorch import LightningModule
 
 from ..hooks._checks import flag
 from ..hooks.values import Moment, Values
-from ._stretch import Interval, Shape, Stretch, checked_shape, moved
+from ._stretch import Interval, Shape, Stretch, checked_shape, finite, moved
 
 __all__ = ["Ramp"]
 
@@ -81,8 +80,7 @@ class Ramp(Values):
         if not isinstance(attribute, str) or not attribute:
             raise ValueError(f"Ramp: attribute is {attribute!r}; give a dotted name, such as 'criterion.temperature'.")
         for argument, value in (("start", start), ("end", end)):
-            plain = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if value != "own" and not plain:
+            if value != "own" and not finite(value):
                 raise ValueError(f"Ramp: {argument} is {value!r}; give a finite number, or own.")
         checked_shape("Ramp", shape)
         flag("Ramp", "whole", whole)

@@ -8,10 +8,15 @@ import yaml
 from lightning.pytorch import Callback
 from torch import nn
 
-from lightning_vision import main
+from lightning_vision import ImageClassifier, main
 from lightning_vision.backbones import create
+from lightning_vision.callbacks import ProgressiveResizing
+from lightning_vision.callbacks.schedules.progressive_resizing import size_at
 from lightning_vision.configs import read_config, shipped
+from lightning_vision.datamodules import ImageFolder
+from lightning_vision.datamodules.augmentation import Chain, RandAugment, ResizedCrop
 from support.photos import photo_folder
+from support.trainers import quiet_trainer
 
 RECIPE = "classification/efficientnet_v2"
 SEEN: list[tuple[str, int, float]] = []
@@ -67,3 +72,37 @@ def test_the_network_has_the_papers_size() -> None:
     network: nn.Module = create(name, num_classes=1000, in_channels=3)
 
     assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(22e6, rel=0.03)
+
+
+def test_progressive_learning_is_the_recipe_but_for_what_grows() -> None:
+    plain, ours = (read_config(shipped()[it]) for it in (RECIPE, f"{RECIPE}_progressive"))
+    growing = ours["callbacks"].pop("progressive_resizing")["init_args"]
+    for run in (plain, ours):
+        run["model"]["init_args"].pop("drop_rate")
+        run["trainer"].pop("default_root_dir")
+
+    assert ours == plain
+    start, multiple, stages = (growing[it] for it in ("start", "multiple", "stages"))
+    sizes = [size_at((300, 300), it / 4, start, 0.0, multiple, stages)[0] for it in range(4)]
+    assert sizes == [128, 185, 243, 300]
+
+
+def test_each_stage_of_progressive_learning_has_its_size_dropout_and_magnitude() -> None:
+    """Four steps on small crops: 48 pixels at the end, of which the first stage has 20."""
+
+    class Strengths(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            magnitude = trainer.datamodule.augmentation.stages[1].magnitude
+            seen.append((batch[0].shape[-1], round(pl_module.network.drop_rate, 3), round(magnitude, 3)))
+
+    seen: list[tuple[int, float, float]] = []
+    root = photo_folder("photos", ("brick", "cat"), number=10)
+    config = read_config(shipped()[f"{RECIPE}_progressive"])
+    resizing = ProgressiveResizing(**config["callbacks"]["progressive_resizing"]["init_args"])
+    crop, strengthening = (it["init_args"] for it in config["data"]["init_args"]["augment"]["init_args"]["stages"])
+    augment = Chain([ResizedCrop(**crop | {"size": 48}), RandAugment(**strengthening)])
+    data = ImageFolder(root, batch_size=4, image_size=48, augment=augment)
+    trainer = quiet_trainer(callbacks=[resizing, Strengths()], max_steps=4, max_epochs=-1, limit_val_batches=0)
+    trainer.fit(ImageClassifier("resnet10t", num_classes=2, drop_rate=0.3), datamodule=data)
+
+    assert seen == [(20, 0.1, 15), (30, 0.167, 20), (39, 0.233, 25), (48, 0.3, 30)]

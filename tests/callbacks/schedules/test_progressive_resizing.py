@@ -3,17 +3,22 @@
 Training equals a loop that resizes images and boxes itself; resuming, precisions and processes are `conformance/`'s.
 """
 
+import re
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as theirs
 
 from lightning_vision.callbacks import BornAgain, MixUp, ProgressiveResizing
-from lightning_vision.callbacks.schedules.progressive_resizing import resize_images, resize_target, size_at
+from lightning_vision.callbacks.schedules._stretch import moved
+from lightning_vision.callbacks.schedules.progressive_resizing import grown_at, resize_images, resize_target, size_at
+from lightning_vision.datamodules import Digits
+from lightning_vision.datamodules.augmentation import RandAugment
 from support.compare import distance, seeded
 from support.data import ResumableLoader, labelled_images, plain_loader, with_boxes
 from support.modules import AnySize, Detects, Plain, TwoOptimizers
@@ -128,23 +133,23 @@ def test_other_batches_keep_their_form():
     assert resizing.change_at(batch := (images, labels), 0.9) is batch
 
 
-def moved(target, count=2, side=8):
+def moved_along(target, count=2, side=8):
     return ProgressiveResizing().change_at((torch.rand(count, 1, side, side), target), 0.0)[1]
 
 
 def test_boxes_of_whole_pixels_do_not_become_nothing():
     boxes, points = torch.tensor([[1, 2, 6, 7]]), torch.tensor([[[3, 5, 1]]])
-    changed = moved([{"boxes": boxes, "keypoints": points}] * 2)[0]
+    changed = moved_along([{"boxes": boxes, "keypoints": points}] * 2)[0]
 
     assert changed["boxes"].tolist() == [[0.5, 1.0, 3.0, 3.5]]
     assert changed["keypoints"].tolist() == [[[1.5, 2.5, 1.0]]]
-    assert moved([{"keypoints": torch.tensor([[[3.0, 5.0]]])}] * 2)[0]["keypoints"].tolist() == [[[1.5, 2.5]]]
+    assert moved_along([{"keypoints": torch.tensor([[[3.0, 5.0]]])}] * 2)[0]["keypoints"].tolist() == [[[1.5, 2.5]]]
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4)])
 def test_images_without_objects_stay_without(shape):
     empty = {"boxes": torch.zeros(shape), "labels": torch.zeros(0), "masks": torch.zeros(0)}
-    changed = moved([empty, {"boxes": torch.ones(1, 4), "masks": torch.ones(1, 8, 8)}])
+    changed = moved_along([empty, {"boxes": torch.ones(1, 4), "masks": torch.ones(1, 8, 8)}])
 
     assert {name: tuple(it.shape) for name, it in changed[0].items()} == {
         "boxes": shape,
@@ -157,17 +162,17 @@ def test_images_without_objects_stay_without(shape):
 def test_labels_of_as_many_samples_and_classes_as_an_image_has_pixels_are_no_map():
     labels = torch.rand(8, 8)
 
-    assert moved(labels, count=8) is labels
+    assert moved_along(labels, count=8) is labels
 
 
 def test_maps_among_several_targets_move_and_those_of_another_size_stay():
     labels, maps = torch.zeros(3), torch.arange(8).repeat(3, 8, 1)
-    changed = moved((labels, maps), count=3)
+    changed = moved_along((labels, maps), count=3)
     coarse = torch.ones(1, 2, 2)
 
     assert changed[0] is labels
     assert changed[1].tolist() == [[[1, 3, 5, 7]] * 4] * 3
-    assert moved([{"masks": coarse}] * 2)[0]["masks"] is coarse
+    assert moved_along([{"masks": coarse}] * 2)[0]["masks"] is coarse
 
 
 def test_a_later_batch_of_small_images_is_trained_on_as_it_is():
@@ -399,3 +404,193 @@ def test_an_epochs_loader_of_unequal_batches_is_resized_too():
     quiet_trainer(callbacks=[ProgressiveResizing(), seen], max_epochs=5).fit(AnySize(dropout=0.0), data)
 
     assert seen.trained == [size_at((8, 8), step / 10, 0.5, 0.2, 2)[0] for step in range(10)]
+
+
+# Row 213: the paper's stages, and what strengthens with them.
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4, 7, 49])
+def test_row_213_stages_are_equally_long_and_their_values_lie_on_a_line_with_exact_ends(stages):
+    """A hundred steps a stage; end points are compared without tolerance, values between to the last few bits."""
+    grown = [grown_at(step / (100 * stages), 0.2, stages) for step in range(100 * stages)]
+    strengths = [moved(it, 0.1, 0.3) for it in grown]
+    expected = [stage / (stages - 1) if stages > 1 else 1.0 for stage in range(stages)]
+
+    assert grown == [it for it in expected for _ in range(100)]
+    assert strengths == pytest.approx([0.1 + 0.2 * it for it in grown], rel=1e-12)
+    assert (strengths[0], strengths[-1]) == (0.1 if stages > 1 else 0.3, 0.3)
+
+
+def test_row_213_sizes_are_the_papers_and_rounded_to_the_multiple():
+    def sizes(side, multiple, start=128 / 300, stages=4):
+        return [size_at((side, side), it / stages, start, 0.2, multiple, stages)[0] for it in range(stages)]
+
+    assert sizes(300, 1) == [128, 185, 243, 300]  # Table 6, of S
+    assert sizes(300, 32) == [128, 192, 256, 300]
+    assert sizes(384, 32, start=1 / 3) == [128, 224, 288, 384]
+    assert sizes(224, 32, start=0.5, stages=2) == [128, 224]
+    assert sizes(224, 32, stages=1) == [224]
+
+
+class Regularised(AnySize):
+    """Two dropouts beside a rate that forward reads, and what a step has of all."""
+
+    def __init__(self):
+        super().__init__(dropout=0.4)
+        self.rate, self.seen = 0.7, []
+        self.extra = torch.nn.Dropout(0.6)
+
+    def training_step(self, batch, batch_idx):
+        dropouts = {it.p for it in self.modules() if isinstance(it, torch.nn.Dropout)}
+        self.seen.append((batch[0].shape[-1], dropouts, self.rate))
+        return super().training_step(batch, batch_idx)
+
+
+def test_row_213_batches_have_the_size_and_dropouts_the_probability_of_their_stage():
+    module = Regularised()
+    resizing = ProgressiveResizing(stages=3, strengthen={"*.p": [0.1, 0.3], "rate": [0, 1]})
+    sizes_of([resizing], module, max_epochs=3, accumulate_grad_batches=2)
+
+    # Three steps an epoch and three epochs, so a stage is an epoch, of five micro-batches.
+    stages = [(4, {0.1}, 0), (6, {moved(0.5, 0.1, 0.3)}, 0.5), (8, {0.3}, 1)]
+    assert module.seen == [stage for stage in stages for _ in range(5)]
+    assert (module.network[3].p, module.extra.p, module.rate) == (0.4, 0.6, 0.7)
+
+
+def test_row_213_one_stage_equals_ordinary_training():
+    def weights(*callbacks, dropout=0.5):
+        module = seeded(AnySize, dropout)
+        quiet_trainer(callbacks=list(callbacks), max_epochs=1).fit(module, plain_loader(30))
+        return module.state_dict()
+
+    ordinary, strong = weights(), weights(dropout=0.3)
+    strengthen = {"network.3.p": [0.1, 0.3]}
+
+    assert distance(weights(ProgressiveResizing(stages=1)), ordinary) == 0.0
+    assert distance(weights(ProgressiveResizing(stages=1, strengthen=strengthen)), strong) == 0.0
+    assert distance(ordinary, strong) > 1e-3
+    assert distance(weights(ProgressiveResizing(stages=2, strengthen=strengthen)), strong) > 1e-3
+
+
+@pytest.mark.parametrize("every", [4, 7])
+def test_row_213_a_run_resumed_inside_a_stage_goes_on_with_it(every, tmp_path):
+    def run(path=None):
+        module = seeded(Regularised)
+        resizing = ProgressiveResizing(stages=4, strengthen={"*.p": [0.1, 0.3], "rate": [0, 1]})
+        saving = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=every, save_top_k=-1)
+        trainer = quiet_trainer(callbacks=[resizing, saving], max_epochs=2, enable_checkpointing=True)
+        trainer.fit(module, ResumableLoader(labelled_images(30), 6), ckpt_path=path)
+        return module
+
+    straight = run()
+    resumed = run(str(tmp_path / f"step={every}.ckpt"))
+
+    # Stages begin with steps 0, 3, 5 and 8 of ten.
+    assert [size for size, _, _ in straight.seen] == [4] * 3 + [6] * 2 + [6] * 3 + [8] * 2
+    assert resumed.seen == straight.seen[every:]
+
+
+def train_in_stages(stages=3, size_too=True, shift=0):
+    """A loop that resizes, and sets its dropout, by Algorithm 1: three stages of five steps."""
+    module = seeded(AnySize).train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5, gamma=0.8)
+    loader = ResumableLoader(labelled_images(30), 6)
+    for step in range(15):
+        if step % 5 == 0:
+            loader.sampler.set_epoch(step // 5)
+            batches = iter(loader)
+        images, labels = next(batches)
+        stage = min(stages - 1, (step + shift) * stages // 15)
+        side = 2 * round((4 + 4 * stage / (stages - 1)) / 2 + 1e-9)
+        module.network[3].p = (1 - stage / (stages - 1)) * 0.1 + stage / (stages - 1) * 0.3
+        if size_too:
+            images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        module.loss(images, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+    return module.state_dict()
+
+
+def test_training_in_stages_equals_a_loop_by_the_papers_algorithm_and_wrong_ones_are_noticed():
+    module = seeded(AnySize)
+    resizing = ProgressiveResizing(stages=3, strengthen={"network.3.p": [0.1, 0.3]})
+    quiet_trainer(callbacks=[resizing], max_epochs=3).fit(module, ResumableLoader(labelled_images(30), 6))
+
+    assert distance(module.state_dict(), train_in_stages()) == 0.0
+    for wrong in ({"size_too": False}, {"shift": 1}, {"stages": 2}):
+        assert distance(module.state_dict(), train_in_stages(**wrong)) > 1e-3
+
+
+def test_without_stages_numbers_grow_with_every_step_and_are_whole_when_images_are():
+    module = Regularised()
+    sizes_of([ProgressiveResizing(strengthen={"rate": [0.2, 1.0]})], module, max_epochs=2)
+
+    assert [rate for _, _, rate in module.seen] == pytest.approx([0.2 + 0.1 * step for step in range(8)] + [1.0] * 2)
+    assert {rate for side, _, rate in module.seen if side == 8} >= {1.0}
+
+
+def test_strengths_alone_grow_on_whole_images_also_of_a_network_of_one_size():
+    module = Plain()
+    seen = sizes_of([ProgressiveResizing(start=1.0, stages=2, strengthen={"network.3.p": [0.0, 0.2]})], module)
+
+    assert set(seen.trained) == {8}
+    assert module.network[3].p == 0.5
+
+
+def test_digits_are_augmented_and_mixed_with_the_strength_of_their_stage():
+    noted = []
+
+    class Noting(RandAugment):
+        def plans(self, uniform, sides):
+            noted.append(("magnitude", self.magnitude))
+            return super().plans(uniform, sides)
+
+    class Mixing(MixUp):
+        def draw(self, shape, random):
+            noted.append(("alpha", self.alpha, shape[-1]))
+            return super().draw(shape, random)
+
+    data = Digits(batch_size=128, augment=Noting(num_ops=1, magnitude=9))
+    strengthen = {"datamodule.augmentation.magnitude": [5, 15], "callbacks.Mixing.alpha": [0.0, 0.2]}
+    callbacks = [ProgressiveResizing(stages=3, strengthen=strengthen), Mixing(alpha=0.1)]
+    trainer = quiet_trainer(callbacks=callbacks, max_steps=6, max_epochs=-1, limit_val_batches=0)
+    trainer.fit(AnySize(), datamodule=data)
+
+    # An alpha of 0 mixes nothing.
+    assert noted == [
+        *[("magnitude", 5.0)] * 2,
+        *[("magnitude", 10.0), ("alpha", 0.1, 6)] * 2,
+        *[("magnitude", 15.0), ("alpha", 0.2, 8)] * 2,
+    ]
+    assert data.augmentation.magnitude == 9
+
+
+def test_a_strength_that_its_owner_does_not_take_is_refused_before_the_first_step():
+    data = Digits(batch_size=128, augment=RandAugment())
+    resizing = ProgressiveResizing(stages=2, strengthen={"datamodule.augmentation.magnitude": [5, 45]})
+    message = (
+        "ProgressiveResizing: datamodule.augmentation.magnitude does not take 45: RandAugment: magnitude is 45; "
+        "give a number from 0 to 30."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        quiet_trainer(callbacks=[resizing], max_epochs=1).fit(AnySize(), datamodule=data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stages": 0}, "stages is 0; give a whole number of at least 1."),
+        ({"strengthen": {"rate": [0.1]}}, "strengthen has [0.1] for 'rate'; give two finite numbers, [low, high]."),
+        (
+            {"strengthen": {"rate": [0, "1"]}},
+            "strengthen has [0, '1'] for 'rate'; give two finite numbers, [low, high].",
+        ),
+    ],
+)
+def test_wrong_stages_and_strengths_are_refused(arguments, message):
+    with pytest.raises(ValueError) as refusal:
+        ProgressiveResizing(**arguments)
+
+    assert str(refusal.value) == f"ProgressiveResizing: {message}"

@@ -82,3 +82,20 @@ def test_bad_settings_are_refused(arguments: dict[str, Any], message: str) -> No
         RandAugment(**arguments)
 
     assert str(error.value) == f"RandAugment: {message}"
+
+
+def test_a_strength_set_later_is_that_of_the_next_batch_and_between_two_bins_the_nearer_ones() -> None:
+    batch = sample_photo(1, 64, 81).repeat(8, 1, 1, 1)
+    uniform = torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
+    augment = RandAugment(magnitude=9)
+    for given, bin_ in ((20.0, 20), (20.4, 20), (20.5, 21), (0, 0), (30, 30)):
+        augment.magnitude = given
+
+        assert torch.equal(augment.apply(batch, uniform), RandAugment(magnitude=bin_).apply(batch, uniform))
+        assert vars(augment)["magnitude"] == given  # by which a store of augmented images knows it
+
+
+@pytest.mark.parametrize("given", [-0.5, 30.5])
+def test_a_strength_set_later_has_the_same_range(given: float) -> None:
+    with pytest.raises(ValueError, match=rf"^RandAugment: magnitude is {given}; give a number from 0 to 30\.$"):
+        RandAugment().magnitude = given
