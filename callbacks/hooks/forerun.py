@@ -92,7 +92,8 @@ class Forerun(Method):
         if stage != "fit" or self.off:
             return
         kind = type(self).__name__
-        self._used = None
+        if trainer.global_step == 0:
+            self._used = None
         if self.rivals(trainer, Forerun):
             raise ValueError(f"{kind}: the Trainer has several, and one is enough before a fit; keep one of them.")
         if not pl_module.automatic_optimization:
@@ -117,9 +118,9 @@ class Forerun(Method):
         if self.off or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning declares it nowhere
             return
         if trainer.global_step:
-            # A file has the rates of groups; what schedules multiply is made anew.
-            for schedule in _schedules(trainer) if self._used is not None and self.then == "use" else ():
-                schedule.rebase(self._used)
+            if self._used is not None and self.then == "use":
+                # A file has the rates of groups; what schedules multiply is made anew.
+                self._use(trainer, self._used, trainer.ckpt_path is None)
             return
         self._refuse_several_loaders(trainer)
         tried, losses = list(self.rates()), list[float]()
@@ -136,14 +137,14 @@ class Forerun(Method):
         elif self.then == "use" and self.found.lr is None:
             rank_zero_warn(f"{type(self).__name__}: there is no rate to use, so the run's own stays.")
         elif self.then == "use" and self.found.lr is not None:
-            self._use(trainer, self.found.lr)
+            self._use(trainer, self.found.lr, True)
 
-    def _use(self, trainer: Trainer, lr: float) -> None:
+    def _use(self, trainer: Trainer, lr: float, groups_too: bool) -> None:
         self._used = lr
         schedules = _schedules(trainer)
         for schedule in schedules:
             schedule.rebase(lr)
-        for optimizer in trainer.optimizers if not schedules else ():
+        for optimizer in trainer.optimizers if groups_too and not schedules else ():
             own = own_rates(optimizer)
             for group, rate in zip(optimizer.param_groups, own, strict=True):
                 set_rate(group, lr * (rate / max(own) if max(own) else 1.0))

@@ -78,7 +78,7 @@ class Schedule(Method):
     @property
     def own_rate(self) -> float:
         """The highest base rate among the groups of all optimizers; 1 outside of a fit."""
-        return max((base for rate in self._rates for base in rate.base_lrs), default=1.0)
+        return max((float(base) for rate in self._rates for base in rate.base_lrs), default=1.0)
 
     def share(self, lr: float | None) -> float:
         """The factor with which the group of the highest base rate has the rate `lr`; None is its own.
@@ -99,7 +99,7 @@ class Schedule(Method):
         """During a fit, let the highest base rate be `lr`; the others keep their ratio to it."""
         own = self.own_rate
         for rate in self._rates:
-            rate.base_lrs = [lr * (base / own) for base in rate.base_lrs]
+            rate.base_lrs = [lr * (base / own if own else 1.0) for base in rate.base_lrs]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -199,7 +199,8 @@ class _Rate(LRScheduler):
         self.factor, self.momentum = factor, momentum
         self.replaced = replaced
         groups = optimizer.param_groups
-        self.base_lrs = [float(group["lr"]) for group in groups] if replaced is None else own_rates(optimizer)
+        own = [float(group["lr"]) for group in groups] if replaced is None else own_rates(optimizer)
+        self.base_lrs = [*own]
         self.momenta = [momentum_of(group) for group in groups]
         self._last_lr = list(self.base_lrs)
         self._moved = False

@@ -1,6 +1,6 @@
 """Steps before a fit leave no trace beside any other callback: the fit is the one without them.
 
-By default beside four that watch steps of the optimizer, layers, labels and parameters; with `-m slow` beside all.
+By default beside five that watch batches, steps of the optimizer, layers, labels and parameters; with `-m slow` beside all.
 """
 
 import pytest
@@ -10,7 +10,7 @@ from support.conformance.checks import EVERYTHING
 from support.conformance.runs import compare, fit
 from support.conformance.subjects import subjects
 
-WATCHING = ("EMA", "LoRA", "MixUp", "TrAct")
+WATCHING = ("EMA", "LoRA", "MixUp", "ProgressiveResizing", "TrAct")
 
 
 @pytest.mark.parametrize(

@@ -217,21 +217,44 @@ def test_its_losses_are_those_of_a_loop_by_hand_and_wrong_ones_are_noticed(accum
         assert max(abs(a - b) for a, b in zip(losses, by_hand(rates, accumulate, **wrong), strict=True)) > 1e-3
 
 
-def test_two_ranks_take_the_same_steps_and_propose_the_same(two_ranks, tmp_path):
-    def case(folder):
-        test, plain = LRRangeTest(1e-3, 2.0, 20), []
-        for tests in ((), (test,)):
-            torch.manual_seed(1)
-            shard = ResumableLoader(labelled_images(120), 6, dist.get_rank(), 2)
-            ddp = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False, "max_epochs": 1}
-            plain.append(record(Plain(), lambda shard=shard: shard, tests, default_root_dir=folder, **ddp).state)
-        return test.found, distance(plain[0]["weights"], plain[1]["weights"])
+class Flat(LightningModule):
+    """A linear layer, of which the mean over two ranks is that over both ranks' images."""
 
-    (first, apart), (second, _) = two_ranks(case, tmp_path)
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_two_ranks_take_the_same_steps_and_propose_the_same(two_ranks, tmp_path):
+    def ranked(module, *tests, **options):
+        torch.manual_seed(1)
+        made = module()
+        torch.manual_seed(2 + dist.get_rank())
+        shard = ResumableLoader(labelled_images(120), 6, dist.get_rank(), 2)
+        ddp = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False, "max_epochs": 1}
+        return record(made, lambda: shard, tests, **ddp, **options).state["weights"]
+
+    def case(folder):
+        test, linear = LRRangeTest(1e-3, 2.0, 20), LRRangeTest(1e-3, 0.5, 10)
+        apart = distance(ranked(Plain), ranked(Plain, test, default_root_dir=folder))
+        ranked(Flat, linear, default_root_dir=folder)
+        return test.found, apart, linear.found
+
+    (first, apart, linear), (second, _, _) = two_ranks(case, tmp_path)
+    torch.manual_seed(1)
+    one = LRRangeTest(1e-3, 0.5, 10)
+    quiet_trainer(max_steps=1, callbacks=[one]).fit(Flat(), ResumableLoader(labelled_images(120), 12))
 
     assert first == second
     assert first.lr is not None
     assert apart == 0.0
+    assert [it["loss"] for it in linear.rows] == pytest.approx(curve(one)[1], rel=1e-5)
 
 
 def test_it_writes_a_table_a_picture_and_a_line_with_settings(tmp_path):
@@ -309,6 +332,19 @@ def test_a_resumed_run_does_not_repeat_it_and_keeps_the_rate(schedules, tmp_path
     assert found is not None
     assert again is None
     assert resumed == straight[6:]
+
+
+@pytest.mark.parametrize("schedules", [(), (CyclicalLR(4),)], ids=["constant", "cyclical"])
+def test_a_fit_that_is_prolonged_keeps_the_rate(schedules):
+    torch.manual_seed(0)
+    settings, test = Settings(), LRRangeTest(1e-3, 0.5, 30, "exponential", then="use")
+    trainer, module = quiet_trainer(max_steps=8, callbacks=[*schedules, settings, test]), Decayed()
+    trainer.fit(module, plain_loader())
+    trainer.fit_loop.epoch_loop.max_steps = 20
+    trainer.fit(module, plain_loader())
+    highest = [max(rates[0] for rates, _ in rows) for rows in (settings.rows[:8], settings.rows[8:])]
+
+    assert highest == pytest.approx([test.found.lr] * 2, rel=1e-12)
 
 
 def test_stopped_no_step_is_taken():
