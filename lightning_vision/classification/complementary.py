@@ -41,9 +41,10 @@ def complementary_forward(logits: Tensor, complementary: Tensor, transition: Ten
     if transition is None:
         count = logits.shape[1]
         transition = (1 - torch.eye(count, dtype=logits.dtype, device=logits.device)) / (count - 1)
-    # In logs, for a probability that rounds to 0 has none.
-    drawn = (logits.log_softmax(1)[:, :, None] + transition.log()).logsumexp(1)
-    return F.nll_loss(drawn, complementary)
+    # In logs, for a probability that rounds to 0 has none; of the given labels alone, for one that nobody draws has no
+    # gradient, which would be everybody's.
+    drawn = transition.T.log()[complementary]
+    return -(logits.log_softmax(1) + drawn).logsumexp(1).mean()
 
 
 class ComplementaryNegativeLog(nn.Module):

@@ -43,6 +43,20 @@ def test_forward_correction_is_cross_entropy_of_the_labels_as_they_are_drawn() -
     )
 
 
+def test_a_label_that_is_never_drawn_leaves_the_others_gradients_as_they_are() -> None:
+    logits, complementary = batch()
+    complementary, logits = complementary.clamp(max=3), logits.requires_grad_()
+    transition = (1 - torch.eye(5, dtype=torch.float64)) / 3
+    transition[:, 4], transition[4] = 0, torch.tensor([0.25, 0.25, 0.25, 0.25, 0])
+    drawn = (logits.softmax(1) @ transition)[torch.arange(9), complementary]
+    found, expected = (
+        torch.autograd.grad(it, logits)[0]
+        for it in (complementary_forward(logits, complementary, transition), -drawn.log().mean())
+    )
+
+    torch.testing.assert_close(found, expected)
+
+
 def test_without_a_transition_every_other_class_is_as_probable() -> None:
     logits, complementary = batch()
     evenly = (1 - torch.eye(5, dtype=torch.float64)) / 4
