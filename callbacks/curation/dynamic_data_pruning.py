@@ -121,7 +121,7 @@ class DynamicDataPruning(RecordedLosses):
 
     Differs from the paper:
         The first epoch visits every sample, so that each has a loss of its own to be grouped by. A group is what
-        k-means finds, so windows differ in size.
+        k-means finds, so windows differ in size; one that holds less than a batch is widened towards the easy groups.
 
     See also:
         `DataDiet`, which leaves samples out for good; `HardBatches`.
@@ -173,7 +173,16 @@ class DynamicDataPruning(RecordedLosses):
             return Visit(kept)
         group = loss_groups(_filled(losses)[kept], self.num_group, self.seed)
         window = window_at(epoch - 1, int(group.max()) + 1, self.window_scale)
-        return Visit(kept[(group >= window.start) & (group < window.stop)])
+        return Visit(kept[_inside(group, window, 1 if self.training_set is None else self.training_set.batch_size)])
+
+
+def _inside(group: Tensor, window: range, least: int) -> Tensor:
+    """Which samples are in the window, widened towards the easy ones until it holds `least` of them."""
+    for start in range(window.start, -1, -1):
+        inside = (group >= start) & (group < window.stop)
+        if inside.sum() >= least:
+            break
+    return inside
 
 
 def _filled(losses: Tensor) -> Tensor:

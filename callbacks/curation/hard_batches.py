@@ -23,7 +23,7 @@ def hardest_batches(losses: Tensor, batches: Tensor, delta: float) -> Tensor:
     The batches come in their own order, but for one that is smaller than others, which comes last.
 
     Args:
-        losses: Of each sample, `(N,)`.
+        losses: Of each sample, `(N,)`; one with NaN does not come.
         batches: In which batch each sample is, `(N,)`; NaN for samples in none.
         delta: Share of the n batches, 0 to 1.
 
@@ -32,10 +32,10 @@ def hardest_batches(losses: Tensor, batches: Tensor, delta: float) -> Tensor:
         >>> hardest_batches(losses, batches, 0.5).tolist()
         [0, 2, 3]
     """
-    positions = (~batches.isnan()).nonzero()[:, 0]
+    positions = (~(batches.isnan() | losses.isnan())).nonzero()[:, 0]
     numbers, batch = batches[positions].unique(return_inverse=True)
     sizes = batch.bincount(minlength=len(numbers))
-    mean = torch.zeros(len(numbers)).index_add_(0, batch, losses[positions].float().nan_to_num(torch.inf)) / sizes
+    mean = torch.zeros(len(numbers)).index_add_(0, batch, losses[positions].float()) / sizes
     hard = mean.argsort(descending=True, stable=True)[: math.ceil(delta * len(numbers))]
     place = torch.full((len(numbers),), len(numbers))
     place[hard] = hard + len(numbers) * (sizes[hard] < sizes.max())

@@ -20,7 +20,8 @@ def sample_scores(
 ) -> Tensor:
     """Scores of all training samples, float32 `(samples,)` on the CPU, over all ranks, which all call this.
 
-    Images are as evaluation sees them and the module is in evaluation mode. A sample that the data leave out has NaN.
+    Images are as evaluation sees them, the module is in evaluation mode, and nothing is autocast. A sample that the
+    data leave out has NaN.
 
     Args:
         trainer: Fitting, between two epochs.
@@ -30,7 +31,7 @@ def sample_scores(
         score: Of the images and labels of a batch, a number for each image `(B,)`; gradients are enabled.
     """
     told = torch.zeros(2, samples)
-    with as_if_nobody_looked(trainer, pl_module):
+    with as_if_nobody_looked(trainer, pl_module), torch.autocast(pl_module.device.type, enabled=False):
         pl_module.eval()
         for positions, batch in placed_batches(trainer, pl_module):
             told[0, positions] = score(fields.image(batch), fields.target(batch)).detach().float().cpu()

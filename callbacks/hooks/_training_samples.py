@@ -32,9 +32,10 @@ class TrainingSamples:
 
     Args:
         owner: Who speaks in a refusal.
-        trainer: Before its loaders are made, as in `on_fit_start`.
-        plan: Asked before each epoch, on all ranks, with its number and the samples of the training set; None of a
-            `Visit` leaves the epoch alone. Without a plan nothing changes, and batches are only told apart.
+        trainer: Before its loaders are made, in `setup`: `trainer.estimated_stepping_batches` makes them early.
+        plan: Asked before each epoch once `decides` is set, on all ranks, with its number and the samples of the
+            training set; None of a `Visit` leaves the epoch alone. Without a plan nothing changes, and batches are only
+            told apart.
 
     Raises:
         ValueError: when the loader is made, if it is none of these.
@@ -46,6 +47,8 @@ class TrainingSamples:
         self.samples = self.batch_size = 0
         self._loader: Any = None
         self._reader: PlainReader | OwnReader | None = None
+        # Optimizers that ask for the number of steps are made before there is anything to decide by.
+        self.decides = False
         self._visits = False
         self._loading = self._taken = False
         self._arounds = [
@@ -62,7 +65,7 @@ class TrainingSamples:
         self._loader = self._reader = None
 
     def here(self) -> Tensor:
-        """Positions of the samples in the batch that has just come, int64 `(B,)` on the CPU; asked once a batch."""
+        """Positions of the samples in the batch that was fetched last, int64 `(B,)` on the CPU."""
         assert self._reader is not None
         return self._reader.here()
 
@@ -72,7 +75,7 @@ class TrainingSamples:
             proceed()
         finally:
             self._loading = False
-        if self._reader is None or self.plan is None:
+        if self._reader is None or self.plan is None or not self.decides:
             return
         visit = self.plan(self.trainer.current_epoch, self.samples)
         if visit is not None or self._visits:
@@ -106,7 +109,7 @@ class TrainingSamples:
         ):
             raise self._refusal(loader, "makes its batches in a way of its own")
         self.batch_size = (loader.batch_size or 1) * self.trainer.world_size
-        self._reader = PlainReader(loader) if plain else OwnReader(loader)
+        self._reader = PlainReader(loader, self.trainer.fit_loop) if plain else OwnReader(loader)
         self._loader, self._visits = loader, False
 
     def _refusal(self, loader: Any, why: str) -> ValueError:
@@ -135,5 +138,9 @@ class TrainingSamples:
         batches = loop._data_fetcher.length
         assert batches is not None
         loop.max_batches = batches
-        if isinstance(trainer.val_check_interval, float) and trainer.val_check_batch not in (None, float("inf")):
-            trainer.val_check_batch = max(1, int(batches * trainer.val_check_interval))
+        interval = trainer.val_check_interval
+        if trainer.val_check_batch in (None, float("inf")) or trainer.check_val_every_n_epoch is None:
+            return
+        trainer.val_check_batch = (
+            min(interval, batches) if isinstance(interval, int) else max(1, int(batches * interval))
+        )

@@ -1,6 +1,5 @@
 """What an epoch visits of a training set, told to a loader of ours or to a torch DataLoader's sampler."""
 
-from collections import deque
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ class OwnReader:
             self.loader.visit(visit.positions, visit.ordered)
 
     def here(self) -> Tensor:
+        """Positions of the samples in the batch handed out last."""
         here: Tensor = self.loader.here
         return here
 
@@ -47,23 +47,36 @@ class OwnReader:
 
 
 class PlainReader:
-    """A torch DataLoader, whose batch sampler is given another sampler, which writes down what it gives."""
+    """A torch DataLoader, whose batch sampler is given another sampler, which writes down what it gives.
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    Args:
+        loader: Its `batch_sampler` is torch's own.
+        loop: Of the fit, which counts the batches that it fetches.
+    """
+
+    def __init__(self, loader: DataLoader[Any], loop: Any) -> None:
         assert isinstance(loader.batch_sampler, BatchSampler)
-        self.batches = loader.batch_sampler
-        self.own = self.batches.sampler
-        self.order = Order(self.own)
+        self.batches, self.loop = loader.batch_sampler, loop
+        self.drop_last = self.batches.drop_last
+        self.order = Order(self.batches.sampler, loop)
         self.batches.sampler = self.order
 
     def visit(self, visit: Visit | None) -> None:
         self.order.visited(visit)
+        # Of less than a batch nothing would be left, and Lightning ends a fit that has no batch.
+        self.batches.drop_last = self.drop_last and len(self.order) >= self.batches.batch_size
 
     def here(self) -> Tensor:
-        given = self.order.given
-        return torch.tensor([given.popleft() for _ in range(min(self.batches.batch_size, len(given)))])
+        """Positions of the samples in the batch fetched last."""
+        size = self.batches.batch_size
+        # By its number, for a batch that collates to None is fetched and left out.
+        # What the outermost gives is fetched, whoever put it there.
+        order: Any = self.batches.sampler
+        start = (self.loop._data_fetcher.fetched - 1 - order.before) * size
+        return torch.tensor(order.given[start : start + size])
 
     def leave(self) -> None:
+        self.batches.drop_last = self.drop_last
         if self.batches.sampler is self.order:
             self.batches.sampler = self.order.own
         # Another one, which came later, may still stand around it.
@@ -75,15 +88,21 @@ class PlainReader:
 
 
 class Order(Sampler[int]):
-    """Positions in another sampler's order, of which only some are visited; `given` are those not yet fetched."""
+    """Positions in another sampler's order, of which only some are visited.
 
-    def __init__(self, own: Any) -> None:
-        self.own = own
+    Attributes:
+        given: Those given in this iteration.
+        before: Batches of the epoch that were fetched before it began, as in a run that was resumed.
+    """
+
+    def __init__(self, own: Any, loop: Any) -> None:
+        self.own, self.loop = own, loop
         self.visit: Visit | None = None
-        self.given: deque[int] = deque()
+        self.given: list[int] = []
+        self.before = 0
 
     def visited(self, visit: Visit | None) -> None:
-        own = self.own
+        own = self._innermost
         once = isinstance(own, SequentialSampler | DistributedSampler) or (
             isinstance(own, RandomSampler) and not own.replacement and own.num_samples == len(own.data_source)
         )
@@ -98,14 +117,19 @@ class Order(Sampler[int]):
 
     @property
     def _ranks(self) -> int:
-        return self.own.num_replicas if isinstance(self.own, DistributedSampler) else 1
+        own = self._innermost
+        return own.num_replicas if isinstance(own, DistributedSampler) else 1
+
+    @property
+    def _innermost(self) -> Any:
+        """The loader's own sampler, around which several of these may stand."""
+        return self.own._innermost if isinstance(self.own, Order) else self.own
 
     def __len__(self) -> int:
         return len(self.own) if self.visit is None else len(self.visit.positions) // self._ranks
 
     def __iter__(self) -> Iterator[int]:
-        # What a batch sampler had left over at an epoch's end never came.
-        self.given.clear()
+        self.given, self.before = [], int(self.loop.epoch_loop.batch_progress.current.ready)
         # One by one where all are visited: a sampler that is asked for its end draws once more than one that is not.
         for position in self.own if self.visit is None else self._chosen(list(self.own), self.visit):
             self.given.append(int(position))
@@ -116,17 +140,19 @@ class Order(Sampler[int]):
         if not visit.ordered:
             visited = set(chosen)
             chosen = [it for it in self._of_all_ranks(order) if it in visited]
-        if not isinstance(self.own, DistributedSampler):
+        own = self._innermost
+        if not isinstance(own, DistributedSampler):
             return chosen
         # As many on every rank, for DDP waits for the others in every forward.
-        return chosen[: len(chosen) // self._ranks * self._ranks][self.own.rank :: self._ranks]
+        return chosen[: len(chosen) // self._ranks * self._ranks][own.rank :: self._ranks]
 
     def _of_all_ranks(self, order: list[int]) -> list[int]:
-        if not isinstance(self.own, DistributedSampler):
+        own = self._innermost
+        if not isinstance(own, DistributedSampler):
             return order
         shards = []
         for rank in range(self._ranks):
-            twin = copy(self.own)
+            twin = copy(own)
             twin.rank = rank
             shards.append(list(twin))
         # Some come twice at the end, to even out the ranks.

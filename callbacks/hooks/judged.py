@@ -49,7 +49,6 @@ class Judged(Targets):
         self.judged: Tensor | None = None
         # Rows of `judged` of the samples in the batch at hand, on the CPU; None before the first look.
         self.here: Tensor | None = None
-        self._judged_in = -1
         self._training_set: TrainingSamples | None = None
 
     @abstractmethod
@@ -84,13 +83,9 @@ class Judged(Targets):
                 "the part that makes one row of logits an image."
             )
         if trainer.global_step == 0:
-            self.judged, self._judged_in = None, -1
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_fit_start(trainer, pl_module)
-        if not self.off:
-            self._training_set = TrainingSamples(type(self).__name__, trainer)
-            self.undo_later(self._leave)
+            self.judged = None
+        self._training_set = TrainingSamples(kind, trainer)
+        self.undo_later(self._leave)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_epoch_start(trainer, pl_module)
@@ -98,9 +93,9 @@ class Judged(Targets):
         if self.off or self._training_set is None:
             return
         self.known_for(self._training_set.samples)
-        # Resumed inside an epoch it goes on with what was found before its first batch.
-        if self.judges_in(epoch) and self._judged_in != epoch:
-            self.judged, self._judged_in = self._looked(trainer, pl_module, self._training_set.samples), epoch
+        # Not called when a run is resumed inside an epoch, which goes on with what was found before its first batch.
+        if self.judges_in(epoch):
+            self.judged = self._looked(trainer, pl_module, self._training_set.samples)
 
     def change(self, batch: Any, random: np.random.Generator) -> Any:
         assert self._training_set is not None
@@ -112,19 +107,18 @@ class Judged(Targets):
         return self.here is not None
 
     def state_dict(self) -> dict[str, Any]:
-        found = {} if self.judged is None else {"judged": self.judged, "judged_in": self._judged_in}
-        return super().state_dict() | found
+        return super().state_dict() | ({} if self.judged is None else {"judged": self.judged})
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if trainer.state.fn == TrainerFn.FITTING:
-            self.judged, self._judged_in = None, -1
+            self.judged = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         evaluates = self._evaluates
         super().load_state_dict(state_dict)
         if not evaluates:
-            self.judged, self._judged_in = state_dict.get("judged"), state_dict.get("judged_in", -1)
+            self.judged = state_dict.get("judged")
 
     def _looked(self, trainer: Trainer, pl_module: LightningModule, samples: int) -> Tensor:
         """Rows of all samples, on all ranks; NaN for those that the data leave out."""

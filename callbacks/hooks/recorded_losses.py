@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ._visits import Visit
 from .training_order import TrainingOrder
 
 __all__ = ["RecordedLosses", "sample_losses"]
@@ -47,7 +48,7 @@ class RecordedLosses(TrainingOrder):
         self._fresh = torch.empty(0, dtype=torch.bool)
         self._listening = False
         self._answers: list[Any] = []
-        self._ranks = 1
+        self._ranks, self._device = 1, torch.device("cpu")
 
     def known_losses(self, samples: int) -> Tensor:
         """The last loss of each of `samples`, float32 `(N,)` on the CPU, over all ranks, which all call this."""
@@ -69,7 +70,7 @@ class RecordedLosses(TrainingOrder):
         self.undo_later(self.part(pl_module).register_forward_hook(self._hear).remove)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ranks = trainer.world_size
+        self._ranks, self._device = trainer.world_size, trainer.strategy.root_device
         super().on_fit_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -96,6 +97,13 @@ class RecordedLosses(TrainingOrder):
         super().restore(state)
         self.losses, self.batches = state["losses"].clone(), state["batches"].clone()
         self._fresh = torch.zeros(len(self.losses), dtype=torch.bool)
+
+    def _plan(self, epoch: int, samples: int) -> Visit | None:
+        before, visit = self._planned, super()._plan(epoch, samples)
+        if before is not self._planned:
+            # The epoch that begins says anew in which batch a sample comes.
+            self.batches = torch.full_like(self.batches, float("nan"))
+        return visit
 
     def _hear(self, network: nn.Module, args: Any, output: Any) -> None:
         # The first one: a replay comes later, and under DDP the module itself is called once more, around its step.
@@ -139,9 +147,14 @@ class RecordedLosses(TrainingOrder):
 
     def _tell_each_other(self) -> None:
         if self._ranks > 1 and len(self.losses):
-            own = torch.stack([self.losses, self.batches, torch.ones_like(self.losses)])
-            told = own.where(self._fresh, torch.zeros_like(own))
+            # On the device: nccl reduces nothing on the CPU.
+            own = torch.stack([self.losses, torch.ones_like(self.losses)])
+            told = own.where(self._fresh, torch.zeros_like(own)).to(self._device)
+            batches = self.batches.where(self._fresh, torch.full_like(own[0], -1.0)).to(self._device)
             dist.all_reduce(told)
-            # A sample that two ranks had, to even them out, has the mean.
-            self.losses, self.batches = own[:2].where(told[2] == 0, told[:2] / told[2])
+            dist.all_reduce(batches, dist.ReduceOp.MAX)
+            told, batches = told.to(own.device), batches.to(own.device)
+            # Of a sample that two ranks had, to even them out, the mean loss and the later batch.
+            self.losses = self.losses.where(told[1] == 0, told[0] / told[1])
+            self.batches = self.batches.where(told[1] == 0, batches)
         self._fresh = torch.zeros_like(self._fresh)

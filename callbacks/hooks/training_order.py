@@ -41,8 +41,9 @@ class TrainingOrder(Method):
         others: Go to the next base class, among them `name`.
 
     Raises:
-        ValueError: at set-up, if the Trainer has two of them, there is no such part, or `training_step` fetches its
-            batches itself; before the first batch, if the loader does not tell its samples apart, or there are several.
+        ValueError: at set-up, if the Trainer has two of them or `overfit_batches`, there is no such part, or
+            `training_step` fetches its batches itself; before the first batch, if the loader does not tell its samples
+            apart, or there are several.
     """
 
     place = Place.BATCH
@@ -108,8 +109,17 @@ class TrainingOrder(Method):
         if rivals := self.rivals(trainer, TrainingOrder):
             kinds = " and ".join(type(it).__name__ for it in (self, *rivals))
             raise ValueError(f"{kind}: {kinds} would choose the samples of the same epochs; keep one of them.")
+        if trainer.overfit_batches > 0:
+            raise ValueError(
+                f"{kind}: overfit_batches={trainer.overfit_batches} says which samples are trained on, as {kind} does; "
+                "keep one of them."
+            )
         takes_batches(kind, pl_module)
         self.part(pl_module)
+        # A rehearsal (`fast_dev_run`) visits what there is.
+        plan = None if trainer.fast_dev_run else self._plan  # type: ignore[attr-defined]  # declared nowhere
+        self.training_set = TrainingSamples(kind, trainer, plan)
+        self.undo_later(self.training_set.undo)
         if trainer.global_step == 0:
             self._planned = None
             self.begin()
@@ -121,11 +131,9 @@ class TrainingOrder(Method):
         self.max_epochs = None if trainer.max_epochs in (None, -1) else int(trainer.max_epochs)
         if (warning := self.ready()) is not None:
             rank_zero_warn(warning)
-        # A rehearsal (`fast_dev_run`) visits what there is.
-        plan = None if trainer.fast_dev_run else self._plan  # type: ignore[attr-defined]  # declared nowhere
-        self.training_set = TrainingSamples(type(self).__name__, trainer, plan)
-        self.undo_later(self.training_set.undo)
         self._running = trainer, pl_module, self.part(pl_module)
+        assert self.training_set is not None
+        self.training_set.decides = True
         self.undo_later(self._forget)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -143,7 +151,9 @@ class TrainingOrder(Method):
 
     def _plan(self, epoch: int, samples: int) -> Visit | None:
         if self._planned is None or self._planned[0] != epoch:
-            self._planned = epoch, self.visits(epoch, samples)
+            assert self._running is not None
+            # Ranks that computed it themselves might differ in the last bit, and with it in the number of batches.
+            self._planned = epoch, self._running[0].strategy.broadcast(self.visits(epoch, samples))
         return self._planned[1]
 
     def state_dict(self) -> dict[str, Any]:

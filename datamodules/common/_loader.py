@@ -128,7 +128,9 @@ class ShardedLoader:
                 "an epoch of sampler='balanced' has places for classes, not for samples; use sampler='all'"
             )
         count = len(self.dataset) if positions is None else len(positions)
-        self._bounds = batch_bounds(count, *self._split)
+        size, rank, ranks, drop_last = self._split
+        # Of less than a batch the rest is not dropped, for nothing would be left.
+        self._bounds = batch_bounds(count, size, rank, ranks, drop_last and count >= size * ranks)
         self._visited = None if positions is None else (positions, ordered)
 
     def __iter__(self) -> Iterator[Batch]:

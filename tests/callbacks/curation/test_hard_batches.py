@@ -34,11 +34,12 @@ def test_a_small_batch_in_the_middle_comes_last() -> None:
     assert hardest_batches(losses, batches, 1.0).tolist() == [0, 1, 3, 4, 2]
 
 
-def test_samples_in_no_batch_do_not_come_and_what_overflowed_is_hard() -> None:
-    losses = torch.tensor([1.0, float("nan"), 0.0, float("inf")])
-    batches = torch.tensor([0.0, float("nan"), 1.0, 2.0])
+def test_samples_without_batch_or_loss_do_not_come_and_what_overflowed_is_hard() -> None:
+    losses = torch.tensor([1.0, 5.0, 0.0, float("inf"), float("nan")])
+    batches = torch.tensor([0.0, float("nan"), 1.0, 2.0, 1.0])
 
     assert hardest_batches(losses, batches, 0.5).tolist() == [0, 3]
+    assert hardest_batches(losses, batches, 1.0).tolist() == [0, 2, 3]
 
 
 class Batches(Callback):

@@ -33,8 +33,11 @@ class Watch(Callback):
         self.validated: list[int] = []
         self.lengths: list[int] = []
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self.samples = TrainingSamples("Watch", trainer, self.plan)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.samples.decides = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.seen.append([])
@@ -156,7 +159,7 @@ def test_ranks_share_what_is_visited_and_have_as_many(ordered: bool) -> None:
     shards = []
     for rank in (0, 1):
         own = DistributedSampler(data, num_replicas=2, rank=rank, shuffle=True, seed=3)
-        order = Order(own)
+        order = Order(own, Trainer().fit_loop)
         order.visited(Visit(chosen, ordered))
         shards.append(list(order))
         assert len(order) == 3
@@ -254,7 +257,7 @@ def test_of_two_that_tell_samples_apart_each_leaves_the_loader_in_any_order() ->
     for first in (0, 1):
         loader = plain_loader(30)
         own = loader.batch_sampler.sampler  # type: ignore[union-attr]  # a BatchSampler
-        both = [PlainReader(loader), PlainReader(loader)]
+        both = [PlainReader(loader, None), PlainReader(loader, None)]
         both[first].leave()
         both[1 - first].leave()
 
