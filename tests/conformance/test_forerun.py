@@ -1,6 +1,6 @@
 """Steps before a fit leave no trace beside any other callback: the fit is the one without them.
 
-By default beside five that watch batches, steps of the optimizer, layers, labels and parameters; with `-m slow` beside all.
+By default beside five that watch batches, optimizer steps, layers, labels or parameters; with `-m slow` beside all.
 """
 
 import pytest
