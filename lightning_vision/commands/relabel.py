@@ -192,7 +192,7 @@ def _tallied(classes: Tensor, scores: Tensor, own: Tensor, num_classes: int, tar
     """Sums over a batch from which the report is made."""
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=scores.device).expand(len(scores), 4)
     named, said = top_label_pooling(classes, scores, whole, (1, 1), num_classes).argmax(1), own.argmax(1)
-    told = {"images": len(own), "alike": (named == said).sum()}
+    told: dict[str, Any] = {"images": len(own), "alike": (named == said).sum()}
     told["elsewhere"] = (classes[..., 0] != named[:, None, None]).double().mean((1, 2)).sum()
     if target is not None:
         told["right"] = (said.cpu() == target).sum()

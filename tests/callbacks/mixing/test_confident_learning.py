@@ -62,6 +62,16 @@ def test_in_doubt_is_whose_confident_class_is_another() -> None:
     assert doubt.keep.tolist() == pytest.approx([1, 1, 0.2 / 0.9, 1, 0.3 / 0.95, 1, 1, 0.1 / 0.59])
 
 
+def test_whose_likeliest_class_is_the_given_one_is_not_in_doubt() -> None:
+    # Class 1 reaches its threshold 0.4 and class 0, the likeliest, not its own of 0.7.
+    found = torch.tensor([[0.9, 0.1], [0.55, 0.45], [0.65, 0.35], [0.6, 0.4]])
+    doubt = label_doubt(found, torch.tensor([0, 0, 0, 1]))
+
+    assert confident_class(found, class_thresholds(found, torch.tensor([0, 0, 0, 1]))).tolist() == [0, 1, -1, 1]
+    assert doubt.uncertain.tolist() == [False] * 4
+    assert doubt.trusted.tolist() == [True, False, False, False]
+
+
 def test_in_doubt_is_also_who_is_like_no_class() -> None:
     doubt = label_doubt(PROBABILITIES, LABELS, confidence_threshold=0.55)
 

@@ -14,8 +14,9 @@ from lightning_vision import ImageClassifier, main
 from lightning_vision.base.weights import module_from_checkpoint
 from lightning_vision.classification.score_maps import score_maps
 from lightning_vision.commands import relabel as command
-from lightning_vision.datamodules import Digits, ReLabel
+from lightning_vision.datamodules import Digits, ImageFolder, ReLabel
 from lightning_vision.datamodules.augmentation import ResizedCrop
+from support.photos import digit_folder
 from support.trainers import quiet_trainer
 
 CPU = ["--trainer.accelerator", "cpu", "--trainer.logger", "false"]
@@ -127,6 +128,27 @@ def test_an_interrupted_command_goes_on_and_writes_the_same(
     assert np.abs(tables[0]["score"].astype(np.float32) - tables[1]["score"].astype(np.float32)).max() < 2e-2
     assert found | {"store": ""} == pytest.approx(straight | {"store": ""}, abs=1e-6)
     assert again == found
+
+
+def test_an_image_that_cannot_be_read_has_no_map(tmp_path: Path) -> None:
+    data = ImageFolder(digit_folder(tmp_path / "photos"), 8, channels=1, batch_size=16, on_bad_image="skip")
+    data.setup()
+    assert data.train_set is not None
+    Path(data.train_set.paths[3]).write_bytes(b"no image")  # type: ignore[attr-defined]  # FileImages
+    teacher = ImageClassifier("resnet8_cifar", data.num_classes, 1)
+    trainer = quiet_trainer()
+    trainer.strategy.connect(teacher)
+    trainer.save_checkpoint(tmp_path / "teacher.ckpt")
+    given = ["--data", "ImageFolder", "--data.root", str(tmp_path / "photos"), "--data.image_size", "8"]
+    given += ["--data.channels", "1", "--data.batch_size", "16", "--data.on_bad_image", "skip", "--top_k", "1"]
+    given += ["--teacher", str(tmp_path / "teacher.ckpt"), "--output", str(tmp_path / "store")]
+    with pytest.warns(UserWarning, match="left out 1 of"):
+        found = main(["relabel", *CPU, *given]).output
+    scores = np.load(tmp_path / "store" / "answers.npy")["score"]
+
+    assert np.isnan(scores[3]).all()
+    assert np.isfinite(np.delete(scores, 3, 0)).all()
+    assert found["images"] == len(data.train_set) - 1
 
 
 def test_a_store_of_something_else_is_kept(teacher: str, tmp_path: Path) -> None:
