@@ -189,3 +189,19 @@ def test_a_training_that_ends_before_samples_are_scored_is_warned_about(tmp_path
         UserWarning, match=r"^DataDiet: score_epoch=10 comes after the last of 2 epochs, .*; give a small"
     ):
         trained(DataDiet(), tmp_path)
+
+
+def test_a_score_that_nobody_has_is_the_lowest() -> None:
+    assert hardest_samples(torch.tensor([0.2, float("nan"), 0.1]), 0.67).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_grand_is_that_of_single_precision_where_training_is_mixed(last: bool, tmp_path: Path) -> None:
+    diet = DataDiet(1.0, "grand", score_epoch=0, last_layer_only=last)
+    torch.manual_seed(0)
+    module = Plain(dropout=0.0)
+    expected = grand(deepcopy(module.network).eval(), *labelled_images(SAMPLES)[:], last)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[diet], precision="bf16-mixed", default_root_dir=tmp_path)
+    trainer.fit(module, plain_loader(SAMPLES))
+
+    assert torch.allclose(diet.found, expected, rtol=1e-5)

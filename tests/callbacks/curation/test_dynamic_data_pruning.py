@@ -15,7 +15,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from lightning_vision.callbacks import DynamicDataPruning
-from lightning_vision.callbacks.curation.dynamic_data_pruning import loss_groups, random_part, window_at
+from lightning_vision.callbacks.curation.dynamic_data_pruning import (
+    _filled,
+    _inside,
+    loss_groups,
+    random_part,
+    window_at,
+)
 from lightning_vision.classification import ImageClassifier
 from lightning_vision.datamodules import Digits
 from support.data import plain_loader
@@ -189,3 +195,30 @@ def test_two_that_choose_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"^DynamicDataPruning: .* would choose the samples of the same epochs; keep"):
         quiet_trainer(max_epochs=1, callbacks=callbacks).fit(Plain(), plain_loader(SAMPLES))
+
+
+def test_what_never_came_has_the_mean_and_what_overflowed_is_hard() -> None:
+    losses = torch.tensor([1.0, float("nan"), 3.0, float("inf")])
+
+    assert _filled(losses).tolist() == [1.0, 2.0, 3.0, 3.0]
+
+
+def test_a_window_of_less_than_a_batch_is_widened_towards_the_easy() -> None:
+    group = torch.tensor([0, 0, 1, 2, 2, 3])
+
+    assert _inside(group, range(3, 4), 1).tolist() == [False] * 5 + [True]
+    assert _inside(group, range(3, 4), 3).tolist() == [False, False, False, True, True, True]
+    assert _inside(group, range(3, 4), 9).all()
+
+
+def test_a_loader_of_ours_that_drops_its_last_batch_trains_to_the_end() -> None:
+    data = Digits(batch_size=400, drop_last=True)
+    trainer = quiet_trainer(max_epochs=10, callbacks=[DynamicDataPruning()], limit_val_batches=0)
+    trainer.fit(Plain(dropout=0.0), datamodule=data)
+
+    assert trainer.current_epoch == 10
+
+
+def test_overfitting_chosen_batches_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^DynamicDataPruning: overfit_batches=3 says which samples .*; keep one"):
+        quiet_trainer(max_epochs=1, callbacks=[DynamicDataPruning()], overfit_batches=3).fit(Plain(), plain_loader(29))

@@ -57,15 +57,21 @@ class Batches(Callback):
 
 
 @pytest.mark.parametrize("delta", [0.2, 0.5, 1.0])
-def test_row_184_the_batches_that_come_again_are_the_top_k_of_the_recorded_losses(delta: float) -> None:
-    """And ceil(delta n) of them go backward, of n = 10."""
+@pytest.mark.parametrize(
+    ("options", "n"), [({}, 11), ({"drop_last": True}, 10), ({"limit": 7}, 7)], ids=["all", "the last dropped", "seven"]
+)
+def test_row_184_the_batches_that_come_again_are_the_top_k_of_the_recorded_losses(
+    delta: float, options: dict[str, Any], n: int
+) -> None:
+    """And ceil(delta n) of them go backward."""
     hard = HardBatches(delta)
     batches = Batches(hard)
-    trainer = quiet_trainer(max_epochs=4, callbacks=[hard, batches], limit_val_batches=0)
-    trainer.fit(Plain(), plain_loader(60, shuffle=True))
+    limit = {"limit_train_batches": options.pop("limit")} if "limit" in (options := dict(options)) else {}
+    trainer = quiet_trainer(max_epochs=4, callbacks=[hard, batches], limit_val_batches=0, **limit)
+    trainer.fit(Plain(), plain_loader(63, shuffle=True, **options))
 
-    count = math.ceil(delta * 10)
-    assert trainer.global_step == 2 * (10 + count)
+    count = math.ceil(delta * n)
+    assert trainer.global_step == 2 * (n + count)
     for full, again in ((batches.seen[0], batches.seen[1]), (batches.seen[2], batches.seen[3])):
         top = sorted(full, key=lambda it: it[1], reverse=True)[:count]
         assert sorted(sorted(it) for it, _ in again) == sorted(sorted(it) for it, _ in top)
@@ -144,3 +150,20 @@ def test_settings_out_of_range_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=f"^HardBatches: {said}"):
             HardBatches(**settings)  # type: ignore[arg-type]  # as a YAML may
+
+
+def ranks_batches() -> tuple[Tensor, Tensor]:
+    """On this rank: what all know of the batches of a fit on two processes whose sampler gives a sample twice."""
+    hard = HardBatches(0.5)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[hard], limit_val_batches=0, strategy="ddp", devices=2)
+    trainer.fit(Plain(dropout=0.0), plain_loader(29, batch_size=4, shuffle=True))
+    state = hard.state_dict()
+    return state["losses"], state["batches"]
+
+
+def test_ranks_know_all_losses_and_whole_numbers_of_batches(two_ranks: Any) -> None:
+    """Of 29 samples one comes on both ranks, in the first batch of the one and the last of the other."""
+    (losses, batches), (there, batches_there) = two_ranks(ranks_batches)
+
+    assert torch.equal(losses, there) and torch.equal(batches, batches_there) and losses.isfinite().all()
+    assert sorted(batches.unique().tolist()) == [0.0, 1.0, 2.0, 3.0]

@@ -262,3 +262,42 @@ def test_of_two_that_tell_samples_apart_each_leaves_the_loader_in_any_order() ->
         both[1 - first].leave()
 
         assert loader.batch_sampler.sampler is own  # type: ignore[union-attr]
+
+
+def test_a_schedule_that_asks_for_the_number_of_steps_makes_the_loader_early() -> None:
+    class Plans(Plain):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            steps = int(self.trainer.estimated_stepping_batches)
+            return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)}
+
+    watch = Watch({0: HALF[1]})
+    trainer = quiet_trainer(max_epochs=2, callbacks=[watch], limit_val_batches=0)
+    trainer.fit(Plans(), plain_loader(26, shuffle=True))
+
+    assert sorted(flat(watch.seen[0])) == list(range(0, 26, 2)) and sorted(flat(watch.seen[1])) == list(range(26))
+
+
+def test_a_short_epoch_of_a_loader_that_drops_its_last_batch_keeps_one() -> None:
+    watch, trainer = watched(plain_loader(26, shuffle=True, drop_last=True), {1: Visit(torch.arange(4))}, epochs=3)
+
+    assert [len(it) for it in watch.seen] == [4, 1, 4] and sorted(flat(watch.seen[1])) == [0, 1, 2, 3]
+    assert trainer.current_epoch == 3
+
+
+def test_a_batch_that_collates_to_none_leaves_the_others_their_positions() -> None:
+    def collate(samples: list[Any]) -> Any:
+        batch = torch.utils.data.default_collate(samples)
+        return None if batch[0].sum() == skipped else batch
+
+    data = labelled_images(26)
+    skipped = data[6:12][0].sum()
+    watch, _ = watched(DataLoader(data, batch_size=6, collate_fn=collate), epochs=1)
+
+    assert [batch[0] for batch in watch.seen[0]] == [0, 12, 18, 24]
+
+
+def test_a_whole_number_between_validations_is_capped_at_a_short_epoch() -> None:
+    watch, _ = watched(plain_loader(26), HALF, epochs=3, val_check_interval=4)
+
+    assert watch.validated == [4, 8, 12]
