@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -77,7 +77,12 @@ class Replay:
 
     Args:
         trainer: Of the module, and of the device where it computes.
+
+    Attributes:
+        running: How many are computing without a trace now, one within another.
     """
+
+    running: ClassVar[int] = 0
 
     def __init__(self, trainer: Trainer) -> None:
         pl_module = trainer.lightning_module
@@ -115,9 +120,11 @@ class Replay:
         if hasattr(scalars := getattr(self.module, "scalars", None), "log"):
             muted.append(Around(scalars, "log", _say_nothing))
         muted += [Around(logger, "log_metrics", _say_nothing) for logger in self._loggers]
+        Replay.running += 1
         try:
             yield
         finally:
+            Replay.running -= 1
             for around in muted:
                 around.undo()
             if written:

@@ -2,7 +2,7 @@
 
 They do so while `training_step` runs; a validation, a prediction and whoever calls the network between two steps see
 the network as it is. Public hooks used: those of `_trained_parts.py`, `on_train_batch_start`; the module's
-`training_step` is wrapped; torch's forward hooks.
+`training_step` and the strategy's `batch_to_device` are wrapped; torch's forward hooks.
 """
 
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from ._checks import takes_batches, whole
 from ._example_images import image_shape
 from ._fields import Fields
 from ._frozen import part_name
-from ._replay import read_streams, rewind
+from ._replay import Replay, read_streams, rewind
 from ._trained_parts import TrainedParts
 from ._unnoticed import as_if_nobody_looked
 from .method import Place
@@ -58,6 +58,11 @@ class Inserted(TrainedParts):
         self._layers: dict[str, nn.Module] = {}
         self._moment: tuple[int, ...] = ()
         self._calls: dict[str, int] | None = None  # of each layer in this step; None outside of `training_step`
+
+    @property
+    def passing(self) -> bool:
+        """Whether the step that is computed now leaves no trace, as that of a search, so a part must not change."""
+        return Replay.running > 0
 
     @abstractmethod
     def chosen(self, pl_module: LightningModule, maps: Mapping[str, torch.Size]) -> Sequence[str]:
@@ -103,6 +108,13 @@ class Inserted(TrainedParts):
             finally:
                 self._calls = None
 
+        def fetched(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            # A search computes the step as soon as it has the batch, which only begins then.
+            if trainer.training:
+                self._draw_at(trainer, trainer.fit_loop.epoch_loop.batch_idx + 1)
+            return proceed(*args, **kwargs)
+
+        self.undo_later(Around(trainer.strategy, "batch_to_device", fetched).undo)
         own = pl_module.training_step
         self.undo_later(Around(pl_module, "training_step", step).undo)
         # Lightning reads there which arguments a wrapped `training_step` takes.
@@ -110,6 +122,9 @@ class Inserted(TrainedParts):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._draw_at(trainer, batch_idx)
+
+    def _draw_at(self, trainer: Trainer, batch_idx: int) -> None:
         self._moment = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
 
     def values(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and W of the maps.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Literal, final
 
 import numpy as np
@@ -138,6 +139,7 @@ class StyleAugment(Inserted):
         assert isinstance(part, StyleIntensity)
         # Not by somebody who only looks, for what is learned begins with it.
         if torch.is_grad_enabled() and part.waits:
+            part = deepcopy(part) if self.passing else part
             part.begin(output, self.eps)
         if random.random() >= self.p:
             # DDP waits for the gradient of each parameter.

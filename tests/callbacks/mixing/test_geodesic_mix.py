@@ -3,6 +3,7 @@
 Resume, processes, precisions, undo and the neutral run are proved in `tests/conformance`.
 """
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from itertools import permutations
@@ -126,6 +127,26 @@ def test_row_266_the_chosen_point_is_where_the_loss_is_highest(fit: Callable[...
         assert len(ahead) == 5 and taken == max(ahead)
         assert beside == ahead[chosen[-1] + 1 if chosen[-1] < 4 else 3]
     assert len(set(chosen)) > 1
+
+
+class UnknownAt(GeodesicMix):
+    """Whose second loss of three is not a number."""
+
+    asked = 0
+
+    def _loss_ahead(self, batch: Any) -> float:
+        self.asked += 1
+        return math.nan if self.asked % 3 == 2 else super()._loss_ahead(batch)
+
+
+def test_a_loss_that_is_not_a_number_is_no_worst_case(fit: Callable[..., Any]) -> None:
+    module, callback = Asked(), UnknownAt(3, reg_weight=0.0)
+    fit(module, [callback], plain_loader(24, batch_size=12), max_epochs=2)
+
+    assert callback.asked == 12
+    for step in range(4):
+        *ahead, taken = [loss for at, loss in module.asked if at == step]
+        assert taken == max(ahead) and len(ahead) == 2
 
 
 POINTS = [0.0, 0.25, 0.5]

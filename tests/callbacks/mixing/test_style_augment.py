@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lightning_vision.backbones.create import create
-from lightning_vision.callbacks import EMA, SAM, StyleAugment
+from lightning_vision.callbacks import EMA, SAM, GeodesicMix, StyleAugment
 from lightning_vision.callbacks.mixing.feature_style import (
     StyleIntensity,
     beside,
@@ -230,6 +230,61 @@ def test_a_step_that_is_computed_twice_has_the_same_noise() -> None:
     for (_, _, first), (_, _, second) in zip(trained[::2], trained[1::2], strict=True):
         torch.testing.assert_close(first, second)
     assert not torch.allclose(trained[0][2], trained[2][2])
+
+
+class Asked(Plain):
+    """Keeps the losses of each step, those of a search ahead of it included."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+        self.asked: dict[int, list[float]] = {}
+
+    def loss(self, image: Tensor, target: Any) -> Tensor:
+        value = super().loss(image, target)
+        if self.training:
+            mixed = getattr(value, "mixed_value", lambda: value)()
+            self.asked.setdefault(self.trainer.global_step, []).append(float(mixed.detach()))
+        return value
+
+
+def test_a_search_has_the_noise_and_the_beginning_of_the_step() -> None:
+    module = seeded(Asked)
+    fit(module, StyleAugment(**ALWAYS), GeodesicMix(n_geodesic=3, reg_weight=0.1), max_epochs=2)
+
+    assert len(module.asked) == 8
+    for step, (*ahead, taken, aside) in module.asked.items():
+        assert len(set(ahead)) == len(ahead) == 3
+        assert taken == max(ahead)
+        # In the first step it has the strength that has begun at the point that was taken.
+        assert step == 0 or aside in ahead
+
+
+def test_beside_a_search_a_resumed_run_goes_on_with_the_strength_that_it_had(tmp_path: Path) -> None:
+    def both() -> list[Any]:
+        return [StyleAugment(**ALWAYS), GeodesicMix(n_geodesic=3)]
+
+    whole, resumed = seeded(Plain, 0.0), seeded(Plain, 0.0)
+    fit(whole, *both(), max_epochs=2)
+    fit(seeded(Plain, 0.0), *both()).save_checkpoint(tmp_path / "one.ckpt")
+    trainer = quiet_trainer(callbacks=both(), max_epochs=2)
+    trainer.fit(resumed, plain_loader(24), plain_loader(6), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    saved = torch.load(tmp_path / "one.ckpt", weights_only=True)["callbacks"]["StyleAugment"]
+
+    assert bool(saved["parts"]["network.2"]["begun"])
+    assert distance(whole.state_dict(), resumed.state_dict()) == 0.0
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_without_a_turned_gradient_the_strength_falls_by_weight_decay_alone(decay: float) -> None:
+    class Decaying(Plain):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.5, weight_decay=decay)
+
+    callback = StyleAugment(**ALWAYS, init=0.3, adv_weight=0.0)
+    fit(Decaying(0.0), callback)
+    strength = callback.state_dict()["parts"]["network.2"]["mean"]
+
+    torch.testing.assert_close(strength, torch.full((4,), 0.3 * (1 - 0.5 * decay) ** 4))
 
 
 def test_averages_and_files_know_nothing_of_it(tmp_path: Path) -> None:
