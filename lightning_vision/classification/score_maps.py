@@ -28,8 +28,9 @@ def score_maps(network: nn.Module, images: Tensor) -> Tensor:
         ValueError: the network does not say what its maps and its classifier are, or has something else between them.
 
     Example:
-        >>> import timm, torch
-        >>> network = timm.create_model("resnet8_cifar", num_classes=10, in_chans=1).eval()
+        >>> import torch
+        >>> from lightning_vision import backbones
+        >>> network = backbones.create("resnet8_cifar", num_classes=10, in_channels=1).eval()
         >>> score_maps(network, torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10, 2, 2])
 
