@@ -68,8 +68,8 @@ class RandomMix(Targets):
         weights: How often each mixer is drawn, in proportion; >= 0, not all 0. None draws all alike. timm's
             `switch_prob` p is `[1 - p, p]` for MixUp and CutMix. At 0 a mixer is never drawn.
         prob: Probability that a batch is mixed, 0 to 1. Neutral: 0.
-        off_epoch: Epoch, counted from 0, from which on batches are left as they are, as timm's `mixup_off_epoch`; None
-            for never. Neutral: 0.
+        off_epoch: Epoch, counted from 0, from which on batches are left as they are; None for never. As timm's
+            `mixup_off_epoch`, but that timm's 0 means never and here 0 is from the first on. Neutral: 0.
         targets: "loss" mixes the loss; "soft" puts probabilities `(B, num_classes)` in the place of the labels,
             also where a batch is not mixed and from `off_epoch` on; "sampled" keeps a label with probability lambda and
             takes the partner's otherwise.

@@ -43,11 +43,12 @@ class RegMixup(Targets):
     Each training micro-batch is made twice as large once, on the device, before `training_step` and all that replays
     it: the images as they were, and below them mixtures of each with another of the batch, in one forward pass. The
     loss L that `training_step` computes from the labels is computed of either half and becomes
-    `L(plain) + eta [lam L(own) + (1 - lam) L(partner's)]`; a term of it without labels counts once. Metrics of the step
-    are those of the plain images: the module's torchmetrics objects, and means over samples, as
-    `(pred == y).float().mean()`. Counts that nobody has divided are of all 2B images, by own labels, which is warned
-    about where they are logged or leave torch. Validation, test and prediction stay untouched. A batch of one sample is
-    left alone.
+    `L(plain) + eta [lam L(own) + (1 - lam) L(partner's)]`, where L is the mean or sum over samples and what multiplies
+    it: what else is done with that, as a root or flooding, is done once, with this sum, and not with each half's loss.
+    A term without labels counts once. Metrics of the step are those of the plain images: the module's torchmetrics
+    objects, and means over samples, as `(pred == y).float().mean()`. Counts that nobody has divided are of all 2B
+    images, by own labels, which is warned about where they are logged or leave torch. Validation, test and prediction
+    stay untouched. A batch of one sample is left alone.
 
     Args:
         alpha: Both parameters of the Beta distribution of lambda, > 0. The paper's 10 to 20: mixtures near one half.

@@ -40,7 +40,7 @@ class StyleAugment(Inserted):
             layer at each size of maps.
         p: Probability that the maps of a layer are changed, drawn for each batch and layer, 0 to 1. Neutral: 0.
         adv_weight: By what the turned gradient is multiplied, >= 0: how fast the noise learns beside the network. The
-            authors' 1 by default and 10 for PACS. At 0 it stays as it began.
+            authors' 1 by default and 10 for PACS. At 0 nothing but the optimizer's weight decay moves it.
         eps: Added to variances before their roots are taken, > 0.
         init: What the strength of the noise begins with: "batch", how far the styles of the first batch's samples are
             apart (as DSU takes the noise of every batch), or a number >= 0 for all channels.

@@ -78,6 +78,7 @@ LOSSES: dict[str, Loss] = {
     "one hot": lambda z, y: F.binary_cross_entropy_with_logits(z, F.one_hot(y, K).float()),
     "kl_div": lambda z, y: F.kl_div(z.log_softmax(1), F.one_hot(y, K).float(), reduction="batchmean"),
     "multi_margin_loss": F.multi_margin_loss,
+    "roots of samples": lambda z, y: F.cross_entropy(z, y, reduction="none").sqrt().mean(),
     "our CrossEntropy": CrossEntropy(class_weights=WEIGHTS.tolist()),
     "our BinaryCrossEntropy": BinaryCrossEntropy(),
     "our Focal": Focal(1.5, WEIGHTS.tolist()),
@@ -142,7 +143,9 @@ def test_what_is_not_linear_is_done_with_the_mixed_loss() -> None:
     z.grad = None
     flooded = seen(lambda z, y: (F.cross_entropy(z, y) - 9).abs() + 9, z, 0.3)
     focal = seen(lambda z, y: (1 - torch.exp(-F.cross_entropy(z, y))) ** 2 * F.cross_entropy(z, y), z, 0.3)
+    root = seen(lambda z, y: F.cross_entropy(z, y).sqrt(), z, 0.3)
 
+    assert root.item() == pytest.approx(total.sqrt().item(), rel=1e-6)
     assert flooded.item() == pytest.approx((total - 9).abs().item() + 9, rel=1e-6)
     assert focal.item() == pytest.approx(((1 - torch.exp(-total)) ** 2 * total).item(), rel=1e-6)
 
