@@ -1,8 +1,8 @@
 """Running a module's training step again, as often as one likes, before the fit takes the step itself.
 
 More is put back than after a look: weights, which a step may move itself (a teacher that follows, manual optimisation),
-generators that parts of the module hold, and plain values in their attributes, such as counters and lists. Optimizers
-and schedules stand still meanwhile.
+and what parts of the module keep in plain attributes (`_attributes_kept.py`). Optimizers and schedules stand still
+meanwhile.
 
 The step is taken from the module's class, past what other callbacks have put around it, without the hooks that they
 have put on its layers, and outside of a DDP wrapper, which awaits one forward for each backward pass.
@@ -18,11 +18,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from ._around import Around
+from ._attributes_kept import attributes_kept
 from ._unnoticed import as_if_nobody_looked, copied, hooks_of
 
 __all__ = ["Rerun", "StepFailedError"]
-
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class StepFailedError(Exception):
@@ -30,7 +29,7 @@ class StepFailedError(Exception):
 
 
 class Rerun:
-    """One training step, which each call computes from the same start and which leaves no trace.
+    """One training step, which each call computes from the same start and which leaves no trace in trainer and module.
 
     Args:
         trainer: It is fitting.
@@ -50,6 +49,7 @@ class Rerun:
         """
         trainer, module = self.trainer, self.module
         with ExitStack() as stack:
+            stack.enter_context(attributes_kept(module))
             stack.enter_context(_held(module))
             stack.enter_context(as_if_nobody_looked(trainer, module))
             still = [(trainer.strategy, "optimizer_step"), (module, "manual_backward"), (module, "lr_scheduler_step")]
@@ -87,15 +87,9 @@ def _of_a_callback(hook: Any) -> bool:
 
 @contextmanager
 def _held(module: LightningModule) -> Iterator[None]:
-    """At the end, also by an exception, weights, generators, plain values and simple containers are as before."""
+    """At the end, also by an exception, weights are as before."""
     weights: list[torch.Tensor] = list(module.parameters())
     copies = torch._foreach_clone(weights) if weights else ()
-    attributes = [(vars(part), name, value) for part in module.modules() for name, value in vars(part).items()]
-    plain = [it for it in attributes if isinstance(it[2], _PLAIN)]
-    generators = [(value, value.get_state()) for _, _, value in attributes if isinstance(value, torch.Generator)]
-    # What torch itself keeps in them, hooks and parts, is put back by others.
-    own = [value for _, name, value in attributes if type(value) in (list, dict, set) and not name.startswith("_")]
-    containers = [(value, value.copy()) for value in own]
     try:
         yield
     finally:
@@ -103,10 +97,3 @@ def _held(module: LightningModule) -> Iterator[None]:
             for weight, copy in zip(weights, copies, strict=True):
                 if not torch.equal(weight, copy):
                     weight.copy_(copy)
-        for attribute, name, value in plain:
-            attribute[name] = value
-        for generator, state in generators:
-            generator.set_state(state)
-        for container, before in containers:
-            container.clear()
-            container.extend(before) if isinstance(container, list) else container.update(before)

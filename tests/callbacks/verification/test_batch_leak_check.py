@@ -4,15 +4,17 @@ That it leaves nothing behind is proved for toys in `conformance/`, here for mod
 """
 
 import warnings
+from collections import Counter, deque
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lightning_vision.callbacks import BatchLeakCheck
+from lightning_vision.callbacks import BatchLeakCheck, InitialLossCheck
 from lightning_vision.callbacks.verification.batch_leak_check import batch_leaks
-from support.compare import distance
+from support.compare import distance, seeded
 from support.data import plain_loader
 from support.four_tasks import TASKS
 from support.further_tasks import ALL_TASKS
@@ -193,6 +195,41 @@ def test_a_step_that_moves_the_module_itself_moves_it_once():
 
     expected = float(torch.rand((), generator=torch.Generator().manual_seed(0)))
     assert (module.steps, module.seen, module.follower.item()) == (1, [expected], 1)
+
+
+class Keeps(Plain):
+    """What its step keeps in plain attributes: an average bound anew, one written in place, counts, a queue, draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.bound, self.written, self.counts, self.queue = torch.zeros(()), torch.zeros(()), Counter(), deque(maxlen=3)
+        self.random, self.array = np.random.default_rng(0), np.zeros(())
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx) * (1 + 0.1 * self.random.random())
+        self.bound = 0.9 * self.bound + loss.detach()
+        self.written.mul_(0.9).add_(loss.detach())
+        self.counts.update("step")
+        self.queue.append(loss.item())
+        self.array += loss.item()
+        self.made = getattr(self, "made", 0) + 1
+        return loss
+
+
+@pytest.mark.parametrize("look", [BatchLeakCheck, InitialLossCheck])
+def test_a_fit_is_the_same_in_all_that_the_module_keeps_beside_its_weights(look):
+    def trained(*callbacks):
+        module = seeded(Keeps)
+        torch.manual_seed(1)
+        options = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0}
+        quiet_trainer(callbacks=list(callbacks), **options).fit(module, plain_loader(12))
+        kept = (module.bound, module.written, module.counts, module.queue, module.array, module.made)
+        return kept, module.random.random(), module.state_dict()
+
+    (kept, drawn, weights), (expected, expected_draw, expected_weights) = trained(look()), trained()
+
+    assert (kept, drawn) == (expected, expected_draw)
+    assert distance(weights, expected_weights) == 0.0
 
 
 class PastLightningWithMomentum(PastLightning):
