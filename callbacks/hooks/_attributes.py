@@ -10,7 +10,7 @@ The first part of a name says where to look, all others are attributes, keys or 
 
 import difflib
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import reduce
 from numbers import Real
@@ -37,6 +37,7 @@ class Attribute:
         key: What it is called there.
         group: Number of the optimizer's parameter group. The group itself is none to keep: a checkpoint exchanges it.
         groups: How many groups the optimizer has.
+        inherited: Whether the owner itself has none, and reads its class's.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Attribute:
     key: str
     group: int | None = None
     groups: int = 0
+    inherited: bool = False
 
     @property
     def place(self) -> tuple[int, int | None, str]:
@@ -67,6 +69,12 @@ class Attribute:
             holder[self.key] = value
         else:
             setattr(holder, self.key, value)
+
+    def put_back(self, own: float) -> None:
+        """Let it be what it was before it was set."""
+        self.set(own)
+        if self.inherited and self.key in vars(self.owner):
+            delattr(self.owner, self.key)
 
     def _holder(self) -> Any:
         return self.owner if self.group is None else self.owner.param_groups[self.group]
@@ -118,7 +126,7 @@ def _at(owner: str, name: str, start: Any, parts: list[str], path: str) -> Attri
             holder = value
     if (why := _no_number(value)) is not None:
         raise ValueError(f"{owner}: {name!r} {why}")
-    found = Attribute(name, holder, parts[-1])
+    found, before = Attribute(name, holder, parts[-1]), parts[-1] in _own(holder)
     try:
         found.set(value.item() if isinstance(value, Tensor) else value)
     except (AttributeError, TypeError) as error:
@@ -126,6 +134,9 @@ def _at(owner: str, name: str, start: Any, parts: list[str], path: str) -> Attri
             f"{owner}: {name!r} cannot be set, for its {type(holder).__name__} does not let it ({error}); name "
             "something that can."
         ) from None
+    if not before and parts[-1] in _own(holder):
+        delattr(holder, parts[-1])
+        found = replace(found, inherited=True)
     return found
 
 
@@ -188,6 +199,11 @@ def _callback(owner: str, name: str, rest: str, trainer: Trainer) -> tuple[Any, 
             "number; give it a setting that is on, in the place of which the first value steps."
         )
     return found, rest.removeprefix(f"{key}.")
+
+
+def _own(holder: Any) -> Mapping[str, Any]:
+    own: Mapping[str, Any] = getattr(holder, "__dict__", {})
+    return own
 
 
 def _part(holder: Any, part: str) -> Any:

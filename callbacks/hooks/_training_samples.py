@@ -127,7 +127,7 @@ class TrainingSamples:
         except ValueError as error:
             raise ValueError(f"{self.owner}: {error}.") from error
         self._visits = visit is not None
-        if visit is not None and getattr(self._loader, "num_workers", 0) and isinstance(self._loader, DataLoader):
+        if visit is not None and isinstance(self._loader, DataLoader) and self._loader.num_workers:
             # Workers have been sent for samples already, in an order of all.
             streams = read_streams(trainer.strategy.root_device)
             iter(loop._data_fetcher)

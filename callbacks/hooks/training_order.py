@@ -109,9 +109,10 @@ class TrainingOrder(Method):
         if rivals := self.rivals(trainer, TrainingOrder):
             kinds = " and ".join(type(it).__name__ for it in (self, *rivals))
             raise ValueError(f"{kind}: {kinds} would choose the samples of the same epochs; keep one of them.")
-        if trainer.overfit_batches > 0:
+        overfit: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if overfit > 0:
             raise ValueError(
-                f"{kind}: overfit_batches={trainer.overfit_batches} says which samples are trained on, as {kind} does; "
+                f"{kind}: overfit_batches={overfit} says which samples are trained on, as {kind} does; "
                 "keep one of them."
             )
         takes_batches(kind, pl_module)

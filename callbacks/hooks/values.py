@@ -147,7 +147,7 @@ class Values(Method):
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{type(self).__name__}: {attribute.name} does not take {value}: {error}") from error
             finally:
-                attribute.set(own)
+                attribute.put_back(own)
 
     def _set(self, module: str) -> None:
         if not self._held or self._clock is None:
@@ -172,7 +172,7 @@ class Values(Method):
     def _put_back(self) -> None:
         for _, attribute, own in self._held:
             if attribute.group is None or attribute.group < len(attribute.owner.param_groups):
-                attribute.set(own)
+                attribute.put_back(own)
         self._held = []
 
     def _stop(self) -> None:

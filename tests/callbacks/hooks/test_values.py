@@ -128,6 +128,18 @@ def test_all_goes_back_when_the_fit_is_over_or_broken_off(error: BaseException |
     assert module.seen == [2.0, 2.01, 2.02, 2.03, 2.04][: 5 if error is None else 3]
 
 
+def test_a_number_of_the_class_is_the_classs_again() -> None:
+    class Warm(Plain):
+        temperature = 4.0
+
+    module, notes = Warm(), Notes(lambda trainer, pl_module: pl_module.temperature)
+    trained(module, Steps("temperature", tried=(1.0,)), notes, max_epochs=1)
+
+    assert notes.trained == [4.0, 4.01, 4.02, 4.03, 4.04]
+    assert "temperature" not in vars(module)
+    assert (module.temperature, Warm.temperature) == (4.0, 4.0)
+
+
 def test_a_second_fit_begins_with_what_was_there_before_the_first() -> None:
     module, ramp = Heated(), Steps("temperature")
     for _ in range(2):
