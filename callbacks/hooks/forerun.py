@@ -4,7 +4,7 @@ Public hooks used: `setup`, `on_fit_start`, `on_train_start`.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,8 +76,8 @@ class Forerun(Method):
         """The learning rate of each step, for the group whose own rate is highest."""
 
     @abstractmethod
-    def ends(self, losses: Sequence[float]) -> bool:
-        """Whether to leave out the other rates, after the losses of the first ones."""
+    def ends(self) -> Callable[[float], bool]:
+        """A function that is given each loss of a test and says whether to leave out the rates that follow."""
 
     @abstractmethod
     def conclude(self, rates: Sequence[float], losses: Sequence[float]) -> Conclusion:
@@ -123,11 +123,11 @@ class Forerun(Method):
                 self._use(trainer, self._used, trainer.ckpt_path is None)
             return
         self._refuse_several_loaders(trainer)
-        tried, losses = list(self.rates()), list[float]()
+        tried, losses, ends = list(self.rates()), list[float](), self.ends()
         with trial_steps(type(self).__name__, trainer, pl_module) as step:
             for rate in tried:
                 losses.append(step(rate))
-                if self.ends(losses):
+                if ends(losses[-1]):
                     break
         self.found = self.conclude(tried[: len(losses)], losses)
         if trainer.is_global_zero:

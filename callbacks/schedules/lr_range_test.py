@@ -9,7 +9,9 @@ On a quadratic of curvature L the loss falls until the rate is 2 / L, where grad
 is 1 / L, the best constant rate. The quarter is the paper's advice.
 """
 
-from collections.abc import Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from ..hooks._checks import number, whole
 from ..hooks.forerun import Conclusion, Forerun
 
-__all__ = ["LRRangeTest", "diverges", "proposed_rates", "rates_between", "smoothed"]
+__all__ = ["Divergence", "LRRangeTest", "diverges", "proposed_rates", "rates_between", "smoothed"]
 
 BEGUN, LOWEST = 0.1, 0.25  # of the fall, and of max_lr
 
@@ -52,11 +54,31 @@ def diverges(losses: Sequence[float], window: int, factor: float) -> bool:
     >>> diverges([4.0, 1.0, 3.0], 1, 4.0), diverges([4.0, 1.0, 4.1], 1, 4.0), diverges([1.0, float("nan")], 5, 4.0)
     (False, True, True)
     """
-    if not np.isfinite(losses).all():
-        return True
-    means = [float(np.mean(losses[max(0, end - window) : end])) for end in range(1, len(losses) + 1)]
-    lowest = min(means)
-    return means[-1] > lowest + (factor - 1) * abs(lowest)
+    met = Divergence(window, factor)
+    return [met(it) for it in losses][-1]
+
+
+class Divergence:
+    """What `diverges` says of the losses so far, as they come one by one.
+
+    Args:
+        window: Steps over which losses are averaged.
+        factor: Of the lowest mean, above 1.
+    """
+
+    def __init__(self, window: int, factor: float) -> None:
+        self.factor, self.lowest, self.finite = factor, math.inf, True
+        self.last = deque[float](maxlen=window)
+
+    def __call__(self, loss: float) -> bool:
+        """Whether they diverge, with this one as the next."""
+        self.finite = self.finite and math.isfinite(loss)
+        if not self.finite:
+            return True
+        self.last.append(loss)
+        mean = float(np.mean(self.last))
+        self.lowest = min(self.lowest, mean)
+        return mean > self.lowest + (self.factor - 1) * abs(self.lowest)
 
 
 def proposed_rates(rates: Sequence[float], losses: Sequence[float], window: int = 5) -> tuple[float, float] | None:
@@ -175,8 +197,8 @@ class LRRangeTest(Forerun):
     def rates(self) -> list[float]:
         return rates_between(self.min_lr, self.max_lr, self.num_steps, self.mode)
 
-    def ends(self, losses: Sequence[float]) -> bool:
-        return diverges(losses, self.window, self.divergence)
+    def ends(self) -> Callable[[float], bool]:
+        return Divergence(self.window, self.divergence)
 
     def conclude(self, rates: Sequence[float], losses: Sequence[float]) -> Conclusion:
         proposed = proposed_rates(rates, losses, self.window)

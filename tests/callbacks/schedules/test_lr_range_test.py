@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -165,6 +166,20 @@ def test_windows_are_centred_and_small_losses_survive_large_ones():
 )
 def test_it_ends_where_a_window_is_four_times_the_lowest(losses, window, ended):
     assert diverges(losses, window, 4.0) is ended
+
+
+def test_to_watch_is_as_long_for_each_loss_and_says_what_all_losses_say(monkeypatch):
+    generator, averaged, mean = torch.Generator().manual_seed(0), [], np.mean
+    losses = (torch.rand(60, generator=generator) + 1).tolist()
+    losses[40:50] = [9.0] * 10
+    means = [float(mean(losses[max(0, end - 5) : end])) for end in range(1, 61)]
+    expected = [means[at] > 4 * min(means[: at + 1]) for at in range(60)]
+    monkeypatch.setattr(np, "mean", lambda them: averaged.append(len(them)) or mean(them))
+    ends = LRRangeTest(window=5).ends()
+
+    assert [ends(it) for it in losses] == expected == [diverges(losses[: at + 1], 5, 4.0) for at in range(60)]
+    assert len(averaged) == 60 + 60 * 61 // 2
+    assert any(expected)
 
 
 def test_bounds_by_hand():
