@@ -1,7 +1,8 @@
-"""Optimizer steps on training batches of which nothing is left: weights, buffers, random streams and loader stay put.
+"""Optimizer steps on training batches of which nothing is left: module, random streams and loader stay put.
 
-They are taken by a copy of the optimizer that shares its parameters and has none of its hooks, so the optimizer itself,
-and whatever counts its steps, know nothing of them. What other callbacks put around steps and batches does not act.
+They are taken by a copy of the optimizer (`_optimizer_copies.py`) that shares its parameters and has none of its hooks,
+so the optimizer itself, and whatever counts its steps, know nothing of them. What other callbacks put around steps and
+batches does not act.
 
 Two things of others are reached for: a batch goes through the data's hooks as in `_batch_norm.py`, and what acts around
 functions of the module and the strategy is set aside, which `_around.py` keeps in lists called `around`.
@@ -15,13 +16,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ._attributes_kept import attributes_kept
 from ._batch_norm import on_device, twin
 from ._group_settings import own_rates, set_rate
+from ._optimizer_copies import twin_of
 from ._unnoticed import as_if_nobody_looked
+from .method import callbacks_of
 
 __all__ = ["trial_steps"]
 
@@ -40,7 +45,7 @@ def trial_steps(owner: str, trainer: Trainer, pl_module: LightningModule) -> Ite
         pl_module: Its module.
 
     Raises:
-        ValueError: batches cannot be copied, there are none, or `training_step` returns no loss.
+        ValueError: batches or the optimizer cannot be copied, there are no batches, or `training_step` returns no loss.
     """
     (optimizer,) = trainer.optimizers
     held = [it for group in optimizer.param_groups for it in group["params"]]
@@ -51,6 +56,7 @@ def trial_steps(owner: str, trainer: Trainer, pl_module: LightningModule) -> Ite
     with ExitStack() as stack:
         stack.enter_context(_nobody_acting(pl_module, trainer.strategy))
         stack.callback(_write, weights, own)
+        stack.enter_context(attributes_kept(pl_module))
         stack.enter_context(as_if_nobody_looked(trainer, pl_module))
         # It looks in the run's precision, in which steps of an optimizer are not taken.
         stack.enter_context(torch.autocast(trainer.strategy.root_device.type, enabled=False))
@@ -60,8 +66,8 @@ def trial_steps(owner: str, trainer: Trainer, pl_module: LightningModule) -> Ite
             stack.callback(setattr, precision, "scaler", scaler)
         batches = _batches(owner, trainer)
         stack.callback(batches.close)
-        twin_optimizer = copy.deepcopy(optimizer, {id(it): it for it in held})
-        yield _Steps(owner, trainer, pl_module, twin_optimizer, own_rates(optimizer), batches)
+        shared = (*weights, *pl_module.modules(), *pl_module.buffers(), trainer)
+        yield _Steps(owner, trainer, pl_module, twin_of(owner, optimizer, shared), own_rates(optimizer), batches)
 
 
 class _Steps:
@@ -80,6 +86,7 @@ class _Steps:
         self.optimizer, self.batches = optimizer, batches
         highest = max(rates)
         self.ratios = [rate / highest if highest else 1.0 for rate in rates]
+        self.window = _window(trainer)
         self.step: Callable[..., Any] = MethodType(type(pl_module).training_step, pl_module)
         self.numbered = is_param_in_hook_signature(self.step, "batch_idx", min_args=2)
 
@@ -89,7 +96,7 @@ class _Steps:
         for group, ratio in zip(optimizer.param_groups, self.ratios, strict=True):
             set_rate(group, rate * ratio)
         optimizer.zero_grad()
-        loss = sum(self._backward() for _ in range(trainer.accumulate_grad_batches)) / trainer.accumulate_grad_batches
+        loss = sum(self._backward() for _ in range(self.window)) / self.window
         if trainer.world_size > 1:
             self._average()
             loss = float(trainer.strategy.reduce(torch.tensor(loss, device=self.pl_module.device), reduce_op="mean"))
@@ -120,7 +127,7 @@ class _Steps:
                 f"{self.owner}: training_step of {type(self.pl_module).__name__} returned no loss for a batch, so "
                 "there is nothing to follow; leave the test out, or return a loss."
             )
-        share = loss / trainer.accumulate_grad_batches
+        share = loss / self.window
         scaler = getattr(precision, "scaler", None)
         precision.backward(share if scaler is None else scaler.scale(share), self.pl_module, self.optimizer)
         return float(loss.detach())
@@ -133,6 +140,12 @@ class _Steps:
         for weight in (it for it, count in zip(weights, somewhere, strict=True) if count):
             gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
             weight.grad = self.trainer.strategy.reduce(gradient, reduce_op="mean")
+
+
+def _window(trainer: Trainer) -> int:
+    """Micro-batches of the first step; Lightning's scheduler of them sets their number when the epoch begins."""
+    told = [it for it in callbacks_of(trainer) if isinstance(it, GradientAccumulationScheduler)]
+    return told[-1].get_accumulate_grad_batches(trainer.current_epoch) if told else trainer.accumulate_grad_batches
 
 
 def _batches(owner: str, trainer: Trainer) -> Generator[tuple[Any, int], None, None]:

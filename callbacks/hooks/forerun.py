@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ._checks import takes_batches
 from ._group_settings import own_rates, set_rate
 from ._media import keep_picture
+from ._optimizer_copies import asks_for_closure
 from ._run_folder import run_folder
 from ._table import write_table
 from ._trial_steps import trial_steps
@@ -55,7 +56,8 @@ class Forerun(Method):
     Raises:
         ValueError: `then` is none of them; at set-up, if the Trainer has two, the module optimises manually or its
             `training_step` fetches its batches itself; before the first batch, if the rate is to be used and a
-            schedule of the module's own sets it, or the training loader cannot be copied.
+            schedule of the module's own sets it, the optimizer's step needs a closure, or training loader or optimizer
+            cannot be copied.
     """
 
     place = Place.OBSERVE
@@ -105,6 +107,12 @@ class Forerun(Method):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
+        if not self.off and (closures := [type(it).__name__ for it in trainer.optimizers if asks_for_closure(it)]):
+            raise ValueError(
+                f"{type(self).__name__}: {closures[0]} computes the loss several times in each step, so there is no "
+                "loss before a step at a rate to follow; leave the test out, or use an optimizer whose step takes no "
+                "closure."
+            )
         configs = trainer.lr_scheduler_configs
         if self.then == "use" and not self.off and configs and not _schedules(trainer):
             kinds = " and ".join(type(config.scheduler).__name__ for config in configs)

@@ -114,7 +114,8 @@ class LRRangeTest(Forerun):
     """Raises the learning rate over some steps before the first, plots the loss against it and proposes bounds for it.
 
     The steps are taken on training batches before the fit's first step, and everything is put back: weights, buffers,
-    optimizer, random streams, metrics, logs and the loader's place, so the fit after it is the fit without it. A table
+    plain attributes of the module (tensors, generators, numbers, containers of them), optimizer, random streams,
+    metrics, logs and the loader's place, so the fit after it is the fit without it. A table
     (`report/lr_range_test.csv`), a picture (`media/train/lr_range_test/`, and in loggers that take pictures) and a line
     that names the settings of `CyclicalLR` and `OneCycle` are left. All ranks take the same steps. Rates are those of
     the parameter group whose own rate is highest; others keep their ratio to it.
@@ -132,7 +133,8 @@ class LRRangeTest(Forerun):
 
     Raises:
         ValueError: a setting outside its range; at set-up under manual optimisation; before the first step, if there
-            are several training loaders or one that cannot be copied, or `then="use"` meets a schedule of the module.
+            are several training loaders, the loader or the optimizer cannot be copied, a step of the optimizer needs a
+            closure (`LBFGS`), or `then="use"` meets a schedule of the module.
 
     Example:
         >>> from lightning_vision.callbacks import LRRangeTest

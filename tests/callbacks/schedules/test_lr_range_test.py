@@ -6,6 +6,7 @@ everything of the two runs, beside other callbacks in `conformance/test_forerun.
 
 import csv
 import math
+import threading
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from PIL import Image
+from timm.optim.lookahead import Lookahead
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_vision.callbacks import CyclicalLR, ExactResume, LRRangeTest, OneCycle
@@ -374,6 +376,64 @@ def test_stopped_no_step_is_taken():
     assert distance(module.state_dict(), before) == 0.0
 
 
+class Draws(Plain):
+    """Noise from a generator of its own, and a running mean in a plain tensor that the loss reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.noise, self.mean, self.steps = torch.Generator().manual_seed(3), torch.zeros(1, 1, 8, 8), [0]
+
+    def training_step(self, batch, batch_idx):
+        image, target = batch
+        self.mean = 0.9 * self.mean + 0.1 * image.mean(0, keepdim=True)
+        self.steps[0] += 1
+        return super().training_step((image - self.mean + torch.randn(8, generator=self.noise), target), batch_idx)
+
+
+def test_what_a_module_keeps_in_plain_attributes_is_put_back():
+    made = []
+    for tests in ((), (LRRangeTest(num_steps=8),)):
+        torch.manual_seed(1)
+        module = Draws()
+        quiet_trainer(max_steps=4, callbacks=list(tests)).fit(module, plain_loader())
+        made.append(module)
+
+    assert distance(*(it.state_dict() for it in made)) == 0.0
+    assert made[1].steps == [4]
+    assert torch.equal(made[0].mean, made[1].mean)
+
+
+class LooksAhead(Plain):
+    def configure_optimizers(self):
+        return Lookahead(torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9), k=2)
+
+
+def test_an_optimizer_with_attributes_of_its_own_is_copied_with_them():
+    states = []
+    for tests in ((), (LRRangeTest(num_steps=7),)):
+        torch.manual_seed(1)
+        module = LooksAhead()
+        quiet_trainer(max_steps=5, callbacks=list(tests)).fit(module, plain_loader())
+        states.append(module.state_dict())
+
+    assert len(tests[0].found.rows) > 4
+    assert distance(*states) == 0.0
+
+
+def test_steps_accumulate_as_lightnings_scheduler_says_for_the_first_epoch():
+    class Counts(Plain):
+        calls = 0
+
+        def training_step(self, batch, batch_idx):
+            type(self).calls += 1
+            return super().training_step(batch, batch_idx)
+
+    test = LRRangeTest(1e-3, 1e-2, num_steps=3, then="stop")
+    tried(Counts(), test, callbacks=[test, GradientAccumulationScheduler({0: 4, 1: 2})], max_epochs=2, max_steps=-1)
+
+    assert Counts.calls == 12
+
+
 def test_after_an_exception_inside_the_weights_are_back():
     class Breaks(Plain):
         def training_step(self, batch, batch_idx):
@@ -423,6 +483,18 @@ def test_a_setting_outside_its_range_is_refused(settings, sentence):
     assert str(error.value) == f"LRRangeTest: {sentence}"
 
 
+class Closes(Plain):
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.parameters(), lr=0.1)
+
+
+class Locks(Plain):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        optimizer.lock = threading.Lock()
+        return optimizer
+
+
 class Silent(Plain):
     def training_step(self, batch, batch_idx):
         return None
@@ -448,9 +520,11 @@ class Locked:
         (Plain, {"then": "use"}, plain_loader, "then='use' sets a rate, and StepLR of Plain would set another; add "),
         (Plain, {}, lambda: [plain_loader(), plain_loader()], "it reads one training loader and there are several; "),
         (Plain, {}, Locked, "the training loader, a Locked, cannot be copied (it holds a lock), so reading from it "),
+        (Closes, {}, plain_loader, "LBFGS computes the loss several times in each step, so there is no loss before "),
+        (Locks, {}, plain_loader, "SGD cannot be copied for steps that leave no trace, for its lock cannot (cannot "),
         (Silent, {}, plain_loader, "training_step of Silent returned no loss for a batch, so there is nothing to "),
     ],
-    ids=["manual", "a schedule of the module's", "several loaders", "no copy", "no loss"],
+    ids=["manual", "a schedule of the module's", "several loaders", "no copy", "closure", "a lock", "no loss"],
 )
 def test_what_cannot_be_tried_is_refused(module, settings, loader, sentence):
     with pytest.raises(ValueError) as error:
