@@ -12,6 +12,8 @@ from ._watch import STEP, Call, Key, Watch, leaking_rows
 
 __all__ = ["Leak", "Leaks", "batch_leaks"]
 
+_HALVES = ((0, False), (0, True), (1, False), (1, True))  # by which split, and whether the others are meant
+
 
 @dataclass(frozen=True)
 class Leak:
@@ -52,12 +54,13 @@ def batch_leaks(
     tolerance: float = 1e-4,
     agree: Callable[[bool], bool] = bool,
 ) -> Leaks:
-    """Look for layers whose row i depends on what they are given in row j, by running a step three times.
+    """Look for layers whose row i depends on what they are given in row j, by running a step five times.
 
-    In two of the runs half of the samples, and then the other half, enter the outermost layers as their negatives. A
-    row that changes though it came in unchanged has seen another sample. Batch norms rest meanwhile, or they would hide
-    what comes after them. Of nested layers the innermost is named. What is found is confirmed in four more runs, two
-    of which are equal, for a layer may compute differently each time.
+    In two of the runs half of the samples, and then the other half, enter the outermost layers as their negatives, in
+    two more the halves of another split, for a layer may exchange rows that stand in the same half. A row that changes
+    though it came in unchanged has seen another sample. Batch norms rest meanwhile, or they would hide what comes after
+    them. Of nested layers the innermost is named. What is found is confirmed in six more runs, two of which are equal,
+    for a layer may compute differently each time.
 
     Args:
         run: Computes the step, each time from the same start, random streams included.
@@ -69,8 +72,8 @@ def batch_leaks(
     with Watch(module, labels) as first:
         run()
     judged, suspects = set[Key](), dict[Key, Tensor]()
-    for others in (False, True):
-        with Watch(module, labels, first.calls, others) as watch:
+    for split, others in _HALVES:
+        with Watch(module, labels, first.calls, split, others) as watch:
             run()
         for key in first.calls:
             rows = leaking_rows(key, first.calls, watch.calls)
@@ -103,9 +106,9 @@ def _confirmed(
 ) -> Iterator[Leak]:
     """Those whose rows move further than rounding and than in two equal runs."""
     watches: list[Watch] = []
-    for exchanged, others in ((False, False), (False, False), (True, False), (True, True)):
+    for exchanged in (None, None, *_HALVES):
         reference = watches[0].calls if exchanged else None
-        with Watch(module, labels, reference, others, found) as watch:
+        with Watch(module, labels, reference, *(exchanged or (0, False)), found) as watch:
             run()
         watches.append(watch)
     kinds = {part_name(path): type(part).__name__ for path, part in module.named_modules()}

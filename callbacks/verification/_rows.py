@@ -1,7 +1,8 @@
 """Rows of what layers are given and put out, as fingerprints that two runs of one step are compared by.
 
 A row is what belongs to one index of a tensor's first dimension, or to one item of a list that holds an item a sample.
-A fingerprint is the sum of a row's bits as integers: equal rows have equal ones, and a GB of activations fits into kB.
+A fingerprint is the sum of a row's bits as integers, each times an odd factor of its place: equal rows have equal ones,
+and a GB of activations fits into kB. Without factors two numbers and their negatives would often have the same.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ._tensors import odd_factors
 
 __all__ = ["Tree", "changed", "halves", "leaves", "negative", "prints", "rows_of", "sizes", "with_negatives"]
 
@@ -18,15 +21,23 @@ Tree = Tensor | list["Tree"] | dict[Any, "Tree"]
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def halves(size: int) -> Tensor:
-    """`(size,)`, True for about a half of the rows: those whose number has an odd count of ones in binary.
+def halves(size: int, split: int = 0) -> Tensor:
+    """`(size,)`, True for about a half of the rows, in one of two ways.
 
-    Neighbours, and rows a power of two apart, stand on both sides of it.
+    In the first way those whose number has an odd count of ones in binary, so neighbours, and rows a power of two
+    apart, stand on both sides. In the second a fixed random half of these and of the others, so that of the pairs that
+    the first leaves together about every other one is parted; of up to 4 rows, all are.
 
     >>> halves(4).tolist()
     [False, True, True, False]
     """
-    return torch.tensor([row.bit_count() % 2 == 1 for row in range(size)])
+    odd = torch.tensor([row.bit_count() % 2 == 1 for row in range(size)], dtype=torch.bool)
+    if not split:
+        return odd
+    # By this seed no flip, roll or exclusive-or of up to 65 rows keeps each row in its half both times.
+    mixed = torch.randperm(size, generator=torch.Generator().manual_seed(size + 1))
+    rows = mixed[odd[mixed].sort(stable=True).indices]  # the even ones, then the odd ones, each mixed
+    return torch.zeros(size, dtype=torch.bool).index_fill_(0, rows[::2], True)
 
 
 def negative(images: Tensor) -> Tensor:
@@ -99,8 +110,12 @@ def prints(value: Any) -> Tree:
     if isinstance(value, Tensor):
         bits = torch.view_as_real(value.detach()) if value.is_complex() else value.detach()
         bits = bits.view(_INTEGERS[bits.element_size()])
-        # torch sums over everything where no dimension is named.
-        return bits.reshape(-1).long() if bits.ndim < 2 else bits.sum(tuple(range(1, bits.ndim)), dtype=torch.int64)
+        if bits.ndim < 2:
+            return bits.reshape(-1).long()
+        rows = bits.flatten(1)
+        factors = odd_factors(rows.shape[1], rows.device)
+        # Products are of 64 bits; a few rows at a time, for they take more room than the tensor.
+        return torch.cat([(it * factors).sum(1) for it in rows.split(max(1, 2**22 // max(1, rows.shape[1])))])
     if isinstance(value, Mapping):
         return {key: prints(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -5,25 +5,30 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["fingerprints", "overlapping", "some"]
+__all__ = ["fingerprints", "odd_factors", "overlapping", "some"]
 
-COLUMNS = 1024
+COLUMNS, ROWS = 1024, 4096
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+
+
+def odd_factors(count: int, device: torch.device | None = None) -> Tensor:
+    """Whole numbers `(count,)` that look random: odd, so that no bit of what they multiply is lost."""
+    # 2**64 over the golden ratio spreads them; the second product breaks up what is linear in the first.
+    spread = (torch.arange(1, count + 1, device=device) * -7046029254386353131) >> 17
+    return (spread * spread) ^ (spread * -4658895280553007687) | 1
 
 
 @torch.no_grad()
 def fingerprints(tensors: Iterable[Tensor]) -> Tensor:
     """A whole number for each tensor that tells its bits apart, int64 `(N,)`; nothing is waited for.
 
-    The bits of elements are whole numbers, summed in 1,024 columns, each of which has a factor of its own. Every change
-    of one element is noticed, and of several all but those that cancel out in a column.
+    The bits of elements are whole numbers, each times an odd factor of its column, one of 1,024, and then of its row of
+    columns, so every change of one element is noticed. Several, such as rows that are exchanged, go unseen only where
+    their products cancel out by chance.
     """
-    # Odd, so that no bit of a sum is lost; 2**64 over the golden ratio spreads them.
-    factors = (torch.arange(COLUMNS) * -7046029254386353131) | 1
     found = []
     for it in tensors:
-        factors = factors.to(it.device)
-        found.append(_fingerprint(it.detach(), factors))
+        found.append(_fingerprint(it.detach(), odd_factors(COLUMNS, it.device)))
     return torch.stack([it.to(found[0].device) for it in found]) if found else torch.zeros(0, dtype=torch.int64)
 
 
@@ -34,7 +39,11 @@ def _fingerprint(tensor: Tensor, factors: Tensor) -> Tensor:
     rest = bits[full:].long()
     found = torch.dot(rest, factors[: len(rest)])
     if full:
-        found += torch.dot(bits[:full].view(-1, COLUMNS).sum(0, dtype=torch.int64), factors)
+        rows = bits[:full].view(-1, COLUMNS)
+        own = odd_factors(COLUMNS + len(rows), flat.device)[COLUMNS:, None]
+        # Some at a time, for products take more room than the tensor.
+        for part, weights in zip(rows.split(ROWS), own.split(ROWS), strict=True):
+            found += torch.dot((part * weights).sum(0), factors)
     return found
 
 

@@ -32,6 +32,7 @@ class Call:
         given: Its arguments.
         put_out: What it returned.
         entered: Samples whose number was told at the entrance, 0 if it was no entrance.
+        exchanged: How many of them entered as their negatives.
         inside: Calls that it made.
         kept: What it returned, if that was asked for.
     """
@@ -41,6 +42,7 @@ class Call:
     entered: int
     inside: Sequence[Key]
     kept: Sequence[Tensor] = ()
+    exchanged: int = 0
 
 
 class Watch:
@@ -54,7 +56,8 @@ class Watch:
         module: Whose layers.
         labels: Of the batch: a loss by these is a call of `STEP`.
         reference: Calls of a run without exchange.
-        others: Whether the other half of the samples is exchanged.
+        split: Which of the two ways to halve the samples.
+        others: Whether the other half of them is exchanged.
         keep: Calls whose outputs are kept.
     """
 
@@ -63,15 +66,16 @@ class Watch:
         module: nn.Module,
         labels: Sequence[Tensor] = (),
         reference: Mapping[Key, Call] | None = None,
+        split: int = 0,
         others: bool = False,
         keep: Collection[Key] = (),
     ) -> None:
         self.module, self.reference, self.keep = module, reference, keep
         self.calls: dict[Key, Call] = {}
         self.batch_norms: list[str] = []  # those that were called, and would measure a batch
-        self._half: Callable[[int], Tensor] = (lambda size: ~halves(size)) if others else halves
+        self._half: Callable[[int], Tensor] = lambda size: halves(size, split) ^ others
         self._counts: dict[str, int] = {}
-        self._open: list[tuple[Key, Tree, int, list[Key]]] = []
+        self._open: list[tuple[Key, Tree, int, int, list[Key]]] = []
         self._losses, self._stack = HeardLosses(labels), ExitStack()
         self._deaf = 0  # inside how many losses
         self._losing = set[Key]()  # calls that call a loss
@@ -116,31 +120,31 @@ class Watch:
     def _begin(self, path: str, part: nn.Module, args: Any, kwargs: Any) -> Any:
         self._deaf += _is_loss(path, part)
         if self._deaf:
-            self._losing.update(key for key, _, _, _ in self._open)
+            self._losing.update(key for key, *_ in self._open)
             return args, kwargs
         key = (path, self._counts.get(path, 0))
         self._counts[path] = key[1] + 1
-        given, entered = prints([args, kwargs]), 0
+        given, entered, exchanged = prints([args, kwargs]), 0, 0
         if not self._open:
-            exchanged, entered = with_negatives([args, kwargs], self._half)
+            turned, entered = with_negatives([args, kwargs], self._half)
             before = None if self.reference is None else self.reference.get(key)
             if before is not None and _alike(before.given, given):
-                args, kwargs = exchanged
-                given = prints(exchanged)
-        self._open.append((key, given, entered, []))
+                args, kwargs = turned
+                given, exchanged = prints(turned), int(self._half(entered).sum())
+        self._open.append((key, given, entered, exchanged, []))
         return args, kwargs
 
     def _end(self, path: str, part: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._deaf:
             self._deaf -= _is_loss(path, part)
             return
-        key, given, entered, inside = self._open.pop()
+        key, given, entered, exchanged, inside = self._open.pop()
         if self._open:
-            self._open[-1][3].append(key)
+            self._open[-1][4].append(key)
         if key in self._losing:
             return
         kept = [it.detach().clone() for it in leaves(output)] if key in self.keep else []
-        self.calls[key] = Call(given, prints(output), entered, inside, kept)
+        self.calls[key] = Call(given, prints(output), entered, inside, kept, exchanged)
 
 
 def leaking_rows(key: Key, before: Mapping[Key, Call], after: Mapping[Key, Call]) -> Tensor | None:
@@ -152,7 +156,7 @@ def leaking_rows(key: Key, before: Mapping[Key, Call], after: Mapping[Key, Call]
     if now is None:
         return None
     if key[0] == STEP:
-        return _leaking_step(before, own, now)
+        return _leaking_step(before, after, own, now)
     for count in sorted(sizes(own.given) & sizes(own.put_out), reverse=True):
         given = changed(own.given, now.given, count, alone=True) if count > 1 else None
         put_out = changed(own.put_out, now.put_out, count)
@@ -161,14 +165,14 @@ def leaking_rows(key: Key, before: Mapping[Key, Call], after: Mapping[Key, Call]
     return None
 
 
-def _leaking_step(before: Mapping[Key, Call], own: Call, now: Call) -> Tensor | None:
+def _leaking_step(before: Mapping[Key, Call], after: Mapping[Key, Call], own: Call, now: Call) -> Tensor | None:
     """A step may put rows in another order, so they are counted: more have changed than were exchanged."""
     count = next((it.entered for it in before.values() if it.entered), 0)
     if count < 2 or not isinstance(own.put_out, Tensor) or len(own.put_out) != count:
         return None
     put_out = changed(own.put_out, now.put_out, count)
-    half = int(halves(count).sum())
-    return None if put_out is None else put_out & bool(int(put_out.sum()) > max(half, count - half))
+    exchanged = max(it.exchanged for it in after.values())
+    return None if put_out is None else put_out & bool(int(put_out.sum()) > exchanged)
 
 
 def _alike(left: Tree, right: Tree) -> bool:

@@ -26,9 +26,9 @@ class BatchLeakCheck(FirstBatch):
 
     A wrong reshape, a mean over the wrong dimension or a softmax along the batch trains, and its loss falls; what the
     network says of an image then depends on its neighbours. The step is computed again with half of the images as their
-    negatives, and the first layer is named whose other rows move. Images are found where they enter the outermost
-    layers, so that batches may be of any kind, and losses, which compare samples on purpose, are not judged. The step
-    itself is judged where it takes torch's cross entropy by the batch's labels.
+    negatives, by two ways of halving them, and the first layer is named whose other rows move. Images are found where
+    they enter the outermost layers, so that batches may be of any kind, and losses, which compare samples on purpose,
+    are not judged. The step itself is judged where it takes torch's cross entropy by the batch's labels.
 
     Batch norm mixes samples while it trains, by design, and rests during the look; its layers are told. The look is
     made in training mode, with dropout's draws fixed, and once more in evaluation mode if the step can run there.

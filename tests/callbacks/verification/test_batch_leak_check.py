@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_vision.callbacks import BatchLeakCheck, InitialLossCheck
+from lightning_vision.callbacks.verification._rows import halves, prints
 from lightning_vision.callbacks.verification.batch_leak_check import batch_leaks
 from support.compare import distance, seeded
 from support.data import plain_loader
@@ -278,6 +279,69 @@ def test_rows_that_differ_between_equal_runs_are_no_leak():
     network, rows = nn.Sequential(nn.Linear(4, 4), Noisy()), torch.randn(6, 4)
 
     assert batch_leaks(lambda: network(rows), network).leaks == ()
+
+
+class Exchanges(nn.Module):
+    """Each row with a share of another one; which, says a function of the number of rows."""
+
+    def __init__(self, partner):
+        super().__init__()
+        self.partner = partner
+
+    def forward(self, rows):
+        return 0.5 * rows + 0.5 * rows[self.partner(torch.arange(len(rows)))]
+
+
+PARTNERS = {
+    "flip": lambda row: row.flip(0),
+    "roll": lambda row: row.roll(1),
+    "xor": lambda row: torch.where((row ^ 3) < len(row), row ^ 3, row),
+}
+
+
+@pytest.mark.parametrize("size", [4, 5, 8, 16, 32, 64])
+@pytest.mark.parametrize("partner", PARTNERS.values(), ids=PARTNERS)
+def test_rows_that_are_exchanged_in_any_regular_way_are_a_leak(partner, size):
+    network, rows = nn.Sequential(nn.Linear(4, 4), Exchanges(partner)), torch.randn(size, 4)
+
+    assert [it.path for it in batch_leaks(lambda: network(rows), network).leaks] == ["1"]
+
+
+@pytest.mark.parametrize("partner", PARTNERS.values(), ids=PARTNERS)
+def test_rows_that_the_step_exchanges_between_its_layers_are_a_leak(partner):
+    class InItsOwn(Plain):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(Exchanges(partner)(self.network(batch[0])), batch[1])
+
+    with pytest.raises(RuntimeError, match=r"^BatchLeakCheck: training_step of InItsOwn, between its layers, mixes"):
+        check(InItsOwn(), plain_loader(16, batch_size=16))
+
+
+def test_no_shift_flip_or_exclusive_or_of_numbers_keeps_each_row_in_its_half_both_times():
+    for size in range(2, 66):
+        first, second, row = halves(size), halves(size, split=1), torch.arange(size)
+        flip = [size - 1 - row]
+        shifts = [(row + by) % size for by in range(1, size)]
+        for other in flip + shifts + [torch.where((row ^ by) < size, row ^ by, row) for by in range(1, size)]:
+            assert ((first != first[other]) | (second != second[other])).any()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+def test_a_fingerprint_tells_a_row_from_its_negative(kind):
+    rows = torch.randn(10_000, 4).clamp(-2, 2)
+    negatives = 0.25 - rows
+
+    assert (prints(rows.to(kind)) != prints(negatives.to(kind))).all()
+    assert torch.equal(prints(rows.to(kind)), prints(rows.to(kind)))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 8, 64, 256])
+def test_both_splits_are_halves_and_part_three_pairs_of_four(size):
+    first, second = halves(size), halves(size, split=1)
+    together = (first == first[:, None]) & (second == second[:, None])
+
+    assert [abs(2 * int(it.sum()) - size) <= 1 for it in (first, second)] == [True, True]
+    assert int(together.sum()) - size <= size * (size - 1) / 4
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1.0])

@@ -225,7 +225,7 @@ def test_on_two_processes_both_hear_of_what_one_of_them_found(two_ranks):
 @pytest.mark.parametrize(
     "kind", [torch.float32, torch.bfloat16, torch.float64, torch.uint8, torch.complex64, torch.bool]
 )
-def test_a_fingerprint_tells_every_changed_bit_and_every_exchange(kind):
+def test_a_fingerprint_tells_a_changed_element_and_an_exchange_of_two(kind):
     torch.manual_seed(0)
     for shape in [(), (3, 5), (2051,), (64, 33)]:
         own = (torch.randn(shape) * 100).to(kind)
@@ -234,6 +234,34 @@ def test_a_fingerprint_tells_every_changed_bit_and_every_exchange(kind):
         same, changed = fingerprints([own, own.clone()]), fingerprints([first.view(shape)])
 
         assert same[0] == same[1] != changed[0]
+        if len(first) > 1:
+            own = own.clone().view(-1)
+            own[0], own[-1] = 0, 1
+            assert fingerprints([own]) != fingerprints([torch.cat([own[-1:], own[1:-1], own[:1]])])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64, torch.uint8])
+@pytest.mark.parametrize("width", [1000, 1024, 2048])
+def test_rows_of_a_wide_tensor_that_are_exchanged_are_noticed(width, kind):
+    torch.manual_seed(0)
+    own = (torch.randn(16, width) * 100).to(kind)
+    others = [own.roll(by, 0) for by in range(1, 16)] + [own.flip(0), own.roll(1024, 1), own.view(-1).roll(1024)]
+    first, *rest = fingerprints([own, *(it.reshape(16, width) for it in others if not torch.equal(it, own))]).tolist()
+
+    assert first not in rest
+
+
+@pytest.mark.parametrize("width", [1024, 2048])
+def test_a_frozen_layer_whose_rows_are_rolled_is_caught(width):
+    class Rolls(Callback):
+        @torch.no_grad()
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            pl_module.wide.weight.copy_(pl_module.wide.weight.roll(1, 0))
+
+    module = seeded(Plain)
+    module.wide = nn.Linear(width, 8, bias=False).requires_grad_(False)
+    with pytest.raises(RuntimeError, match=r"parameters of `wide` moved \(`wide.weight`\)"):
+        fit(module, Rolls(), FrozenPartCheck(["wide"]))
 
 
 def test_turned_signs_that_cancel_in_a_plain_sum_are_noticed():
