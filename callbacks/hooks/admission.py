@@ -2,8 +2,9 @@
 
 A step that is left out is as if its batches had not come: parameters, buffers and what optimizers keep are those of
 before, no hook of the step runs, and all processes leave it out together. The batches are spent: random streams, the
-order of the data, counters and schedules go on. Public hooks used: `setup`, `on_fit_start`, `on_train_start`. While
-fitting the strategy's public `training_step`, `backward` and `optimizer_step` are wrapped.
+order of the data, counters and schedules go on. Public hooks used: `setup`, `on_fit_start`, `on_train_start`,
+`on_save_checkpoint`, `on_train_end`. While fitting the strategy's public `training_step`, `backward` and
+`optimizer_step` are wrapped.
 """
 
 from abc import abstractmethod
@@ -30,7 +31,7 @@ class Admission(Method):
 
     Args:
         every_n_steps: Optimizer steps from one answer that is read to the next, >= 1; answers of the steps between wait
-            on the device.
+            on the device, and are read before a checkpoint is made and at the end of training.
         others: Go to the next base class, among them `name`.
 
     Raises:
@@ -77,6 +78,10 @@ class Admission(Method):
             optimizer: Whose step.
             since: Optimizer steps at the last good answer; with answers read at every step those taken so far.
         """
+
+    def refused_late(self, trainer: Trainer, pl_module: LightningModule, since: int) -> None:
+        """Raise, for a step after `since` that is taken was not good. Called on all processes."""
+        raise RuntimeError(f"{type(self).__name__}: a step between {since + 1} and {trainer.global_step} was not good.")
 
     def fresh(self) -> None:
         """A fit begins that is not resumed: forget an earlier one."""
@@ -134,6 +139,25 @@ class Admission(Method):
         self.begins(trainer, pl_module)
         # Outside of what mixes labels for the length of a step, so that a batch that is kept still can be mixed.
         self.undo_later(Around(trainer.strategy, "training_step", partial(self._training_step, trainer)).undo)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        # What is written after an exception or a signal is asked for by one process alone, maybe.
+        if trainer.training and not trainer.interrupted:
+            self._read_late(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self._read_late(trainer, pl_module)
+
+    def _read_late(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the answers of steps that were taken since the last that was read; all processes have as many."""
+        if self.off or self._answer is None:
+            return
+        good, since = trainer.strategy.reduce_boolean_decision(bool(self._answer)), self._read
+        self._answer, self._read = None, trainer.global_step
+        if not good:
+            self.refused_late(trainer, pl_module, since)
 
     @property
     def _replaying(self) -> bool:

@@ -83,8 +83,8 @@ class NonFiniteCheck(Admission):
             clean; `skip` leaves the step out; `rollback` does so and goes back to the last snapshot. Neutral: `off`.
         patience: Steps skipped in a row, or times gone back in a fit, after which the next one stops, >= 1.
         every_n_steps: With `stop`, optimizer steps from one look to the next, >= 1. A look waits for the device; those
-            of the steps between wait there. Above 1 the weights may have been spoilt when it is found out, and no part
-            can be named.
+            of the steps between wait there, until a look, a checkpoint or the end of training. Above 1 the weights may
+            have been spoilt when it is found out, and no part can be named.
         snapshot_every: With `rollback`, optimizer steps from one snapshot to the next, >= 1; it lies in memory beside
             the weights and takes as much as they, buffers and the optimizer's state do.
         name: Part of the state key.
@@ -188,6 +188,17 @@ class NonFiniteCheck(Admission):
         done = "the step is skipped" if self.action == "skip" else "the step is skipped and the snapshot put back"
         rank_zero_warn(f"{sentence}; {done} ({self.left_out} of {self.patience}).")
 
+    def refused_late(self, trainer: Trainer, pl_module: LightningModule, since: int) -> None:
+        step = trainer.global_step
+        when = f"in step {step}" if since == step - 1 else f"between steps {since + 1} and {step}"
+        held = self._held(pl_module)
+        raise RuntimeError(f"NonFiniteCheck: loss or gradient was not finite {when}: {held}. The step was taken.")
+
+    def _held(self, pl_module: LightningModule) -> str:
+        bad = [name for name in non_finite_tensors(pl_module) if name not in self._constants]
+        held = f"{some(bad)} hold such numbers by now" if bad else "no parameter holds such a number yet"
+        return f"{held}; look with every_n_steps=1 to have the part named"
+
     def _cause(self, trainer: Trainer, kept: KeptStep, optimizer: Optimizer, lost: bool) -> str:
         """What is to blame, in words, said by the first process that knows it."""
         own = self._own_cause(trainer.lightning_module, kept, optimizer, lost)
@@ -200,8 +211,7 @@ class NonFiniteCheck(Admission):
     def _own_cause(self, pl_module: LightningModule, kept: KeptStep, optimizer: Optimizer, lost: bool) -> str:
         bad = [name for name in non_finite_tensors(pl_module) if name not in self._constants]
         if lost:
-            held = f"{some(bad)} hold such numbers by now" if bad else "no parameter holds such a number yet"
-            return f"{held}; look with every_n_steps=1 to have the part named"
+            return self._held(pl_module)
         found = next((it for batch in kept.batches if (it := not_finite_in(batch))), [])
         clauses = [f"{some(bad)} held such numbers before the step, so an earlier one wrote them"] if bad else []
         clauses += [f"{', '.join(found)}, so the data are to blame"] if found else []

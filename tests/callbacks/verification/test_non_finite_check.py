@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader
@@ -352,6 +353,63 @@ def test_seldom_looks_find_it_later_and_say_between_which_steps():
         RuntimeError, match=r"between steps 5 and 8: `network\.0\.weight`, `network\.0\.bias` and \d+ more"
     ):
         fit(seeded(Plain), NonFiniteCheck(every_n_steps=4), loader=poisoned(30))
+
+
+def test_the_last_answers_are_read_at_the_end_of_training():
+    with pytest.raises(RuntimeError, match=r"not finite between steps 1 and 8: `network\.0\.weight`, .* was taken\.$"):
+        fit(seeded(Plain), NonFiniteCheck(every_n_steps=10), loader=poisoned(40))
+    fit(seeded(Plain), NonFiniteCheck(every_n_steps=10))
+
+
+def test_the_last_answers_are_read_before_a_checkpoint_is_written(tmp_path):
+    writer = ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1)
+    with pytest.raises(RuntimeError, match=r"not finite between steps 4 and 6: "):
+        fit(seeded(Plain), NonFiniteCheck(every_n_steps=10), writer, loader=poisoned(24), enable_checkpointing=True)
+
+    assert [it.name for it in tmp_path.iterdir()] == ["epoch=0-step=3.ckpt"]
+
+
+def test_on_two_processes_the_last_answer_of_one_ends_both(two_ranks):
+    def one_is_poisoned():
+        import torch.distributed as dist
+
+        loader = poisoned(*([20] if dist.get_rank() == 1 else []), count=24)
+        options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+        try:
+            fit(seeded(Plain, 0.0), NonFiniteCheck(every_n_steps=10), loader=loader, **options)
+        except RuntimeError as error:
+            return str(error)
+
+    told = two_ranks(one_is_poisoned)
+
+    assert ["not finite between steps 1 and 4" in it for it in told] == [True, True]
+
+
+@pytest.mark.parametrize("places", [(33, 45), (31, 37)])
+def test_going_back_twice_to_one_snapshot_finds_the_same_momentum(places):
+    loader, module = poisoned(*places), seeded(Plain)
+    with pytest.warns(UserWarning, match=r"put back \(2 of 3\)"):
+        fit(module, Draws(), NonFiniteCheck("rollback", snapshot_every=4), loader=loader)
+
+    assert distance(module.state_dict(), by_hand(loader, snapshot=4).state_dict()) == 0
+
+
+def test_weights_that_were_spoilt_outside_of_a_step_enter_no_snapshot():
+    """Something writes NaN right before a snapshot is due; going back is to those of before."""
+
+    class Spoils(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 4:
+                pl_module.network[0].bias.data[1] = torch.nan
+
+    module = seeded(Plain)
+    with pytest.warns(
+        UserWarning, match=r"in step 5: `network\.0\.bias` held such numbers before .* put back \(1 of 3\)"
+    ):
+        trainer = fit(module, Spoils(), NonFiniteCheck("rollback", snapshot_every=4), loader=plain_loader(48))
+
+    assert trainer.global_step == 8
+    assert all(it.isfinite().all() for it in module.parameters())
 
 
 def test_a_loss_scaler_sees_to_gradients_that_overflow():
