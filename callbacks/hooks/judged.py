@@ -37,8 +37,9 @@ class Judged(Targets):
 
     Raises:
         ValueError: at set-up, if there is no such part or it cannot be called with images; before the first batch, if
-            the loader does not tell its samples apart, or there are several; before a look, if images have no class
-            each, features are not finite, or what `judge` raises.
+            the loader does not tell its samples apart, or there are several; at the first batch that has them, or
+            before a look, images that are not floating point and labels that `takes` refuses; before a look, if images
+            have no class each, features are not finite, or what `judge` raises.
     """
 
     stands_alone = "it asks the training set which of its samples are in the batch"
@@ -71,6 +72,9 @@ class Judged(Targets):
     def known_for(self, samples: int) -> None:
         """Refuse a training set of so many samples before its first batch, if it does not fit what was given."""
 
+    def takes(self, labels: Tensor) -> None:
+        """Refuse labels, int64 `(B,)`, that `judge` cannot take; asked of each batch until all samples were seen."""
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.off:
@@ -99,6 +103,9 @@ class Judged(Targets):
 
     def change(self, batch: Any, random: np.random.Generator) -> Any:
         assert self._training_set is not None
+        self._refuse_whole_numbers(images := self.fields.image(batch))
+        if self.judged is None and (labels := labels_in(self.fields, batch, len(images))) is not None:
+            self.takes(labels)
         positions = self._training_set.here()
         self.here = None if self.judged is None else self.judged[positions]
         return super().change(batch, random)
@@ -128,7 +135,7 @@ class Judged(Targets):
         with as_if_nobody_looked(trainer, pl_module):
             pl_module.eval()
             for positions, batch in placed_batches(trainer, pl_module):
-                images = self.fields.image(batch)
+                self._refuse_whole_numbers(images := self.fields.image(batch))
                 labels = labels_in(self.fields, batch, len(positions))
                 if labels is None:
                     raise ValueError(
@@ -143,10 +150,19 @@ class Judged(Targets):
         features, labels, places = (it.cpu() for it in in_order(trainer, places, features, labels, places))
         if not bool(features.isfinite().all()):
             raise ValueError(f"{kind}: some features of the training images are not finite; lower the learning rate.")
+        self.takes(labels)
         rows = by_the_first(trainer, lambda: self.judge(features, labels))
         judged = torch.full((samples, rows.shape[1]), float("nan"))
         judged[places] = rows
         return judged
+
+    def _refuse_whole_numbers(self, images: Any) -> None:
+        if isinstance(images, Tensor) and not images.is_floating_point():
+            dtype = str(images.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{type(self).__name__}: images are {dtype}, and floating-point ones are asked for features and mixed; "
+                "convert them in the dataset or in on_after_batch_transfer."
+            )
 
     def _leave(self) -> None:
         if self._training_set is not None:

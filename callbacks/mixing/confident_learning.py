@@ -13,6 +13,7 @@ from torch import Tensor
 
 __all__ = [
     "Doubt",
+    "check_classes",
     "class_thresholds",
     "confident_class",
     "fold_numbers",
@@ -54,12 +55,38 @@ class Doubt:
         return cls(given.long(), predicted.long(), keep, uncertain > 0, trusted > 0)
 
 
+def check_classes(labels: Tensor, num_classes: int | None = None) -> None:
+    """Refuse labels that are none of the classes 0 to `num_classes` - 1.
+
+    Args:
+        labels: Whole numbers `(N,)`.
+        num_classes: None knows no highest class.
+
+    Raises:
+        ValueError: there is such a label.
+    """
+    if not len(labels):
+        return
+    low, high = (int(it) for it in torch.stack(labels.aminmax()))
+    if low < 0:
+        raise ValueError(
+            f"SelectMix: a label is {low}, which is no class, and it judges each training sample by its class; leave "
+            "samples without one out of the training set."
+        )
+    if num_classes is not None and high >= num_classes:
+        raise ValueError(
+            f"SelectMix: a label is {high}, and there are probabilities of {num_classes} classes, 0 to "
+            f"{num_classes - 1}; give those of all classes, or their num_classes."
+        )
+
+
 def fold_numbers(labels: Tensor, k_folds: int, seed: int) -> Tensor:
     """The fold of each sample, int64 `(N,)` in 0 .. k_folds - 1, every class spread over all (`StratifiedKFold`).
 
     Raises:
-        ValueError: no class has as many samples as there are folds.
+        ValueError: a label is below 0, or no class has as many samples as there are folds.
     """
+    check_classes(labels)
     # Here, for scikit-learn takes a while to import.
     from sklearn.model_selection import StratifiedKFold
 
@@ -95,8 +122,10 @@ def out_of_sample_probabilities(
         Float32 `(N, K)`; 0 for a class that was not among the other folds.
 
     Raises:
-        ValueError: no class has as many samples as there are folds, or all have one class.
+        ValueError: a label is none of the K classes, no class has as many samples as there are folds, or all have one
+            class.
     """
+    check_classes(labels, num_classes)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -148,7 +177,11 @@ def label_doubt(probabilities: Tensor, labels: Tensor, confidence_threshold: flo
         probabilities: Out of sample, `(N, K)`.
         labels: int64 `(N,)`.
         confidence_threshold: 0 to 1.
+
+    Raises:
+        ValueError: a label is none of the K classes.
     """
+    check_classes(labels, probabilities.shape[1])
     likelihood, predicted = probabilities.max(1)
     thresholds = class_thresholds(probabilities, labels)
     guess = confident_class(probabilities, thresholds)

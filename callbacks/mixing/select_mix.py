@@ -10,12 +10,14 @@ from typing import Literal, final
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..hooks._checks import number, whole
+from ..hooks._fields import Fields
 from ..hooks.judged import Judged
 from ..hooks.targets import Mix
-from .confident_learning import Doubt, label_doubt, out_of_sample_probabilities, read_probabilities
+from .confident_learning import Doubt, check_classes, label_doubt, out_of_sample_probabilities, read_probabilities
 from .mixup import mixup_images
 
 __all__ = ["SelectMix", "SelectMixDraw", "given_share", "select_peers"]
@@ -121,9 +123,10 @@ class SelectMix(Judged):
         images `(B, C, H, W)`, floating point; labels int64 `(B,)`.
 
     Raises:
-        ValueError: a setting outside its range; a file that holds no probabilities; another callback mixes the loss;
-            before the first batch, a loader that does not tell its samples apart or a file of other samples; before a
-            look, labels that are no classes, or fewer samples of every class than folds.
+        ValueError: a setting outside its range; a file that holds no probabilities, or at set-up other classes; another
+            callback mixes the loss; before the first batch, a loader that does not tell its samples apart or a file of
+            other samples; at the first batch with them, images that are not floating point and labels that are none of
+            the K classes, as -1; before a look, labels that are no classes, or fewer samples of every class than folds.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -209,6 +212,16 @@ class SelectMix(Judged):
                 f"training set has {samples}; give those of this training set, in its order."
             )
 
+    def ready(self, trainer: Trainer, pl_module: LightningModule, fields: Fields) -> None:
+        owners, found = (self, pl_module, getattr(trainer, "datamodule", None)), self._from_file
+        told = [it for owner in owners if isinstance(it := getattr(owner, "num_classes", None), int)]
+        if found is not None and told and told[0] != (columns := found.shape[1]):
+            why = f"has probabilities of {columns} classes, and num_classes is {told[0]}; give a column for each class."
+            raise ValueError(f"SelectMix: {self.probabilities} {why}")
+
+    def takes(self, labels: Tensor) -> None:
+        check_classes(labels, self._classes if self._from_file is None else self._from_file.shape[1])
+
     def judge(self, features: Tensor, labels: Tensor) -> Tensor:
         found = self._from_file
         if found is None:
@@ -231,7 +244,6 @@ class SelectMix(Judged):
         mixed = partner != torch.arange(len(partner))
         # Rounded to the images' dtype first, so that images and labels are mixed in the same shares.
         lam = draw.lam.to(images.dtype).where(mixed, 1.0)
-        share = given_share(doubt, lam.double(), mixed, toward_given).float()
-        device = images.device
-        partner, lam, share, twin = (it.to(device, non_blocking=True) for it in (partner, lam, share, doubt.predicted))
+        share, own = given_share(doubt, lam.double(), mixed, toward_given).float(), images.device
+        partner, lam, share, twin = (it.to(own, non_blocking=True) for it in (partner, lam, share, doubt.predicted))
         return Mix(mixup_images(images, partner, lam, self.blocks), partner, share, twin=twin)

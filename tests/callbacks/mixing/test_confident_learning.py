@@ -157,6 +157,17 @@ def test_what_cannot_be_cross_validated_is_refused() -> None:
         out_of_sample_probabilities(features, torch.ones(20, dtype=torch.int64), 2)
 
 
+def test_labels_that_are_none_of_the_classes_are_refused() -> None:
+    features, labels = blobs(20)
+    for wrong, classes, message in ((labels - 100, None, "a label is -100, "), (labels, 1, "a label is [1-9], and th")):
+        with pytest.raises(ValueError, match=f"^SelectMix: {message}"):
+            out_of_sample_probabilities(features, wrong, 2, num_classes=classes)
+    with pytest.raises(ValueError, match=r"^SelectMix: a label is -1, which is no class"):
+        label_doubt(PROBABILITIES, LABELS - 1 - LABELS.min())
+    with pytest.raises(ValueError, match=r"^SelectMix: a label is -1, which is no class"):
+        fold_numbers(torch.tensor([-1, 0, 0, 1]), 2, 0)
+
+
 def test_probabilities_are_read_from_a_file_and_nothing_else_is(tmp_path: Path) -> None:
     np.save(tmp_path / "found.npy", PROBABILITIES.double().numpy())
     np.savez(tmp_path / "found.npz", pred_probs=PROBABILITIES.numpy())

@@ -376,3 +376,44 @@ def test_labels_that_are_no_classes_are_refused() -> None:
     )
     with pytest.raises(ValueError, match=message):
         fit(Plain(), [SelectMix(start_epoch=0)], shuffled(images, probabilities))
+
+
+@pytest.mark.parametrize(("unknown", "start"), [(-1, 0), (-100, 0), (-1, 9)])
+@pytest.mark.parametrize("given", [False, True], ids=["cross validated", "a file"])
+def test_labels_of_unknown_classes_are_refused_at_the_first_batch(
+    unknown: int, start: int, given: bool, tmp_path: Path
+) -> None:
+    images, labels, probabilities = flipped()
+    module = Reading()
+    path = written(tmp_path, probabilities) if given else None
+    message = f"^SelectMix: a label is {unknown}, which is no class, and it judges each training sample by its class; l"
+    with pytest.raises(ValueError, match=message):
+        fit(module, [SelectMix(probabilities=path, start_epoch=start)], shuffled(images, labels.clamp(max=8) + unknown))
+    assert not module.seen
+
+
+def test_a_file_of_fewer_classes_is_refused_at_set_up_or_with_the_first_label_beyond(tmp_path: Path) -> None:
+    images, labels, probabilities = flipped()
+    path, module, knows = written(tmp_path, probabilities[:, :4].softmax(1)), Reading(), Reading()
+    knows.num_classes = 10  # type: ignore[assignment]  # of nobody but the callback
+    message = (
+        r"^SelectMix: .*npy has probabilities of 4 classes, and num_classes is 10; give a column for each class\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(knows, [SelectMix(probabilities=path)], shuffled(images, labels))
+    with pytest.raises(
+        ValueError, match=r"^SelectMix: a label is \d, and there are probabilities of 4 classes, 0 to 3;"
+    ):
+        fit(module, [SelectMix(probabilities=path, start_epoch=9)], shuffled(images, labels))
+    assert not module.seen
+
+
+@pytest.mark.parametrize("start", [0, 9])
+def test_images_of_bytes_are_refused_by_name(start: int) -> None:
+    class Converts(Plain):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step((batch[0] / 255, batch[1]), batch_idx)
+
+    images, labels, _ = flipped()
+    with pytest.raises(ValueError, match=r"^SelectMix: images are uint8, and floating-point ones are asked for featu"):
+        fit(Converts(), [SelectMix(start_epoch=start)], shuffled(images.mul(255).byte(), labels))
