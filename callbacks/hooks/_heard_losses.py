@@ -28,7 +28,8 @@ class HeardLoss:
         given: What it was given to judge, `(N, K)` for a cross entropy.
         target: What it was judged by.
         settings: Further arguments by name.
-        of_batch: Whether the target holds the values of one of the batch's labels.
+        of_batch: Whether the target holds the values of one of the batch's labels, once or repeated for several views, or
+            has its largest shares where they say.
     """
 
     kind: str
@@ -78,8 +79,20 @@ class HeardLosses(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _is_label(self, target: Tensor) -> bool:
-        flat = target.detach().flatten()
-        return any(flat.shape == it.shape and bool((flat == it.to(flat.device)).all()) for it in self.labels)
+        """Whether it is one of them, once or several times in a row, or has its largest shares where they say."""
+        target = target.detach()
+        flats = [target.flatten()]
+        if target.is_floating_point() and target.ndim > 1 and target.shape[1] > 1:
+            flats.append(target.argmax(1).flatten())
+        return any(_repeats(flat, it.to(flat.device)) for flat in flats for it in self.labels)
+
+
+def _repeats(values: Tensor, labels: Tensor) -> bool:
+    """Whether one follows from the other by repetition: each view after the other, or the views of each sample."""
+    times, rest = divmod(len(values), len(labels)) if len(labels) else (0, 1)
+    if rest or not times or (len(labels) == 1 and times > 1):
+        return False
+    return torch.equal(values, labels.repeat(times)) or torch.equal(values, labels.repeat_interleave(times))
 
 
 def labels_in(batch: Any) -> list[Tensor]:

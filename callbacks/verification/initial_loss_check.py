@@ -50,7 +50,7 @@ def mistaken_input(heard: HeardLoss) -> str:
     """What a loss was given in the place of logits, or of the probabilities that it asks for; empty if nothing is told.
 
     Args:
-        heard: Of at least 16 numbers, or nothing is told.
+        heard: Of at least 16 numbers, or nothing is told; a sigmoid of two classes is only told of 16 rows.
     """
     given = heard.given.double()
     if given.numel() < 16 or not given.isfinite().all():
@@ -69,7 +69,9 @@ def mistaken_input(heard: HeardLoss) -> str:
         return "" if _near(given.logsumexp(1), 0, close) else "logits"
     if shares and given.ndim == 2 and _near(given.sum(0), 1, close):
         return "probabilities that sum to 1 over the batch"
-    if bool(((given > 0) & (given < 1)).all()) and given.shape[1] > 2:
+    # Of two classes with few rows, chance may have put all logits there.
+    rows = given.numel() // given.shape[1]
+    if bool(((given > 0) & (given < 1)).all()) and (given.shape[1] > 2 or rows >= 16):
         return "numbers between 0 and 1, as after a sigmoid"
     if shares and bool((given == 0).any()) and bool((given > 0).any()):
         return "no negative number, as after a ReLU"

@@ -196,6 +196,31 @@ def test_segments_are_pixels_of_classes_and_ignored_ones_do_not_count():
     assert mistaken_input(heard(CROSS, logits.softmax(1), target)) == "probabilities"
 
 
+@pytest.mark.parametrize(("rows", "told"), [(8, ""), (16, "numbers between 0 and 1, as after a sigmoid")])
+def test_a_sigmoid_of_two_classes_is_told_of_sixteen_rows(rows, told):
+    target = torch.arange(rows) % 2
+
+    assert mistaken_input(heard(CROSS, torch.randn(rows, 2).sigmoid(), target)) == told
+    assert mistaken_input(heard(CROSS, torch.randn(rows, 2), target)) == ""
+
+
+CHANGED_LABELS = {
+    "one-hot": lambda z, y: F.cross_entropy(z, F.one_hot(y, 10).float()),
+    "smoothed by hand": lambda z, y: F.cross_entropy(z, F.one_hot(y, 10) * 0.9 + 0.01),
+    "two views": lambda z, y: F.cross_entropy(torch.cat([z, z]), torch.cat([y, y])),
+    "views of each": lambda z, y: F.cross_entropy(z.repeat_interleave(3, 0), y.repeat_interleave(3)),
+}
+
+
+@pytest.mark.parametrize("loss", CHANGED_LABELS.values(), ids=CHANGED_LABELS)
+def test_labels_that_the_step_repeats_or_makes_shares_of_are_recognised(loss, caplog):
+    caplog.set_level(logging.INFO)
+
+    assert check(Takes(loss)).global_step == 1
+    assert "takes no cross entropy by the batch's labels" not in caplog.text
+    assert "predictions that favour nothing have 2.303 (ln 10)" in said(Takes(loss, scale=40.0))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sixteen_random_logits_are_never_mistaken(dtype):
     torch.manual_seed(0)

@@ -385,13 +385,13 @@ def test_on_two_processes_the_last_answer_of_one_ends_both(two_ranks):
     assert ["not finite between steps 1 and 4" in it for it in told] == [True, True]
 
 
-@pytest.mark.parametrize("places", [(33, 45), (31, 37)])
-def test_going_back_twice_to_one_snapshot_finds_the_same_momentum(places):
-    loader, module = poisoned(*places), seeded(Plain)
+def test_going_back_twice_to_one_snapshot_finds_the_same_momentum():
+    """The snapshot is of step 5; steps 6 and 8 are bad, and steps 7 and 9 go on with its momentum."""
+    loader, module = poisoned(36, 48, count=60), seeded(Plain)
     with pytest.warns(UserWarning, match=r"put back \(2 of 3\)"):
-        fit(module, Draws(), NonFiniteCheck("rollback", snapshot_every=4), loader=loader)
+        fit(module, Draws(), NonFiniteCheck("rollback", snapshot_every=5), loader=loader)
 
-    assert distance(module.state_dict(), by_hand(loader, snapshot=4).state_dict()) == 0
+    assert distance(module.state_dict(), by_hand(loader, snapshot=5).state_dict()) == 0
 
 
 def test_weights_that_were_spoilt_outside_of_a_step_enter_no_snapshot():
