@@ -28,8 +28,8 @@ class HeardLoss:
         given: What it was given to judge, `(N, K)` for a cross entropy.
         target: What it was judged by.
         settings: Further arguments by name.
-        of_batch: Whether the target holds the values of one of the batch's labels, once or repeated for several views, or
-            has its largest shares where they say.
+        of_batch: Whether the target holds the values of one of the batch's labels, once or repeated for several views,
+            or has its largest shares where they say.
     """
 
     kind: str
