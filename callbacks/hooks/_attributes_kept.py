@@ -82,7 +82,8 @@ class _Keeper:
             if not isinstance(value, tuple):
                 self._undo.append(_content_of(value))
             if not isinstance(value, bytearray):
-                for part in [*value.values()] if isinstance(value, dict) else [*value]:
+                parts: Any = value.values() if isinstance(value, dict) else value
+                for part in list(parts):
                     self._follow(part)
             if hasattr(value, "__dict__"):
                 self._variables(vars(value))
