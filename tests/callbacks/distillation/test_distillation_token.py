@@ -428,7 +428,9 @@ def test_what_cannot_work_is_refused(case):
     with warnings.catch_warnings(), pytest.raises(ValueError) as refusal:
         warnings.simplefilter("ignore")
         module = student(kind)
-        trained(module, DistillationToken(teacher(), **settings))
+        # A list tells no labels.
+        loader = ResumableLoader(list(labelled_images(30)), 10)
+        trained(module, DistillationToken(teacher(), **settings), loader=loader)
 
     assert str(refusal.value) == sentence
     assert getattr(module, "foreign", []) == []
