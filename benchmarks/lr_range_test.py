@@ -38,7 +38,7 @@ def rows(quick: bool) -> list[Row]:
         times = take_turns(sides, repetitions, warmup)
     what = f"a test of {steps} steps"
     return [
-        Row.slowdown(what, "`Tuner.lr_find`", times["ours"]["cpu"], times["tuner"]["cpu"], "cpu"),
+        Row.slowdown(what, "Lightning's `Tuner`", times["ours"]["cpu"], times["tuner"]["cpu"], "cpu"),
         Row.slowdown(what, "training as many steps", times["ours"]["cpu"], times["training"]["cpu"], "cpu"),
         Row.slowdown(
             "(`Tuner.lr_find`)", "training as many steps", times["tuner"]["cpu"], times["training"]["cpu"], "cpu"
