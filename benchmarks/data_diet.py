@@ -11,7 +11,7 @@ from lightning_vision.backbones import create
 from lightning_vision.callbacks import DataDiet
 from lightning_vision.callbacks.curation.scores import grand
 
-from .curated import epochs_on_digits
+from .fits import epochs_on_digits
 from .side_by_side import Row, take_turns, unprepared
 
 __all__ = ["rows"]

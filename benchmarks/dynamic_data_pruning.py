@@ -9,7 +9,7 @@ from sklearn.preprocessing import KBinsDiscretizer
 from lightning_vision.callbacks import DynamicDataPruning
 from lightning_vision.callbacks.curation.dynamic_data_pruning import loss_groups
 
-from .curated import epochs_on_digits
+from .fits import epochs_on_digits
 from .side_by_side import Row, take_turns, unprepared
 
 __all__ = ["rows"]

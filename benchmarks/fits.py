@@ -11,9 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from lightning_vision.backbones import create
+from lightning_vision.datamodules import Digits
+
 from .side_by_side import Side
 
-__all__ = ["Asking", "Batches", "Plain", "batches_of", "fitting"]
+__all__ = ["Asking", "Batches", "Plain", "batches_of", "epochs_on_digits", "fitting"]
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -84,5 +87,26 @@ def fitting(module: Callable[[], Plain], batches: Batches, epochs: int, *callbac
             return fresh
 
         return run
+
+    return prepare
+
+
+def epochs_on_digits(epochs: int, *callbacks: Callable[[], Callback]) -> Side:
+    """A side that trains a ResNet-8 on all digits, `epochs` times, with what `callbacks` make."""
+
+    def prepare() -> Callable[[], None]:
+        torch.manual_seed(0)
+        module = Plain(create("resnet8_cifar", num_classes=10, in_channels=1))
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            callbacks=[make() for make in callbacks],
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        return lambda: trainer.fit(module, datamodule=Digits(batch_size=64))
 
     return prepare

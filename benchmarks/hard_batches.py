@@ -8,7 +8,7 @@ import torch
 from lightning_vision.callbacks import HardBatches
 from lightning_vision.callbacks.curation.hard_batches import hardest_batches
 
-from .curated import epochs_on_digits
+from .fits import epochs_on_digits
 from .side_by_side import Row, take_turns, unprepared
 
 __all__ = ["rows"]

@@ -51,6 +51,7 @@ def rows(quick: bool) -> list[Row]:
     what = f"a fit of {steps} steps"
     return [
         Row.slowdown(what, "without it", times["checked"], times["plain"], "cpu"),
+        Row.slowdown(what, "with Lightning's `num_sanity_val_steps=2`", times["checked"], times["sane"], "cpu"),
         Row.slowdown(
             "the same with Lightning's `num_sanity_val_steps=2`", "without that", times["sane"], times["insane"], "cpu"
         ),

@@ -44,6 +44,7 @@ def rows(quick: bool) -> list[Row]:
             "`IntraClusterMixup`, ten clusters of pixels", "torchvision", cpu["ten"], cpu["torchvision"], "cpu"
         ),
         Row.slowdown("`IntraClusterMixup`, one cluster", "torchvision", cpu["one"], cpu["torchvision"], "cpu"),
+        Row.slowdown("`IntraClusterMixup`, ten clusters of pixels", "one cluster", cpu["ten"], cpu["one"], "cpu"),
     ]
 
 

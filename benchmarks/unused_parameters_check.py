@@ -48,6 +48,7 @@ def rows(quick: bool) -> list[Row]:
     what = f"a fit of {steps} steps"
     return [
         Row.slowdown(what, "without it", times["checked"], times["plain"], "cpu", "<= 1.05"),
+        Row.slowdown(what, "a loop with `find_unused_parameters`", times["checked"], times["searching"], "cpu"),
         Row.slowdown(
             f"`DistributedDataParallel` with `find_unused_parameters`, {steps} steps",
             "without that",
