@@ -1,11 +1,12 @@
 """Plain training under a Trainer, as the benchmarks of callbacks time it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -16,7 +17,7 @@ from lightning_vision.datamodules import Digits
 
 from .side_by_side import Side
 
-__all__ = ["Asking", "Batches", "Plain", "batches_of", "epochs_on_digits", "fitting"]
+__all__ = ["Asking", "Batches", "Online", "Plain", "an_epoch_of", "batches_of", "epochs_on_digits", "fitting"]
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -57,6 +58,24 @@ class Asking(Plain):
         with torch.no_grad():
             self.teachers[0](batch[0])
         return super().training_step(batch)
+
+
+class Online(Plain):
+    """`Plain` whose targets are what a teacher says in every step.
+
+    Args:
+        network: Maps images to logits.
+        teacher: Likewise.
+    """
+
+    def __init__(self, network: nn.Module, teacher: nn.Module) -> None:
+        super().__init__(network)
+        self.teachers = [teacher.eval()]
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        with torch.no_grad():
+            target = self.teachers[0](batch[0]).softmax(1)
+        return super().training_step((batch[0], target))
 
 
 def batches_of(size: int, count: int) -> Batches:
@@ -108,5 +127,24 @@ def epochs_on_digits(epochs: int, *callbacks: Callable[[], Callback]) -> Side:
             enable_model_summary=False,
         )
         return lambda: trainer.fit(module, datamodule=Digits(batch_size=64))
+
+    return prepare
+
+
+def an_epoch_of(module: Callable[[], Plain], data: LightningDataModule, quick: bool) -> Side:
+    """A side that trains what `module()` makes on `data` for an epoch; quickly for two steps."""
+
+    def prepare() -> Callable[[], None]:
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            limit_train_batches=2 if quick else 1.0,
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        return partial(trainer.fit, module(), datamodule=data)
 
     return prepare

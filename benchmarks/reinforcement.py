@@ -3,7 +3,6 @@
 import contextlib
 import io
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,38 +10,19 @@ import timm
 import torch
 from lightning.pytorch import Trainer
 from sklearn.datasets import load_sample_images
-from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
 from lightning_vision import ImageClassifier, main
 from lightning_vision.datamodules import Digits, ImageFolder, Reinforced
 from lightning_vision.datamodules.common.datamodule import VisionDataModule
 
-from .fits import Plain
+from .fits import Online, Plain, an_epoch_of
 from .side_by_side import Row, Side, take_turns
 
-__all__ = ["Online", "fitting", "rows"]
+__all__ = ["rows"]
 
 ENTRIES, SIDE = 4, 64
 DIGITS = ["--data", "Digits", "--data.shift", "1"]
-
-
-class Online(Plain):
-    """`Plain` whose targets are what a teacher says in every step.
-
-    Args:
-        network: Maps images to logits.
-        teacher: Likewise.
-    """
-
-    def __init__(self, network: nn.Module, teacher: nn.Module) -> None:
-        super().__init__(network)
-        self.teachers = [teacher.eval()]
-
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        with torch.no_grad():
-            target = self.teachers[0](batch[0]).softmax(1)
-        return super().training_step((batch[0], target))
 
 
 def rows(quick: bool) -> list[Row]:
@@ -81,9 +61,9 @@ def _rows(what: str, data: VisionDataModule, given: list[str], network: str, fol
 
     size = reinforce()
     sides: dict[str, Side] = {
-        "plain": fitting(lambda: Plain(make()), data, quick),
-        "reinforced": fitting(lambda: Plain(make()), Reinforced(data, store), quick),
-        "online": fitting(lambda: Online(make(), make()), data, quick),
+        "plain": an_epoch_of(lambda: Plain(make()), data, quick),
+        "reinforced": an_epoch_of(lambda: Plain(make()), Reinforced(data, store), quick),
+        "online": an_epoch_of(lambda: Online(make(), make()), data, quick),
         "once": lambda: reinforce,
     }
     repetitions, warmup = (1, 0) if quick else (7, 1)
@@ -94,25 +74,6 @@ def _rows(what: str, data: VisionDataModule, given: list[str], network: str, fol
         Row.slowdown(f"`reinforce`, {ENTRIES} entries, {what}", "plain epoch", cpu["once"], cpu["plain"], "cpu"),
         Row(f"store of 100,000 images like these, {ENTRIES} entries, {known} classes", "", [1e5 * size], "memory"),
     ]
-
-
-def fitting(module: Callable[[], Plain], data: VisionDataModule, quick: bool) -> Side:
-    """A side that trains what `module()` makes for an epoch."""
-
-    def prepare() -> Callable[[], None]:
-        trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=1,
-            limit_train_batches=2 if quick else 1.0,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        return partial(trainer.fit, module(), datamodule=data)
-
-    return prepare
 
 
 def _tiles(root: Path, count: int) -> None:

@@ -17,8 +17,7 @@ from lightning_vision import ImageClassifier, main
 from lightning_vision.datamodules import Digits, ReLabel, label_pooling, top_label_pooling, top_scores
 from lightning_vision.datamodules.augmentation import ResizedCrop
 
-from .fits import Plain
-from .reinforcement import Online, fitting
+from .fits import Online, Plain, an_epoch_of
 from .side_by_side import Row, Side, take_turns
 
 __all__ = ["rows"]
@@ -96,8 +95,8 @@ def _training(folder: Path, quick: bool) -> tuple[dict[str, Side], float]:
     size = relabel()
     once: Callable[[], float] = relabel
     return {
-        "plain": fitting(lambda: Plain(make()), data(), quick),
-        "relabel": fitting(lambda: Plain(make()), ReLabel(data(), store), quick),
-        "online": fitting(lambda: Online(make(), make()), data(), quick),
+        "plain": an_epoch_of(lambda: Plain(make()), data(), quick),
+        "relabel": an_epoch_of(lambda: Plain(make()), ReLabel(data(), store), quick),
+        "online": an_epoch_of(lambda: Online(make(), make()), data(), quick),
         "command": lambda: once,
     }, size
