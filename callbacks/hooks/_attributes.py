@@ -155,7 +155,7 @@ def _of_groups(owner: str, key: str, trainer: Trainer, pl_module: LightningModul
     if key in RATES:
         raise ValueError(
             f"{owner}: 'optimizer.{key}' is a learning rate, which belongs to a schedule of the module's or of the "
-            "house; take WarmUpCosine, WarmUpSteps or WarmRestarts."
+            "house; take WarmUpCosine, WarmUpSteps, WarmRestarts, CyclicalLR or OneCycle."
         )
     kinds = " and ".join(type(it).__name__ for it in optimizers) or "no optimizer"
     found = [

@@ -1,12 +1,20 @@
-"""Telling what a check has found: all processes hear of it, for one that raises alone leaves the others waiting."""
+"""What a check does about its findings: all processes hear of them, for one that raises alone leaves others waiting."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-__all__ = ["tell"]
+__all__ = ["Action", "known_action", "tell"]
+
+Action = Literal["error", "warn", "off"]
+
+
+def known_action(owner: str, action: object) -> None:
+    """Refuse what is no action."""
+    if action not in get_args(Action):
+        raise ValueError(f"{owner}: action is {action!r}; give 'error', 'warn' or 'off'.")
 
 
 def tell(method: Any, trainer: Trainer, found: Sequence[str]) -> None:

@@ -69,9 +69,9 @@ class PlainReader:
     def here(self) -> Tensor:
         """Positions of the samples in the batch fetched last."""
         size = self.batches.batch_size
-        # By its number, for a batch that collates to None is fetched and left out.
         # What the outermost gives is fetched, whoever put it there.
         order: Any = self.batches.sampler
+        # By its number, for a batch that collates to None is fetched and left out.
         start = (self.loop._data_fetcher.fetched - 1 - order.before) * size
         return torch.tensor(order.given[start : start + size])
 

@@ -5,7 +5,7 @@ Public hook used: `on_train_start`, when loaders are there.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -13,14 +13,13 @@ from numpy import uint8
 from numpy.typing import NDArray
 
 from ._fields import Fields
+from ._findings import Action, known_action
 from ._media import keep_picture
 from ._replay import read_streams, rewind
 from ._still_images import StillImages, still_sets
 from .method import Method, Place
 
 __all__ = ["DataSets"]
-
-Action = Literal["error", "warn", "off"]
 
 
 class DataSets(Method):
@@ -47,8 +46,7 @@ class DataSets(Method):
 
     def __init__(self, *, action: Action, image_key: str, target_key: str, **others: Any) -> None:
         super().__init__(**others)
-        if action not in get_args(Action):
-            raise ValueError(f"{type(self).__name__}: action is {action!r}; give 'error', 'warn' or 'off'.")
+        known_action(type(self).__name__, action)
         self.action: Action = action
         self.image_key, self.target_key = image_key, target_key
 

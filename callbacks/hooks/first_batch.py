@@ -6,19 +6,17 @@ too.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from ._checks import takes_batches
-from ._findings import tell
+from ._findings import Action, known_action, tell
 from ._rerun import Rerun, StepFailedError
 from .method import Method, Place
 
-__all__ = ["Action", "FirstBatch", "known_action"]
-
-Action = Literal["error", "warn", "off"]
+__all__ = ["FirstBatch"]
 
 
 class FirstBatch(Method):
@@ -78,9 +76,3 @@ class FirstBatch(Method):
                 f"when it was run ahead ({error}); if the fit fails there too, mend that, or leave the callback out."
             )
         tell(self, trainer, found)
-
-
-def known_action(owner: str, action: object) -> None:
-    """Refuse what is no action."""
-    if action not in get_args(Action):
-        raise ValueError(f"{owner}: action is {action!r}; give 'error', 'warn' or 'off'.")

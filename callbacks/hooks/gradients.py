@@ -18,8 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ._checks import whole
-from ._findings import tell
-from .first_batch import Action, known_action
+from ._findings import Action, known_action, tell
 from .method import Method, Place
 
 __all__ = ["Gradients"]

@@ -5,18 +5,17 @@ Public hooks used: `on_train_start`, `on_train_batch_end`, `on_train_epoch_end`.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 
 from ._checks import whole
+from ._findings import Action, known_action
 from .method import Method, Place
 
 __all__ = ["Inspections"]
-
-Action = Literal["error", "warn", "off"]
 
 
 class Inspections(Method):
@@ -42,8 +41,7 @@ class Inspections(Method):
         super().__init__(**others)
         kind = type(self).__name__
         whole(kind, "every_n_steps", every_n_steps, 1)
-        if action not in get_args(Action):
-            raise ValueError(f"{kind}: action is {action!r}; give 'error', 'warn' or 'off'.")
+        known_action(kind, action)
         self.every_n_steps = every_n_steps
         self.action: Action = action
         self._began = self._looked = 0  # optimizer steps

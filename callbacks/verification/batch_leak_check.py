@@ -9,11 +9,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from ..hooks._checks import flag, number
+from ..hooks._findings import Action
 from ..hooks._frozen import part_name
 from ..hooks._heard_losses import labels_in
 from ..hooks._layer_names import patterns_of, that_match
 from ..hooks._rerun import Rerun, StepFailedError
-from ..hooks.first_batch import Action, FirstBatch
+from ..hooks.first_batch import FirstBatch
 from ._leaks import Leak, Leaks, batch_leaks
 from ._watch import STEP
 

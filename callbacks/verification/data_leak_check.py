@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..hooks._checks import number, whole
+from ..hooks._findings import Action
 from ..hooks._metadata import Pixels, as_pixels, normalised_by
 from ..hooks._sheet import contact_sheet
 from ..hooks._still_images import Still, StillImages
-from ..hooks.data_sets import Action, DataSets
+from ..hooks.data_sets import DataSets
 
 __all__ = ["DataLeakCheck", "digest", "nearest", "thumbnails"]
 

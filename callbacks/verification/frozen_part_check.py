@@ -10,10 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from ..hooks._added import is_added
+from ..hooks._findings import Action
 from ..hooks._frozen import lies_in
 from ..hooks.folded import Folded
 from ..hooks.freezing import Freezing
-from ..hooks.inspections import Action, Inspections
+from ..hooks.inspections import Inspections
 from ..hooks.method import callbacks_of
 from ._tensors import fingerprints, overlapping, some
 

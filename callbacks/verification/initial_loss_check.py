@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..hooks._checks import above_zero, number, whole
+from ..hooks._findings import Action
 from ..hooks._heard_losses import HeardLoss, HeardLosses, LabelsOutOfRangeError, labels_in
 from ..hooks._rerun import Rerun, StepFailedError
-from ..hooks.first_batch import Action, FirstBatch
+from ..hooks.first_batch import FirstBatch
 
 __all__ = ["InitialLossCheck", "mistaken_input", "plain_loss", "uniform_loss"]
 

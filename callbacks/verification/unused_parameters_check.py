@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..hooks._added import is_added
+from ..hooks._findings import Action
 from ..hooks._live_tensors import plain_name
-from ..hooks.first_batch import Action
 from ..hooks.gradients import Gradients
 
 __all__ = ["UnusedParametersCheck", "grouped", "held_twice", "in_no_optimizer"]

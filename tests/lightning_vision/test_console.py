@@ -70,7 +70,7 @@ def test_timm_goes_with_backbones_only() -> None:
     ("words", "expected"),
     [
         (["lightning_vision", "expo"], "export"),
-        (["lightning_vision", "fit", "--config", "classification/digits_r"], "classification/digits_reinforced"),
+        (["lightning_vision", "fit", "--config", "classification/digits_rei"], "classification/digits_reinforced"),
         (["lightning_vision", "fit", "--model", "ImageC"], "ImageClassifier"),
         (["lightning_vision", "fit", "--model.backbone", "resnet8_c"], "resnet8_cifar"),
         (["lightning_vision", "fit", "--callbacks.resume", "Exact"], "ExactResume"),

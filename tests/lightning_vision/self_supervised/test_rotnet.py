@@ -90,7 +90,7 @@ def test_row_121_digits_teach_it_to_tell_rotations():
     assert metrics["val/acc"] > 0.6
 
 
-def test_row_121_a_linear_probe_of_what_it_learned_beats_the_untrained_network():
+def test_row_121_a_linear_probe_of_what_it_learned_beats_the_untrained_network(tmp_path):
     """Ten labels a class, on digits at any place; of both seeds together an untrained network gets a ninth or so."""
     shares = {"untrained": 0.0, "trained": 0.0}
     for seed in range(2):
@@ -100,7 +100,7 @@ def test_row_121_a_linear_probe_of_what_it_learned_beats_the_untrained_network()
         for state in shares:
             if state == "trained":
                 quiet_trainer(max_steps=30, max_epochs=-1, limit_val_batches=0).fit(learner, PlacedDigits())
-            trainer = quiet_trainer(callbacks=[LinearProbe("few_labels", seed=seed)])
+            trainer = quiet_trainer(callbacks=[LinearProbe("few_labels", seed=seed)], default_root_dir=tmp_path)
             trainer.validate(learner, PlacedDigits(), verbose=False)
             shares[state] += float(trainer.callback_metrics["probe/linear"]) / 2
 
