@@ -1,6 +1,6 @@
 """Copies of what a training step changes, to be put back: buffers, or weights, buffers and what optimizers keep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class Snapshot:
         self._values = list(torch._foreach_clone(self._weights)) if self._weights else []
         self._buffers = BufferCopies(module)
         self._optimizers = list(optimizers)
-        self._states = [_copied(optimizer) for optimizer in optimizers]
+        self._states = [_copied(it.state) for it in optimizers]
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -67,14 +67,10 @@ class Snapshot:
         self._buffers.put_back()
         for optimizer, state in zip(self._optimizers, self._states, strict=True):
             optimizer.state.clear()
-            optimizer.state.update(_copied_state(state))
+            optimizer.state.update(_copied(state))
 
 
-def _copied(optimizer: Optimizer) -> dict[Any, dict[str, Any]]:
-    return _copied_state(optimizer.state)
-
-
-def _copied_state(state: Any) -> dict[Any, dict[str, Any]]:
+def _copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
     return {
         parameter: {key: value.clone() if isinstance(value, Tensor) else value for key, value in kept.items()}
         for parameter, kept in state.items()
