@@ -57,7 +57,7 @@ def optimal_matching(first: Tensor, second: Tensor) -> Matching:
     # Here, for scipy takes a while to import.
     from scipy.optimize import linear_sum_assignment
 
-    distances = torch.cdist(first.double(), second.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    distances = torch.cdist(first.double(), second.double(), compute_mode="use_mm_for_euclid_dist").square()
     costs = distances.cpu().numpy()
     rows, columns = linear_sum_assignment(costs)
     return Matching(torch.from_numpy(rows), torch.from_numpy(columns), float(costs[rows, columns].mean()))
