@@ -16,8 +16,8 @@ from support import ROOT
 
 NAMES = sorted(file.stem for file in (ROOT / "benchmarks" / "pictures").glob("*.py") if not file.stem.startswith("_"))
 
-# By default every eighth is drawn, with `-m slow` the others: a picture costs about a second.
-DRAWN = [pytest.param(name, marks=pytest.mark.slow if place % 8 else ()) for place, name in enumerate(NAMES)]
+# By default every sixteenth is drawn, with `-m slow` the others: a picture costs about a second.
+DRAWN = [pytest.param(name, marks=pytest.mark.slow if place % 16 else ()) for place, name in enumerate(NAMES)]
 
 # Of 255. A thin line that moved is 0.5, a marker 0.1; letters of another matplotlib, which move all the rest, are 8.
 ALIKE, OTHER_LETTERS = 0.05, 15.0
