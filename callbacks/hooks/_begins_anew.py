@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Generator, Tensor
 
-from ._lengths import lengths
+from ._lengths import lengths, steps_done
 from .method import Method, callbacks_of
 
 __all__ = [
@@ -35,8 +35,9 @@ class BeginsAnew(Method):
 
 
 def steps_of_the_part(trainer: Trainer) -> int:
-    """Optimizer steps done since training last began anew; of a fit that does not, all of them."""
-    return trainer.global_step - max((it.began for it in _of(trainer)), default=0)
+    """Optimizer steps done since training last began anew; of a fit that does not, all of them (`steps_done`)."""
+    parts = _of(trainer)
+    return trainer.global_step - max(it.began for it in parts) if parts else steps_done(trainer)
 
 
 def steps_before_the_batch(trainer: Trainer) -> int:

@@ -1,4 +1,7 @@
-"""How many optimizer steps an epoch and a training have, and images a validation, where that can be told."""
+"""How many optimizer steps an epoch and a training have and are done, and images a validation has.
+
+What is done in an epoch is read from the fit loop's `batch_progress`, which checkpoints hold.
+"""
 
 from contextlib import suppress
 
@@ -7,17 +10,18 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import CombinedLoader
 
 from .method import callbacks_of
+from .training_order import TrainingOrder
 
-__all__ = ["lengths", "validation_images"]
+__all__ = ["lengths", "steps_done", "validation_images"]
 
 
 def lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, int | None]:
     """Optimizer steps of an epoch and of the training, each None if it cannot be told.
 
-    To be asked in `on_train_start`: asking for the loader's length earlier makes Lightning forget the loader's saved
-    state.
+    Where a callback shortens epochs, they are those of whole ones. To be asked in `on_train_start`: asking for the
+    loader's length earlier makes Lightning forget the loader's saved state.
     """
-    batches, epochs = trainer.num_training_batches, trainer.max_epochs
+    batches, epochs = _whole_epoch(trainer) or trainer.num_training_batches, trainer.max_epochs
     uneven = any(isinstance(it, GradientAccumulationScheduler) for it in callbacks_of(trainer))
     epoch = None
     if pl_module.automatic_optimization and not uneven and batches != float("inf"):
@@ -28,6 +32,28 @@ def lengths(trainer: Trainer, pl_module: LightningModule) -> tuple[int | None, i
     if epoch is not None and epochs is not None and epochs != -1:
         ends.append(epoch * epochs)
     return epoch, min(ends, default=None)
+
+
+def steps_done(trainer: Trainer) -> int:
+    """Optimizer steps done, in the unit of `lengths`: where a callback shortens epochs, as if all had been whole.
+
+    Then the first and the last step of an epoch stand where those of a whole one do, and the others evenly between
+    them, so what moves with the steps is at its end with the last one. A training that ends by `max_steps` counts its
+    steps as they are.
+    """
+    if not _whole_epoch(trainer):
+        return trainer.global_step
+    epoch, training = lengths(trainer, trainer.lightning_module)
+    if epoch is None or training is None or training != epoch * (trainer.max_epochs or 0):
+        return trainer.global_step
+    done, batches = trainer.fit_loop.epoch_loop.batch_progress.current.processed, int(trainer.num_training_batches)
+    window = trainer.accumulate_grad_batches
+    within, steps = done // window, -(-batches // window)
+    if done >= batches:
+        within = epoch
+    elif steps != epoch:
+        within = within * (epoch - 1) // (steps - 1) if steps > 1 else epoch - 1
+    return trainer.current_epoch * epoch + within
 
 
 def validation_images(trainer: Trainer, batch_size: int) -> float:
@@ -42,3 +68,9 @@ def validation_images(trainer: Trainer, batch_size: int) -> float:
     with suppress(AttributeError, TypeError):
         most = min(most, len(CombinedLoader(trainer.val_dataloaders).flattened[0].dataset))
     return most
+
+
+def _whole_epoch(trainer: Trainer) -> float:
+    """Batches of an epoch that visits all samples, where a callback leaves some out of others; elsewhere 0."""
+    orders = [it for it in callbacks_of(trainer) if isinstance(it, TrainingOrder) and not it.off]
+    return orders[0].training_set.batches if orders and orders[0].training_set is not None else 0

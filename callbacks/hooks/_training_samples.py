@@ -45,6 +45,8 @@ class TrainingSamples:
         self.owner, self.trainer, self.plan = owner, trainer, plan
         # Of the training set, and of a full batch on all ranks together; known when the loader is made.
         self.samples = self.batch_size = 0
+        # Of an epoch that visits all, on this rank.
+        self.batches: int | float = 0
         self._loader: Any = None
         self._reader: PlainReader | OwnReader | None = None
         # Optimizers that ask for the number of steps are made before there is anything to decide by.
@@ -75,6 +77,8 @@ class TrainingSamples:
             proceed()
         finally:
             self._loading = False
+        if self._taken:
+            self.batches = self.trainer.fit_loop.max_batches
         if self._reader is None or self.plan is None or not self.decides:
             return
         visit = self.plan(self.trainer.current_epoch, self.samples)

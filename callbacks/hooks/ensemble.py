@@ -17,6 +17,7 @@ from torch import Tensor
 from ._added import is_aside
 from ._around import Around
 from ._checks import whole
+from ._lengths import steps_done
 from ._lent import call_with
 from ._stand_in import StandIn
 from ._standing import copied
@@ -73,7 +74,7 @@ class Ensemble(Method):
 
     @abstractmethod
     def due(self, step: int) -> bool:
-        """Whether the module is to be kept as it stands when `step` optimizer steps are done."""
+        """Whether the module is to be kept as it stands when `step` optimizer steps are done (`steps_done`)."""
 
     @property
     def _room(self) -> int:
@@ -99,13 +100,13 @@ class Ensemble(Method):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._before = trainer.global_step
+        self._before = steps_done(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._room and any(self.due(step) for step in range(self._before + 1, trainer.global_step + 1)):
+        if self._room and any(self.due(step) for step in range(self._before + 1, steps_done(trainer) + 1)):
             pairs = list(zip(self.steps, self.members, strict=True))
             self._keep([*pairs, (trainer.global_step, copied(trainer, pl_module))])
 

@@ -36,6 +36,7 @@ class Schedule(Method):
     skipped counts too, so a schedule stays aligned with epochs and files. Under manual optimisation the steps of all
     optimizers are counted together, and rates change between batches only. Where a callback lets training begin anew
     within the fit (`_begins_anew.py`), steps are counted from there, and the training is as long as one part of it.
+    Where one shortens epochs (`HardBatches`, for example), steps are those of whole epochs (`_lengths.steps_done`).
 
     The base rate of a group is what `configure_optimizers` returned; where a schedule of the module is replaced, which
     may have changed it already, it is the rate from which that one began (`initial_lr`).

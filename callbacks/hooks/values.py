@@ -2,7 +2,8 @@
 
 Each is a pure function of where the training stands, set before a batch is transferred and augmented, so nothing is
 counted here: after a resume, inside an accumulation window or when fp16's scaler has skipped an update, the numbers
-follow from `trainer.global_step`. When the fit is over, or broken off, what the numbers were before is put back.
+follow from `trainer.global_step`, or where a callback shortens epochs from the steps of whole ones (`_lengths.py`).
+When the fit is over, or broken off, what the numbers were before is put back.
 
 Public hooks used: `setup`, `on_fit_start`, `on_train_start`, `on_train_batch_start`, `on_save_checkpoint`.
 """
