@@ -128,9 +128,9 @@ class AttentiveCutMix(Attended):
 
     Raises:
         ValueError: a setting outside its range; another callback mixes the loss; the number of classes is unknown; at
-            set-up, an extractor that cannot be had, shares weights with the module or does not take its images, a grid
-            finer than its maps or than the images, fewer cells than `top_n`; at the first step, a loss that cannot be
-            seen.
+            set-up, an extractor that cannot be had, shares weights with the module or does not take its images; there
+            and in any batch, a grid finer than its maps or than the images, fewer cells than `top_n`; at the first
+            step, a loss that cannot be seen.
 
     Example:
         >>> import torch
@@ -200,7 +200,7 @@ class AttentiveCutMix(Attended):
                 f"AttentiveCutMix: grid={self.grid} is finer than the extractor's maps of {height}x{width}; give a "
                 "larger extractor_size, or a coarser grid."
             )
-        rows, columns = self._pooled(attention).shape[1:]
+        rows, columns = (height, width) if self.grid is None else (self.grid, self.grid)
         if self.top_n > rows * columns:
             raise ValueError(
                 f"AttentiveCutMix: top_n={self.top_n} of {rows}x{columns} cells is more than there are; give fewer, or "
@@ -214,11 +214,12 @@ class AttentiveCutMix(Attended):
         return AttentiveCutMixDraw(torch.from_numpy(random.permutation(shape[0])))
 
     def mix(self, images: Tensor, draw: AttentiveCutMixDraw) -> Mix:
-        attention = self._pooled(self.attention(images) if draw.attention is None else draw.attention)
+        attention = self.attention(images) if draw.attention is None else draw.attention
+        # Again, for maps of other images than those of set-up may be smaller.
+        self.admit(attention, (images.shape[2], images.shape[3]))
+        if self.grid is not None:
+            attention = F.adaptive_avg_pool2d(attention, self.grid)
         partner = draw.partner.to(images.device, non_blocking=True)
         count = attention[0].numel()
         cells = top_cells(attention[partner.to(attention.device)], self.top_n)
         return Mix(paste_cells(images, partner, cells, self.blocks), partner, (count - self.top_n) / count)
-
-    def _pooled(self, attention: Tensor) -> Tensor:
-        return attention if self.grid is None else F.adaptive_avg_pool2d(attention, self.grid)

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_vision.backbones import create
 from lightning_vision.callbacks.hooks._attention_maps import AttentionMaps
@@ -28,7 +29,7 @@ from lightning_vision.callbacks.mixing.attentive_cutmix import (
 )
 from lightning_vision.callbacks.mixing.random_mix import RandomMix
 from support.compare import distance
-from support.data import plain_loader
+from support.data import labelled_images, plain_loader
 from support.modules import Plain
 from support.teachers import teacher_file
 
@@ -364,6 +365,31 @@ def test_an_extractor_that_does_not_fit_is_refused_at_set_up(
 ) -> None:
     with pytest.raises(ValueError) as refusal:
         fit(Plain(), [AttentiveCutMix(**{"extractor_size": None} | settings)], plain_loader(12), max_epochs=1)
+
+    assert str(refusal.value) == f"AttentiveCutMix: {message}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "message"),
+    [
+        ({"top_n": 5}, 4, "top_n=5 of 2x2 cells is more than there are; give fewer, or a larger extractor_size."),
+        (
+            {"top_n": 1, "grid": 4},
+            6,
+            "grid=4 is finer than the extractor's maps of 3x3; give a larger extractor_size, or a coarser grid.",
+        ),
+    ],
+)
+def test_a_later_batch_of_too_few_cells_is_refused(
+    settings: dict[str, Any], size: int, message: str, fit: Callable[..., Any]
+) -> None:
+    images, target = labelled_images(6).tensors
+    smaller = F.interpolate(images, (size, size))
+    method = AttentiveCutMix(feature_extractor=nn.AvgPool2d(2), extractor_size=None, **settings)
+    module = Plain()
+    module.network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 10))
+    with pytest.raises(ValueError) as refusal:
+        fit(module, [method], DataLoader([(images, target), (smaller, target)], batch_size=None), max_epochs=1)
 
     assert str(refusal.value) == f"AttentiveCutMix: {message}"
 
