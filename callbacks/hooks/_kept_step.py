@@ -10,22 +10,25 @@ from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
 from ._around import Around
+from ._attributes_kept import attributes_kept
 from ._replay import Replay, read_streams, rewind
 from ._second_pass import MicroBatch, SecondPass
-from ._snapshot import BufferCopies
+from ._snapshot import TensorCopies
 
 __all__ = ["KeptStep"]
 
 
 class KeptStep:
-    """The micro-batches of a step with the random streams that each began with, and the buffers of before.
+    """The micro-batches of a step with the random streams that each began with, and what they may write by themselves.
+
+    That is buffers, and parameters that no optimizer trains, such as those of a teacher that follows.
 
     Args:
         trainer: It is fitting, and about to compute the first of them.
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        self.buffers = BufferCopies(trainer.lightning_module)
+        self.before = TensorCopies(trainer.lightning_module, trainer.optimizers)
         self.batches: list[Any] = []  # as `training_step` was given them
         self._trainer = trainer
         self._window: list[MicroBatch] = []
@@ -53,11 +56,17 @@ class KeptStep:
         """
         if any(it.changed for it in self._window):
             raise ValueError("training_step wrote into its batch")
-        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
-            if self._trainer.lightning_module.automatic_optimization:
-                self._forward_and_backward(optimizer)
-            else:
-                self._forward()
+        module = self._trainer.lightning_module
+        eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+        before = TensorCopies(module)
+        try:
+            with attributes_kept(module), eager:
+                if module.automatic_optimization:
+                    self._forward_and_backward(optimizer)
+                else:
+                    self._forward()
+        finally:
+            before.put_back()
 
     @torch.no_grad()
     def _forward_and_backward(self, optimizer: Optimizer) -> None:

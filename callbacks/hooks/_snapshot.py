@@ -1,4 +1,4 @@
-"""Copies of what a training step changes, to be put back: buffers, or weights, buffers and what optimizers keep."""
+"""Copies of what a training step changes, to be put back: tensors of a module, and what optimizers keep."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,21 +6,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
-__all__ = ["BufferCopies", "Snapshot"]
+__all__ = ["Snapshot", "TensorCopies"]
 
 
-class BufferCopies:
-    """Copies of a module's buffers as they are now.
+class TensorCopies:
+    """Copies of a module's parameters and buffers as they are now, but for parameters that optimizers train.
 
     Args:
-        module: It may put other tensors in their places meanwhile.
+        module: Its parameters stay the same objects; in the places of buffers it may put others meanwhile.
+        trained_by: Optimizers, which train those of their parameters that require a gradient; none, and all are copied.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        paths = [name.rpartition(".") for name, _ in module.named_buffers()]
+    @torch.no_grad()
+    def __init__(self, module: nn.Module, trained_by: Sequence[Optimizer] = ()) -> None:
+        held = {id(it) for optimizer in trained_by for group in optimizer.param_groups for it in group["params"]}
+        names = [name for name, it in module.named_parameters() if not it.requires_grad or id(it) not in held]
+        paths = [name.rpartition(".") for name in [*names, *(name for name, _ in module.named_buffers())]]
         self._places = [(module.get_submodule(path), name) for path, _, name in paths]
-        self._own = [getattr(owner, name) for owner, name in self._places]
+        self._own: list[Tensor] = [getattr(owner, name) for owner, name in self._places]
         # torch's foreach functions refuse an empty list.
         self._copies = list(torch._foreach_clone(self._own)) if self._own else []
 
@@ -28,7 +33,7 @@ class BufferCopies:
     def put_back(self) -> None:
         """Let the module have the same tensors with the same values again."""
         for (owner, name), own, copied in zip(self._places, self._own, self._copies, strict=True):
-            # An expanded buffer can only be replaced, never written in place.
+            # What is expanded can only be replaced, never written in place.
             if 0 not in own.stride():
                 own.copy_(copied)
             if getattr(owner, name) is not own:
@@ -50,28 +55,23 @@ class Snapshot:
 
     Args:
         module: Its parameters stay the same objects.
-        optimizers: Which keep tensors by parameter.
+        optimizers: Which keep tensors by parameter, by themselves or in nested containers.
     """
 
+    @torch.no_grad()
     def __init__(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        self._weights: list[Tensor] = list(module.parameters())
-        self._values = list(torch._foreach_clone(self._weights)) if self._weights else []
-        self._buffers = BufferCopies(module)
+        self._tensors = TensorCopies(module)
         self._optimizers = list(optimizers)
         self._states = [_copied(it.state) for it in optimizers]
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Let all be as it was; the snapshot can be put back again."""
-        torch._foreach_copy_([it.data for it in self._weights], [it.detach() for it in self._values])
-        self._buffers.put_back()
+        self._tensors.put_back()
         for optimizer, state in zip(self._optimizers, self._states, strict=True):
             optimizer.state.clear()
             optimizer.state.update(_copied(state))
 
 
-def _copied(state: Mapping[Any, Mapping[str, Any]]) -> dict[Any, dict[str, Any]]:
-    return {
-        parameter: {key: value.clone() if isinstance(value, Tensor) else value for key, value in kept.items()}
-        for parameter, kept in state.items()
-    }
+def _copied(state: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: tree_map_only(Tensor, Tensor.clone, kept) for key, kept in state.items()}

@@ -1,10 +1,12 @@
 """The admission seam: before each optimizer step a method judges its losses and gradients, and may have it left out.
 
-A step that is left out is as if its batches had not come: parameters, buffers and what optimizers keep are those of
-before, no hook of the step runs, and all processes leave it out together. The batches are spent: random streams, the
-order of the data, counters and schedules go on. Public hooks used: `setup`, `on_fit_start`, `on_train_start`,
-`on_save_checkpoint`, `on_train_end`. While fitting the strategy's public `training_step`, `backward` and
-`optimizer_step` are wrapped.
+A step that is left out is as if its batches had not come: weights, what optimizers keep, buffers, and parameters that
+no optimizer trains, such as those of a teacher that `training_step` moves, are those of before, and all processes leave
+it out together. No hook of the step runs but torch's `register_step_pre_hook`. The batches are spent: random streams,
+the order of the data, counters, schedules and what the module keeps in plain attributes go on.
+
+Public hooks used: `setup`, `on_fit_start`, `on_train_start`, `on_save_checkpoint`, `on_train_end`. While fitting the
+strategy's public `training_step`, `backward` and `optimizer_step` are wrapped.
 """
 
 from abc import abstractmethod
@@ -69,7 +71,9 @@ class Admission(Method):
     def refused(
         self, trainer: Trainer, pl_module: LightningModule, kept: KeptStep, optimizer: Optimizer, since: int
     ) -> None:
-        """Raise, or say it and return: then the step is left out. Called on all processes, buffers are put back.
+        """Raise, or say it and return: then the step is left out.
+
+        Called on all processes, when buffers and parameters that no optimizer trains are put back.
 
         Args:
             trainer: It is fitting.
@@ -200,7 +204,7 @@ class Admission(Method):
         else:
             # What a module had put aside from a bad batch, such as keys of a queue, comes in with the next step.
             if self._left_out and self._kept is not None:
-                self._kept.buffers.mend()
+                self._kept.before.mend()
             self._left_out = False
         finally:
             if trainer.lightning_module.automatic_optimization:
@@ -224,7 +228,7 @@ class Admission(Method):
             return
         self.bad_loss = not all(bool(it.isfinite().all()) for it in losses)
         kept = self._kept or KeptStep(trainer)
-        kept.buffers.put_back()
+        kept.before.put_back()
         self.refused(trainer, trainer.lightning_module, kept, optimizer, since if self.every_n_steps > 1 else step)
         assert self.leaves_out
         raise _LeftOutError

@@ -1,9 +1,11 @@
 """Which part of a module is the first that makes numbers that are not finite out of numbers that are."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -55,12 +57,12 @@ class Culprits:
     with finite numbers, such as a mask before a softmax, is not to blame.
 
     Args:
-        module: Whose parts; it itself is none of them.
+        module: Whose parts; it itself is none of them, nor are parts of TorchScript, which take no hooks.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._hooks: list[Any] = []
+        self._hooks = ExitStack()
         self._forward: list[tuple[str, str, bool]] = []  # name, words, whether there is NaN
         self._taken_in: list[tuple[str, str, bool]] = []
         self.last = ""  # the last part that answered, and answered with finite numbers
@@ -70,20 +72,21 @@ class Culprits:
         self._backward: list[tuple[str, str]] = []
 
     def __enter__(self) -> "Culprits":
-        for name, part in self._module.named_modules():
-            if name:
-                before, after = partial(self._enters, name), partial(self._leaves, name)
-                self._hooks.append(part.register_forward_pre_hook(before, with_kwargs=True))
-                self._hooks.append(part.register_forward_hook(after, with_kwargs=True))
-        for name, parameter in self._module.named_parameters():
-            if parameter.requires_grad:
-                owner = name.rpartition(".")[0]
-                self._hooks.append(parameter.register_hook(partial(self._reached, owner, f"its parameter `{name}`")))
+        with ExitStack() as stack:
+            for name, part in self._module.named_modules():
+                if name and not isinstance(part, torch.jit.ScriptModule):
+                    before, after = partial(self._enters, name), partial(self._leaves, name)
+                    stack.callback(part.register_forward_pre_hook(before, with_kwargs=True).remove)
+                    stack.callback(part.register_forward_hook(after, with_kwargs=True).remove)
+            for name, parameter in self._module.named_parameters():
+                if parameter.requires_grad:
+                    hook = partial(self._reached, name.rpartition(".")[0], f"its parameter `{name}`")
+                    stack.callback(parameter.register_hook(hook).remove)
+            self._hooks = stack.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.close()
 
     @property
     def forward(self) -> str:

@@ -21,7 +21,7 @@ from ..hooks._checks import whole
 from ..hooks._kept_step import KeptStep
 from ..hooks._snapshot import Snapshot
 from ..hooks.admission import Admission
-from ._culprits import Culprits, is_finite, not_finite
+from ._culprits import Culprits, is_finite, not_finite, tensors_in
 from ._tensors import some
 
 __all__ = ["NonFiniteCheck", "all_finite", "non_finite_tensors", "not_finite_in"]
@@ -70,10 +70,11 @@ class NonFiniteCheck(Admission):
     without a trace to find the first part of the module whose output is not finite though its inputs are, or backward
     the first whose gradients are not; else the loss is to blame.
 
-    Skipping leaves the whole step out, all micro-batches of its window, as if its batches had not come: parameters,
-    buffers (so batch norm's statistics stay clean) and what the optimizer keeps are those of before, to the bit, on all
-    processes. The batches are spent: random streams, counters and schedules go on, and what was logged or counted by
-    metrics stays. Going back also gives weights, buffers and the optimizer's state those of a snapshot.
+    Skipping leaves the whole step out, all micro-batches of its window, as if its batches had not come: weights, what
+    the optimizer keeps, buffers (so batch norm's statistics stay clean) and parameters that no optimizer trains (a
+    teacher that `training_step` moves) are those of before, to the bit, on all processes. The batches are spent: random
+    streams, counters and schedules go on, and what was logged, counted by metrics or kept in plain attributes of the
+    module stays. Going back also gives weights, buffers and the optimizer's state those of a snapshot.
 
     In float16 gradients that overflow are the loss scaler's business, which skips and scales down; losses are looked
     at. An overflow in the forward pass makes a loss that is not finite.
@@ -163,7 +164,7 @@ class NonFiniteCheck(Admission):
     def window_begins(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.action != "rollback" or (self._snapshot is not None and trainer.global_step % self.snapshot_every):
             return
-        if bool(all_finite([], list(pl_module.parameters()))):
+        if bool(all_finite([], tensors_in(list(pl_module.parameters())))):
             self._snapshot = Snapshot(pl_module, trainer.optimizers)
 
     def taken(self) -> None:

@@ -423,6 +423,108 @@ def test_a_loss_scaler_sees_to_gradients_that_overflow():
     assert trainer.global_step == 4
 
 
+class Follows(Plain):
+    """Its step moves a teacher and counts, and its third loss is not finite."""
+
+    def __init__(self, trained=True):
+        super().__init__()
+        self.teacher = nn.Linear(2, 2).requires_grad_(False)
+        torch.nn.init.zeros_(self.teacher.bias)
+        self.calls, self.trained = 0, trained
+
+    def training_step(self, batch, batch_idx):
+        self.calls += 1
+        self.teacher.bias.data += 1
+        return super().training_step(batch, batch_idx) * (torch.nan if batch_idx == 2 else 1)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD((self if self.trained else self.network).parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_teacher_that_the_step_moves_does_not_follow_a_bad_batch(trained):
+    module = seeded(Follows, trained)
+    with pytest.warns(UserWarning, match="in step 3: all parts put out finite numbers"):
+        fit(module, NonFiniteCheck("skip"))
+
+    assert module.teacher.bias.tolist() == [3, 3]
+    assert module.calls == 4
+    module = seeded(Follows, trained)
+    said(module)
+    assert module.teacher.bias.tolist() == [2, 2]
+    assert module.calls == 3
+
+
+def test_computing_a_step_by_hand_again_moves_no_weights():
+    class Clips(TwoOptimizers):
+        @torch.no_grad()
+        def training_step(self, batch, batch_idx):
+            self.network[0].weight.data *= 2
+            with torch.enable_grad():
+                super().training_step(batch, batch_idx)
+
+    module = seeded(Clips)
+    module.network[2] = Logarithm()
+    weight = module.network[0].weight.detach().clone()
+    said(module)
+
+    assert torch.equal(module.network[0].weight, 2 * weight)
+
+
+def test_going_back_finds_what_an_optimizer_keeps_in_lists():
+    class Lists(torch.optim.SGD):
+        def step(self, closure=None):
+            loss = super().step(closure)
+            for it in self.param_groups[0]["params"]:
+                self.state[it].setdefault("sums", [torch.zeros(1)])[0].add_(1)
+            return loss
+
+    module = seeded(Plain)
+    module.configure_optimizers = lambda: Lists(module.parameters(), lr=0.01)
+    with pytest.warns(UserWarning, match="put back"):
+        trainer = fit(module, NonFiniteCheck("rollback", snapshot_every=2), loader=poisoned(20, count=24))
+
+    assert [it["sums"][0].item() for it in trainer.optimizers[0].state.values()] == [2.0] * 6
+
+
+def test_parameters_of_whole_numbers_are_no_hindrance():
+    module = seeded(Plain)
+    module.codes = nn.Parameter(torch.arange(4, dtype=torch.int8), requires_grad=False)
+    with pytest.warns(UserWarning, match="put back"):
+        fit(module, NonFiniteCheck("rollback"), loader=poisoned(8))
+
+    assert module.codes.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_scripted_teacher_is_passed_over_and_no_hook_is_left():
+    module = seeded(With, 2, Logarithm())
+    module.teacher = torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False))
+
+    assert "`network.2` (Logarithm) put out" in said(module)
+    assert not any(it._forward_hooks or it._forward_pre_hooks for it in module.network.modules())
+
+
+def test_of_the_hooks_of_a_skipped_step_only_torchs_pre_hooks_run():
+    class Hooked(Plain):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+            self.handles = [
+                optimizer.register_step_pre_hook(lambda *_: ran.append("pre")),
+                optimizer.register_step_post_hook(lambda *_: ran.append("post")),
+            ]
+            return optimizer
+
+        def on_before_optimizer_step(self, optimizer):
+            ran.append("before")
+
+    ran = []
+    with pytest.warns(UserWarning, match="the step is skipped"):
+        fit(seeded(Hooked), NonFiniteCheck("skip"), loader=poisoned(0, count=6))
+
+    assert ran == ["pre"]
+
+
 def test_sam_computes_the_skipped_step_again_and_leaves_no_trace():
     loader, left, right = poisoned(8), seeded(Plain, 0.0), seeded(Plain, 0.0)
     with pytest.warns(UserWarning, match="the step is skipped"):
