@@ -17,6 +17,11 @@ _LOSSES = {
     F.binary_cross_entropy: "binary_cross_entropy",
     F.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
 }
+# Steps of autograd that leave numbers as they are, or in their range.
+_SHAPES = (
+    *("Alias", "Cat", "Clamp", "Clone", "Expand", "Index", "IndexSelect", "Permute", "ReshapeAlias", "Select"),
+    *("Slice", "Split", "Squeeze", "Stack", "T", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View"),
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class HeardLoss:
         target: What it was judged by.
         settings: Further arguments by name.
         of_batch: Whether the target holds the values of one of the batch's labels, once or repeated for several views,
-            or has its largest shares where they say.
+            or has its largest shares where they say. Not if it counts the rows, as a contrastive loss does.
+        by_sigmoid: Whether a sigmoid has put out what was given.
     """
 
     kind: str
@@ -37,6 +43,7 @@ class HeardLoss:
     target: Tensor
     settings: dict[str, Any]
     of_batch: bool
+    by_sigmoid: bool = False
 
 
 class LabelsOutOfRangeError(Exception):
@@ -72,7 +79,8 @@ class HeardLosses(TorchFunctionMode):
                 args[place] if len(args) > place else settings.pop(name)
                 for place, name in enumerate(("input", "target"))
             )
-            heard = HeardLoss(kind, given.detach(), target.detach(), settings, self._is_label(target))
+            by_sigmoid = _by_sigmoid(given)
+            heard = HeardLoss(kind, given.detach(), target.detach(), settings, self._is_label(target), by_sigmoid)
             self.losses.append(heard)
             if _out_of_range(heard):
                 raise LabelsOutOfRangeError(heard)
@@ -81,10 +89,26 @@ class HeardLosses(TorchFunctionMode):
     def _is_label(self, target: Tensor) -> bool:
         """Whether it is one of them, once or several times in a row, or has its largest shares where they say."""
         target = target.detach()
+        counts = torch.arange(target.numel(), device=target.device)
+        if len(counts) > 1 and target.dtype == counts.dtype and torch.equal(target, counts):
+            return False
         flats = [target.flatten()]
         if target.is_floating_point() and target.ndim > 1 and target.shape[1] > 1:
             flats.append(target.argmax(1).flatten())
         return any(_repeats(flat, it.to(flat.device)) for flat in flats for it in self.labels)
+
+
+def _by_sigmoid(given: Tensor) -> bool:
+    """By the graph of gradients, behind what only cuts and shapes numbers, and only if all came from sigmoids."""
+    nodes = [given.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        name = "" if node is None else node.name().rstrip("0123456789").removesuffix("Backward")
+        if node is not None and name in _SHAPES:
+            nodes += [before for before, _ in node.next_functions if before is not None]
+        elif name != "Sigmoid":
+            return False
+    return True
 
 
 def _repeats(values: Tensor, labels: Tensor) -> bool:

@@ -89,7 +89,8 @@ def _of_a_callback(hook: Any) -> bool:
 def _held(module: LightningModule) -> Iterator[None]:
     """At the end, also by an exception, weights are as before."""
     weights: list[torch.Tensor] = list(module.parameters())
-    copies = torch._foreach_clone(weights) if weights else ()
+    with torch.no_grad():  # with it a parameter of integers cannot be copied
+        copies = torch._foreach_clone(weights) if weights else ()
     try:
         yield
     finally:

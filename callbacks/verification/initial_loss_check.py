@@ -38,11 +38,11 @@ def uniform_loss(kind: str, classes: int) -> float:
 
 def plain_loss(heard: HeardLoss) -> float:
     """The mean of a loss over its samples, without class weights, smoothing or another reduction."""
-    given, target = heard.given.double(), heard.target
-    target = target.double() if target.is_floating_point() else target
+    given, target = heard.given.cpu().double(), heard.target.cpu()
+    target = target.double() if target.is_floating_point() or heard.kind in _BINARY else target
     function = getattr(F, heard.kind)
     if heard.kind in _BINARY:
-        return float(function(given, target.double()))
+        return float(function(given, target))
     ignored = {} if target.is_floating_point() else {"ignore_index": heard.settings.get("ignore_index", -100)}
     return float(function(given, target, **ignored))
 
@@ -51,16 +51,17 @@ def mistaken_input(heard: HeardLoss) -> str:
     """What a loss was given in the place of logits, or of the probabilities that it asks for; empty if nothing is told.
 
     Args:
-        heard: Of at least 16 numbers, or nothing is told; a sigmoid of two classes is only told of 16 rows.
+        heard: Of at least 16 numbers, or nothing is told. A sigmoid is told only if autograd has seen it, for where the
+            last bias outweighs what the rows differ in, logits may all lie between 0 and 1, too.
     """
-    given = heard.given.double()
+    given = heard.given.cpu().double()
     if given.numel() < 16 or not given.isfinite().all():
         return ""
     close = 1e-2 if heard.given.dtype in (torch.float16, torch.bfloat16) else 1e-4
     shares = bool((given >= 0).all())
+    sigmoid = heard.by_sigmoid and bool(((given >= 0) & (given <= 1)).all())
     if heard.kind in _BINARY:
-        inside = bool(((given > 0) & (given < 1)).all())
-        return "probabilities" if inside and heard.kind.endswith("logits") else ""
+        return "probabilities" if sigmoid and heard.kind.endswith("logits") else ""
     if given.ndim < 2 or given.shape[1] < 2:
         return ""
     sums = given.sum(1)
@@ -70,9 +71,7 @@ def mistaken_input(heard: HeardLoss) -> str:
         return "" if _near(given.logsumexp(1), 0, close) else "logits"
     if shares and given.ndim == 2 and _near(given.sum(0), 1, close):
         return "probabilities that sum to 1 over the batch"
-    # Of two classes with few rows, chance may have put all logits there.
-    rows = given.numel() // given.shape[1]
-    if bool(((given > 0) & (given < 1)).all()) and (given.shape[1] > 2 or rows >= 16):
+    if sigmoid:
         return "numbers between 0 and 1, as after a sigmoid"
     if shares and bool((given == 0).any()) and bool((given > 0).any()):
         return "no negative number, as after a ReLU"
@@ -95,7 +94,8 @@ class InitialLossCheck(FirstBatch):
     classes. With a loss too large the spread of logits and images is told.
 
     Losses that have no such value, as a detector's with its prior, a contrastive one or a diffusion's, are not judged,
-    which is said, unless `expected` names one. A resumed fit is not looked at.
+    which is said, unless `expected` names one. Of a fit that goes on, from a checkpoint or in the same Trainer, only
+    mistakes are judged, for the weights may be trained.
 
     Args:
         tolerance: How far above ln K the loss may lie, in nats, > 0; around `expected`, to both sides.
@@ -139,9 +139,8 @@ class InitialLossCheck(FirstBatch):
 
     def look(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: Rerun) -> Sequence[str]:
         name = type(pl_module).__name__
-        if trainer.global_step or trainer.ckpt_path is not None:
-            rank_zero_info(f"InitialLossCheck: {name} goes on from a checkpoint, so its first loss says nothing.")
-            return []
+        if goes_on := trainer.global_step > 0 or trainer.ckpt_path is not None:
+            rank_zero_info(f"InitialLossCheck: the fit of {name} goes on, so the size of its first loss says nothing.")
         heard = HeardLosses(labels_in(batch))
         try:
             with heard:
@@ -155,7 +154,7 @@ class InitialLossCheck(FirstBatch):
         if returned is not None and not math.isfinite(returned):
             return [f"the first loss of {name} is {returned}; look at the images and labels of the first batch."]
         if self.expected is not None:
-            return self._beside_expected(name, returned)
+            return [] if goes_on else self._beside_expected(name, returned)
         known = self.classes or _declared(trainer, pl_module)
         losses = [it for it in heard.losses if it.of_batch or (it.given.ndim > 1 and it.given.shape[1] == known)]
         if not losses:
@@ -164,7 +163,16 @@ class InitialLossCheck(FirstBatch):
                 "knows what its first loss should be; give it as expected=, or leave the check out."
             )
             return []
-        return self._judged(losses[0], known, batch)
+        # Beside the head of the classes there may be one of coarser ones.
+        known = None if known in map(_outputs, losses) else known
+        found = [self._judged(it, known, batch, goes_on) for it in losses]
+        first = {told: place for place, them in reversed([*enumerate(found, 1)]) for told in them}
+        return [
+            told
+            if all(told in it for it in found)
+            else f"of {len(found)} cross entropies, number {first[told]}: {told}"
+            for told in dict.fromkeys(told for them in found for told in them)
+        ]
 
     def _beside_expected(self, name: str, returned: float | None) -> list[str]:
         if returned is None:
@@ -176,9 +184,8 @@ class InitialLossCheck(FirstBatch):
             f"expected={self.expected:g}; look at the scale of its targets and outputs."
         ]
 
-    def _judged(self, heard: HeardLoss, known: int | None, batch: Any) -> list[str]:
-        found = []
-        outputs = heard.given.shape[1] if heard.given.ndim > 1 else 1
+    def _judged(self, heard: HeardLoss, known: int | None, batch: Any, goes_on: bool) -> list[str]:
+        found, outputs = [], _outputs(heard)
         if known is not None and heard.kind not in _BINARY and outputs != known:
             found.append(f"{heard.kind} is over {outputs} outputs, and there are {known} classes; make them agree.")
         mistake = mistaken_input(heard)
@@ -189,11 +196,15 @@ class InitialLossCheck(FirstBatch):
             )
         elif mistake:
             found.append(_mistaken(heard, mistake))
-        if not mistake or mistake == "log-probabilities":
+        if not goes_on and (not mistake or mistake == "log-probabilities"):
             loss, uniform = plain_loss(heard), uniform_loss(heard.kind, outputs)
             if not loss <= uniform + self.tolerance:
                 found.append(_too_large(heard, loss, uniform, outputs, batch))
         return found
+
+
+def _outputs(heard: HeardLoss) -> int:
+    return heard.given.shape[1] if heard.given.ndim > 1 else 1
 
 
 def _declared(trainer: Trainer, pl_module: LightningModule) -> int | None:
@@ -224,7 +235,7 @@ def _mistaken(heard: HeardLoss, mistake: str) -> str:
 
 
 def _too_large(heard: HeardLoss, loss: float, uniform: float, outputs: int, batch: Any) -> str:
-    spread = float(heard.given.double().std())
+    spread = float(heard.given.cpu().double().std())
     words = "ln 2" if heard.kind in _BINARY else f"ln {outputs}"
     causes = [f"its logits have a standard deviation of {spread:.3g}, so let the last layer start smaller"]
     if images := next(_images(batch), None):
@@ -241,7 +252,8 @@ def _images(value: Any) -> Iterator[tuple[float, float]]:
     """Mean and standard deviation of what may be images."""
     if isinstance(value, Tensor):
         if value.ndim > 2 and not value.is_complex() and value.numel() > 1:
-            yield float(value.double().mean()), float(value.double().std())
+            numbers = value.cpu().double()
+            yield float(numbers.mean()), float(numbers.std())
         return
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     for part in parts:

@@ -69,16 +69,18 @@ class UnusedParametersCheck(Gradients):
     """Names parameters that do not train although they look it, by the gradients of the first optimizer steps.
 
     Before the first step: parameters that require a gradient and stand in no optimizer, and those that stand in
-    several, which all move them. After `steps` steps of each optimizer: parameters that never had a gradient, with
-    which DDP stops, those whose gradient was always exactly zero, and frozen ones that still have a gradient, so that
-    their optimizer goes on to move them, be it by weight decay. A part that is unused as a whole is named once.
+    several, which all move them. After `steps` steps of each optimizer, or when the fit ends: parameters that never
+    had a gradient, with which DDP stops, and frozen ones that still have a gradient, so that their optimizer goes on to
+    move them, be it by weight decay. Only after `steps` steps: parameters whose gradient was always exactly zero, and
+    optimizers that took none while another one took so many. A part that is unused as a whole is named once.
 
     Gradients are read after each step, of the parameters that its optimizer holds, so that of a GAN's two optimizers
     each answers for its own network; of accumulated micro-batches it takes one with a gradient.
 
     Args:
         steps: Optimizer steps that are read before it says "never", of each optimizer, >= 1. Layers behind one that
-            starts at zero have a gradient of zero for a step or two.
+            starts at zero have a gradient of zero for a step or two, so a fit with fewer, as `fast_dev_run`, says
+            nothing of those.
         action: `error` raises, `warn` says it. Neutral: `off`.
         name: Part of the state key.
 
@@ -150,10 +152,16 @@ class UnusedParametersCheck(Gradients):
                 "stops there unless it has strategy='ddp_find_unused_parameters_true'; use them in the "
                 "forward, or remove or freeze them."
             )
-        if dead := [name for name, it in trained if alive.get(id(it)) == 0]:
+        known = {
+            id(it)
+            for count, held in zip(taken, self._optimizers, strict=True)
+            if count == self.steps
+            for it in _held(held)
+        }
+        if dead := [name for name, it in trained if id(it) in known and alive.get(id(it)) == 0]:
             found.append(
-                f"{_listed(module, dead)} had a gradient of exactly zero in {steps}: what they compute is multiplied "
-                "by zero, cut off or detached; look behind them for a mask, a dead ReLU or a factor of 0."
+                f"{_listed(module, dead)} had a gradient of exactly zero in {self.steps} steps: what they compute is "
+                "multiplied by zero, cut off or detached; look behind them for a mask, a dead ReLU or a factor of 0."
             )
         if moving := [name for name, it in named if id(it) in self._lingering and not it.requires_grad]:
             found.append(
@@ -161,7 +169,7 @@ class UnusedParametersCheck(Gradients):
                 "them, by momentum and weight decay too; set their grad to None, or leave them out of the optimizer."
             )
         idle = [number for number, count in enumerate(taken) if not count]
-        if idle and any(taken):
+        if idle and max(taken) == self.steps:
             found.append(
                 f"of {len(taken)} optimizers number {', '.join(map(str, idle))} took no step; step it in "
                 "training_step, or do not return it from configure_optimizers."

@@ -190,6 +190,13 @@ class Counts(Plain):
         return super().training_step(batch, batch_idx)
 
 
+def test_a_frozen_weight_of_small_integers_is_no_hindrance():
+    module = Plain()
+    module.quantized = nn.Parameter(torch.ones(4, dtype=torch.int8), requires_grad=False)
+
+    assert check(module).global_step == 1
+
+
 def test_a_step_that_moves_the_module_itself_moves_it_once():
     module = Counts()
     check(module)

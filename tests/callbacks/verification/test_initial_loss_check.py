@@ -3,17 +3,24 @@
 import logging
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from lightning_vision.callbacks import InitialLossCheck, MixUp
-from lightning_vision.callbacks.hooks._heard_losses import HeardLoss
-from lightning_vision.callbacks.verification.initial_loss_check import mistaken_input, plain_loss, uniform_loss
+from lightning_vision.callbacks.hooks._heard_losses import HeardLoss, HeardLosses
+from lightning_vision.callbacks.verification.initial_loss_check import (
+    _too_large,
+    mistaken_input,
+    plain_loss,
+    uniform_loss,
+)
 from support.data import plain_loader
 from support.four_tasks import TASKS
 from support.further_tasks import ALL_TASKS
@@ -181,7 +188,7 @@ def test_labels_that_stand_alone_have_ln_2_each():
     pos_weight = {"pos_weight": torch.tensor([5.0, 1.0, 1.0])}
 
     assert plain_loss(heard(BINARY, torch.zeros(6, 3), targets, **pos_weight)) == pytest.approx(uniform_loss(BINARY, 3))
-    assert mistaken_input(heard(BINARY, torch.randn(6, 3).sigmoid(), targets)) == "probabilities"
+    assert mistaken_input(replace(heard(BINARY, torch.randn(6, 3).sigmoid(), targets), by_sigmoid=True)) != ""
     assert mistaken_input(heard(BINARY, torch.randn(6, 3), targets)) == ""
 
 
@@ -196,12 +203,80 @@ def test_segments_are_pixels_of_classes_and_ignored_ones_do_not_count():
     assert mistaken_input(heard(CROSS, logits.softmax(1), target)) == "probabilities"
 
 
-@pytest.mark.parametrize(("rows", "told"), [(8, ""), (16, "numbers between 0 and 1, as after a sigmoid")])
-def test_a_sigmoid_of_two_classes_is_told_of_sixteen_rows(rows, told):
-    target = torch.arange(rows) % 2
+def lost(logits, target):
+    """The loss as a step takes it, binary for a single column."""
+    with HeardLosses() as mode:
+        if logits.shape[1] == 1:
+            F.binary_cross_entropy_with_logits(logits.squeeze(1), target.float())
+        else:
+            F.cross_entropy(logits, target)
+    return mode.losses[0]
 
-    assert mistaken_input(heard(CROSS, torch.randn(rows, 2).sigmoid(), target)) == told
-    assert mistaken_input(heard(CROSS, torch.randn(rows, 2), target)) == ""
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_a_sigmoid_is_told_from_logits_that_a_bias_puts_between_0_and_1(classes):
+    logits = (0.5 + 0.1 * torch.rand(64, classes)).requires_grad_()
+    target = torch.arange(64) % max(2, classes)
+
+    assert mistaken_input(lost(logits, target)) == ""
+    for given in (logits.sigmoid(), logits.sigmoid().bfloat16(), logits.flatten().sigmoid().view(64, classes)):
+        assert mistaken_input(lost(given, target)) in ("probabilities", "numbers between 0 and 1, as after a sigmoid")
+    assert mistaken_input(lost(logits.sigmoid().logit(), target)) == ""
+
+
+class NoDoubles(TorchFunctionMode):
+    """As on a GPU of Apple: only what was brought to the CPU can be of 64 bits."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.double and not getattr(args[0], "brought", False):
+            raise TypeError("no float64 there")
+        result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.cpu:
+            result = result.clone()
+            result.brought = True
+        return result
+
+
+@pytest.mark.parametrize(("kind", "target"), [(CROSS, torch.arange(4)), (CROSS, torch.eye(4)), (BINARY, torch.eye(4))])
+def test_nothing_is_computed_in_64_bits_on_the_device(kind, target):
+    with NoDoubles():
+        one = heard(kind, 9 * torch.randn(4, 4), target)
+        assert mistaken_input(one) == "" and plain_loss(one) > 0
+        assert "standard deviation" in _too_large(one, 9.0, 1.0, 4, torch.randn(4, 1, 8, 8))
+
+
+class TwoHeads(Plain):
+    """Its second head, of coarser classes, ends in a softmax."""
+
+    num_classes = 10
+
+    def __init__(self, last):
+        super().__init__()
+        self.second = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), last)
+
+    def training_step(self, batch, batch_idx):
+        image, target, coarse = batch
+        return self.loss(image, target) + F.cross_entropy(self.second(image), coarse)
+
+
+def test_a_second_head_is_judged_too():
+    target = torch.tensor([3, 1, 9, 0, 7, 5])
+    loader = only((torch.randn(6, 1, 8, 8), target, target // 2))
+
+    assert check(TwoHeads(nn.Identity()), loader).global_step == 1
+    assert "of 2 cross entropies, number 2: cross_entropy was given prob" in said(TwoHeads(nn.Softmax(1)), loader)
+
+
+def test_a_second_fit_by_the_same_trainer_is_judged_but_for_the_size_of_its_loss(caplog):
+    caplog.set_level(logging.INFO)
+    trainer = check(Plain())
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(Takes(F.cross_entropy, scale=40.0), plain_loader(24, batch_size=12))
+    trainer.fit_loop.max_epochs = 3
+    with pytest.raises(RuntimeError, match="cross_entropy was given probabilities"):
+        trainer.fit(Takes(WRONG["softmax"][0]), plain_loader(24, batch_size=12))
+
+    assert "the fit of Takes goes on, so the size of its first loss says nothing" in caplog.text
 
 
 CHANGED_LABELS = {
@@ -245,7 +320,7 @@ def test_a_loss_that_is_not_finite_is_named():
     assert "the first loss of Takes is nan" in said(Takes(lambda logits, target: (logits - logits).log().sum() * 0))
 
 
-def test_a_resumed_fit_is_not_judged(tmp_path, caplog):
+def test_of_a_resumed_fit_the_size_of_the_loss_is_not_judged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     writer = ModelCheckpoint(tmp_path, filename="one", every_n_train_steps=1, save_top_k=-1)
     quiet_trainer(callbacks=[writer], max_steps=1, enable_checkpointing=True).fit(Plain(), plain_loader(24))
@@ -254,7 +329,7 @@ def test_a_resumed_fit_is_not_judged(tmp_path, caplog):
     trainer.fit(module, plain_loader(24), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 
     assert trainer.global_step == 2
-    assert "goes on from a checkpoint, so its first loss says nothing" in caplog.text
+    assert "goes on, so the size of its first loss says nothing" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,13 @@ def test_a_part_behind_a_factor_that_starts_at_zero_is_dead_for_one_step_only():
     assert check(OpensLate(), steps=2, action="error").global_step == 4
 
 
+def test_zeros_and_idle_optimizers_are_not_told_of_a_fit_that_ends_before_all_steps():
+    assert check(OpensLate(), steps=5, action="error", options={"fast_dev_run": True}).global_step == 1
+    assert check(StartsLate(), steps=5, action="error", options={"fast_dev_run": True}).global_step == 1
+    with pytest.raises(RuntimeError, match="exactly zero in 4 steps"):
+        check(Dead(), steps=4, action="error")
+
+
 def test_a_parameter_of_two_optimizers_is_named():
     assert "parameters network.0 (2 parameters), network.1 (2 parameters) stand in the optimizers 0 and 1" in said(
         Twice()
