@@ -2,7 +2,7 @@
 
 The module's own step is computed for each share of a grid, without a trace and with the random streams that the step
 will have, so the loss of the chosen one is the loss that is trained on. Public hooks used: those of `featured.py`,
-`on_fit_start`, `on_train_start`; the module's `training_step` is wrapped.
+`on_fit_start`, `on_train_start`, `on_train_batch_end`; the module's `training_step` is wrapped.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,12 +27,12 @@ from .answering import Answering
 from .featured import Featured
 from .loss import Loss
 from .method import callbacks_of
-from .targets import Mix
+from .targets import Mix, Targets
 
 __all__ = ["Searching"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Found:
     """A batch that was searched.
 
@@ -40,11 +40,13 @@ class _Found:
         images: The mixed ones that the step sees.
         batch: At the point beside the chosen one, mixed labels included.
         distance: From there to the chosen one.
+        taken: Whether a step has seen it.
     """
 
     images: Tensor
     batch: Any
     distance: float
+    taken: bool = False
 
 
 class Searching(Featured):
@@ -61,7 +63,8 @@ class Searching(Featured):
 
     Raises:
         ValueError: `reg_weight` is no such number, or there is no next point; at set-up, if the module optimises
-            manually; in the first batch, if `training_step` returns no loss.
+            manually or another that mixes acts later; in the first batch, if `training_step` returns no loss or was
+            given other images than those that were searched.
     """
 
     stands_alone = "it computes the module's own step before it mixes"
@@ -107,8 +110,17 @@ class Searching(Featured):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and not self.off and not pl_module.automatic_optimization:
-            kind = type(self).__name__
+        if stage != "fit" or self.off:
+            return
+        kind = type(self).__name__
+        later = [it for it in cast(list[Targets], self.rivals(trainer, Targets)) if _turn(it) > _turn(self)]
+        if later:
+            raise ValueError(
+                f"{kind}: {later[0].state_key} would mix the batch after it was searched, so the step would be taken "
+                f"at another point; leave {kind} at targets='loss', which acts last, and give the other "
+                "targets='sampled', or leave one of them out."
+            )
+        if not pl_module.automatic_optimization:
             raise ValueError(
                 f"{kind}: {type(pl_module).__name__} optimises manually, so its training_step cannot be computed "
                 "without stepping; use automatic optimization, or leave it out."
@@ -136,10 +148,22 @@ class Searching(Featured):
         if not self.off:
             self._trainer, self._replay = trainer, Replay(trainer)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if not all(found.taken for found in self._found):
+            raise ValueError(
+                f"{type(self).__name__}: training_step was given other images than those that were searched, so it was "
+                "not taken at the worst point; leave out what changes or copies the batch in between."
+            )
+
     def change(self, batch: Any, random: np.random.Generator) -> Any:
         assert self._trainer is not None
-        if self._found_at != self._trainer.global_step:
-            self._found, self._found_at = [], self._trainer.global_step
+        same = self._found_at == self._trainer.global_step
+        # A batch that was skipped is never taken.
+        self._found = [it for it in self._found if same and it.taken]
+        self._found_at = self._trainer.global_step
         self._changing = batch, random
         try:
             return super().change(batch, random)
@@ -159,11 +183,13 @@ class Searching(Featured):
         losses = [self._loss_ahead(mixed(point)[1]) for point in self.points]
         # A loss that is not a number is no worst case.
         chosen = int(np.argmax(np.nan_to_num(losses, nan=-math.inf)))
-        mix, _ = mixed(self.points[chosen])
+        mix, searched = mixed(self.points[chosen])
+        distance = 0.0
         if self.reg_weight:
             beside = chosen + 1 if chosen + 1 < len(self.points) else chosen - 1
             distance = abs(self.points[beside] - self.points[chosen])
-            self._found.append(_Found(mix.images, mixed(self.points[beside])[1], distance))
+            searched = mixed(self.points[beside])[1]
+        self._found.append(_Found(mix.images, searched, distance))
         return mix
 
     def _loss_ahead(self, batch: Any) -> float:
@@ -206,8 +232,10 @@ class Searching(Featured):
             return proceed(*args, **kwargs)
         images = self.fields.image(args[0])
         # A wrapper of the module may hand on other objects around the same memory.
-        found = next((it for it in self._found if it.images.data_ptr() == images.data_ptr()), None)
-        if found is None:
+        found = next((it for it in self._found if _place(it.images) == _place(images)), None)
+        if found is not None:
+            found.taken = True
+        if found is None or not self.reg_weight:
             return proceed(*args, **kwargs)
         streams = read_streams(trainer.strategy.root_device)
         output = resolved(proceed(*args, **kwargs))
@@ -241,6 +269,15 @@ def _unheard(trainer: Trainer) -> Iterator[None]:
     finally:
         for it, outputs in zip(listening, heard, strict=True):
             it._outputs = outputs
+
+
+def _turn(mixer: Targets) -> tuple[bool, str]:
+    """By which those that mix act one after the other."""
+    return mixer.acts_last, mixer.state_key
+
+
+def _place(images: Tensor) -> tuple[int, torch.Size]:
+    return images.data_ptr(), images.shape
 
 
 def _loss_in(output: Any) -> Tensor | None:

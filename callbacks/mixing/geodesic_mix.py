@@ -97,7 +97,7 @@ def geodesic_images(images: Tensor, partner: Tensor, s: float) -> Tensor:
         partner: int64 `(B,)`.
         s: Point on the way, 0 to 1.
     """
-    return mixup_images(images, partner, 1 - s)
+    return mixup_images(images, partner, 1 - s, owner="GeodesicMix")
 
 
 def smoothness(loss: Tensor, beside: Tensor, distance: float) -> Tensor:
@@ -123,9 +123,9 @@ class GeodesicMix(Searching):
     In each training micro-batch the classes are paired at random and the samples of each pair matched by optimal
     transport, so that they move least. On the way from each to its match lies the geodesic between the two classes;
     labels are mixed by how far it is gone. The module's loss is computed at `n_geodesic` points of it without a trace,
-    and the batch is trained on at the one where it is highest; how fast the loss changes from there to the next point
-    may be added to it. Integer labels stay integers, so metrics count the own label. Samples without a match are left
-    as they are. Validation, test and prediction stay untouched.
+    and the batch is trained on at the one where it is highest; how fast the loss changes from there to the next point,
+    from the last to the one before, may be added to it. Integer labels stay integers, so metrics count the own label.
+    Samples without a match are left as they are. Validation, test and prediction stay untouched.
 
     Args:
         n_geodesic: Points at which the loss is computed, >= 1; evenly from the first of `s_range` to the last.
@@ -149,9 +149,10 @@ class GeodesicMix(Searching):
         images `(B, C, H, W)`, floating point; labels int64 `(B,)`.
 
     Raises:
-        ValueError: a setting outside its range; another callback mixes the loss; the number of classes is unknown; the
-            module optimises manually; the features cannot be had; at the first step, images that are not floating
-            point, labels that are no classes, a step without a loss, or a loss that cannot be seen.
+        ValueError: a setting outside its range; another callback mixes the loss, or the batch once it was searched; the
+            number of classes is unknown; the module optimises manually; the features cannot be had; at the first step,
+            images that are not floating point, labels that are no classes, as -100, a step without a loss, or a loss
+            that cannot be seen.
 
     Example:
         >>> import torch
@@ -175,7 +176,8 @@ class GeodesicMix(Searching):
         performance on it. Transport is between the samples that a batch has of two classes, by an exact matching; of
         classes of different sizes the surplus is left as it is, where a transport of mass would split samples. One
         point is chosen for all pairs of a batch, on a grid. Both samples of a pair move towards each other, so a batch
-        keeps its size. The regulariser is the slope of the loss between the chosen point and the next of the grid.
+        keeps its size. The regulariser is the slope of the loss between the chosen point and the next of the grid, of
+        the last and the one before.
 
     See also:
         `MixUp`, whose partners and shares are random.
@@ -237,7 +239,13 @@ class GeodesicMix(Searching):
                 f"GeodesicMix: it matches classes, and the labels are {str(labels.dtype).removeprefix('torch.')} "
                 f"{tuple(labels.shape)}; give integers (B,), or take MixUp."
             )
-        return geodesic_partner(self.features_of(images), labels.cpu(), draw.order).to(images.device)
+        labels = labels.cpu()
+        if (low := int(labels.min())) < 0:
+            raise ValueError(
+                f"GeodesicMix: a label is {low}, which is no class, and it matches classes; leave samples without one "
+                "out of the training set, or take MixUp."
+            )
+        return geodesic_partner(self.features_of(images), labels, draw.order).to(images.device)
 
     def at(self, images: Tensor, partner: Tensor, point: float) -> Mix:
         return Mix(geodesic_images(images, partner, point), partner, 1 - point)

@@ -207,10 +207,10 @@ class IntraClusterMixup(Prepared):
         partner = intra_cluster_partner(draw.partner.to(images.device), nearest_centroid(features, centroids))
         if len(draw.lam) == 1:
             lam = float(draw.lam)
-            return Mix(mixup_images(images, partner, lam, self.blocks), partner, lam)
+            return Mix(mixup_images(images, partner, lam, self.blocks, "IntraClusterMixup"), partner, lam)
         # Rounded to the images' dtype first, so that images and labels are mixed in the same shares.
         shares = draw.lam.to(images.dtype).to(images.device, non_blocking=True)
-        return Mix(mixup_images(images, partner, shares, self.blocks), partner, shares.float())
+        return Mix(mixup_images(images, partner, shares, self.blocks, "IntraClusterMixup"), partner, shares.float())
 
 
 def _as_rows(centroids: Sequence[Sequence[float]]) -> Tensor:

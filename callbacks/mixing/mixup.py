@@ -21,7 +21,9 @@ __all__ = ["MixUp", "MixUpDraw", "mixup_images"]
 _CHUNK = 2**21
 
 
-def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor, blocks: Blocks | None = None) -> Tensor:
+def mixup_images(
+    images: Tensor, partner: Tensor, lam: float | Tensor, blocks: Blocks | None = None, owner: str = "MixUp"
+) -> Tensor:
     """MixUp images: each interpolated with its partner.
 
     `lam * images + (1 - lam) * images[partner]`, Eq. 1, as one linear interpolation. So an image mixed with
@@ -32,6 +34,7 @@ def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor, blocks: B
         partner: int64 `(B,)`, which sample each is mixed with.
         lam: Share of the own image in [0, 1]: one number, or `(B,)` of the images' dtype.
         blocks: Where memory for the result is taken from on the CPU; None takes fresh memory.
+        owner: Who mixes; the subject of the error.
 
     Returns:
         New tensor with shape, dtype and memory format of `images`.
@@ -41,8 +44,8 @@ def mixup_images(images: Tensor, partner: Tensor, lam: float | Tensor, blocks: B
     """
     if not images.is_floating_point():
         raise ValueError(
-            f"MixUp: the images are {images.dtype}, which cannot hold a mixture; convert them to floats before (in the "
-            "dataset or in `on_after_batch_transfer`), or use CutMix."
+            f"{owner}: the images are {images.dtype}, which cannot hold a mixture; convert them to floats before (in "
+            "the dataset or in `on_after_batch_transfer`), or use CutMix."
         )
     partner = partner.to(images.device, non_blocking=True)
     if isinstance(lam, Tensor):

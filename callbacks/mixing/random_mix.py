@@ -141,6 +141,8 @@ class RandomMix(Targets):
             whole("RandomMix", "off_epoch", off_epoch, 0)
         if not isinstance(mixers, Sequence) or not mixers:
             raise ValueError(f"RandomMix: mixers is {mixers!r}; give a list of at least one, as [MixUp(), CutMix()].")
+        if weights is not None and (not isinstance(weights, Sequence) or isinstance(weights, str)):
+            raise ValueError(f"RandomMix: weights is {weights!r}; give a list of a number for each mixer, or None.")
         weights = [1.0] * len(mixers) if weights is None else list(weights)
         if len(weights) != len(mixers):
             raise ValueError(
@@ -169,7 +171,10 @@ class RandomMix(Targets):
         return RandomMixDraw(mixer, self.mixers[mixer].draw(shape, random))
 
     def mix(self, images: Tensor, draw: RandomMixDraw) -> Mix:
-        return self.mixers[draw.mixer].mix(images, draw.draw)
+        try:
+            return self.mixers[draw.mixer].mix(images, draw.draw)
+        except ValueError as error:
+            raise ValueError(f"RandomMix: one of its mixers refuses: {error}") from error
 
 
 def _refuse(mixer: Targets, weight: float) -> None:

@@ -128,7 +128,9 @@ class RegMixup(Targets):
         partner = draw.partner.to(images.device, non_blocking=True)
         if len(draw.lam) == 1:
             lam = float(draw.lam)
-            return Mix(mixup_images(images, partner, lam, self.blocks), partner, lam, beside=self.eta)
+            return Mix(mixup_images(images, partner, lam, self.blocks, "RegMixup"), partner, lam, beside=self.eta)
         # Rounded to the images' dtype first, so that images and labels are mixed in the same shares.
         shares = draw.lam.to(images.dtype).to(images.device, non_blocking=True)
-        return Mix(mixup_images(images, partner, shares, self.blocks), partner, shares.float(), beside=self.eta)
+        return Mix(
+            mixup_images(images, partner, shares, self.blocks, "RegMixup"), partner, shares.float(), beside=self.eta
+        )

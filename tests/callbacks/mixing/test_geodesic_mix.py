@@ -14,13 +14,13 @@ import ot
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_vision.callbacks import SAM, Distillation, GeodesicMix
+from lightning_vision.callbacks import SAM, CutMix, Distillation, GeodesicMix, MixUp
 from lightning_vision.callbacks.mixing.geodesic_mix import (
     GeodesicMixDraw,
     geodesic_images,
@@ -242,6 +242,43 @@ def test_soft_labels_are_searched_alike(fit: Callable[..., Any]) -> None:
     assert distance(ours.state_dict(), theirs.state_dict()) < 1e-5
 
 
+@pytest.mark.parametrize("other", [CutMix(), MixUp(targets="sampled")])
+@pytest.mark.parametrize("targets", ["soft", "sampled"])
+def test_one_that_mixes_after_the_search_is_refused(other: Any, targets: Any, fit: Callable[..., Any]) -> None:
+    searching = GeodesicMix(targets=targets, num_classes=10)
+    with pytest.raises(ValueError) as refusal:
+        fit(Plain(), [searching, other], plain_loader(12), max_epochs=1)
+
+    assert str(refusal.value) == (
+        f"GeodesicMix: {other.state_key} would mix the batch after it was searched, so the step would be taken at "
+        "another point; leave GeodesicMix at targets='loss', which acts last, and give the other "
+        "targets='sampled', or leave one of them out."
+    )
+
+
+@pytest.mark.parametrize("targets", ["loss", "soft"])
+def test_one_that_mixes_before_the_search_is_welcome(targets: Any, fit: Callable[..., Any]) -> None:
+    module = Asked(dropout=0.0)
+    # Of those that act at one time the names decide, here CutMix before GeodesicMix.
+    mixers = [GeodesicMix(3, targets=targets, num_classes=10), CutMix(targets="sampled")]
+    fit(module, mixers, plain_loader(24, batch_size=12), max_epochs=1)
+
+    assert len(module.asked) == 2 * 5
+
+
+@pytest.mark.parametrize("reg_weight", [0.0, 0.1])
+def test_a_step_that_is_given_copies_of_the_searched_images_is_refused(
+    reg_weight: float, fit: Callable[..., Any]
+) -> None:
+    class Copying(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            step = pl_module.training_step
+            pl_module.training_step = lambda batch, batch_idx: step([batch[0].clone(), batch[1]], batch_idx)
+
+    with pytest.raises(ValueError, match="GeodesicMix: training_step was given other images than those that were sea"):
+        fit(Plain(), [GeodesicMix(reg_weight=reg_weight), Copying()], plain_loader(12), max_epochs=1)
+
+
 def test_processes_search_at_the_same_batches() -> None:
     callback = GeodesicMix(prob=0.5)
     coins = []
@@ -264,6 +301,7 @@ class NoLoss(Plain):
     [
         (TwoOptimizers, torch.arange(12) % 10, "GeodesicMix: TwoOptimizers optimises manually"),
         (NoLoss, torch.arange(12) % 10, "GeodesicMix: training_step returned dict without a loss"),
+        (Plain, torch.arange(12) % 3 - 100, "GeodesicMix: a label is -100, which is no class, and it matches classes"),
         (Plain, torch.rand(12, 10), r"GeodesicMix: it matches classes, and the labels are float32 \(6, 10\)"),
     ],
 )

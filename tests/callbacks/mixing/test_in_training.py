@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lightning_vision.callbacks import GeodesicMix, IntraClusterMixup, RandomMix, RegMixup
 from lightning_vision.callbacks.mixing.cutmix import CutMix
 from lightning_vision.callbacks.mixing.mixup import MixUp
 from lightning_vision.callbacks.sharpness.sam import SAM
@@ -217,7 +218,7 @@ def test_images_in_half_precision_are_mixed_in_it(
     assert distance(weights(module), weights(before)) > 1e-3
 
 
-def test_cutmix_mixes_uint8_and_mixup_refuses_it(fit: Callable[..., Any]) -> None:
+def test_cutmix_mixes_uint8_and_others_refuse_it_by_their_names(fit: Callable[..., Any]) -> None:
     class Normalising(Reading):
         def forward(self, image: Tensor) -> Tensor:
             return super().forward(image / 255)
@@ -227,5 +228,12 @@ def test_cutmix_mixes_uint8_and_mixup_refuses_it(fit: Callable[..., Any]) -> Non
     fit(module, [CutMix()], loader, max_epochs=1)
 
     assert module.seen[0][0].dtype == torch.uint8
-    with pytest.raises(ValueError, match=r"MixUp: the images are torch\.uint8, which cannot hold a mixture; convert"):
-        fit(Normalising(), [MixUp()], loader, max_epochs=1)
+    for mixer, named in (
+        (MixUp(), "MixUp"),
+        (RegMixup(), "RegMixup"),
+        (RandomMix([MixUp()]), "RandomMix: one of its mixers refuses: MixUp"),
+        (GeodesicMix(), "GeodesicMix"),
+        (IntraClusterMixup(n_clusters=2), "IntraClusterMixup"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{named}: the images are torch\.uint8, which cannot hold a mixture; "):
+            fit(Normalising(), [mixer], loader, max_epochs=1)

@@ -182,6 +182,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: RandomMix([MixUp(), CutMix()], [1, -1]),
         "one of weights is -1; give a finite number of at least 0.",
     ),
+    "weights of a dict": (
+        lambda: RandomMix([MixUp(), CutMix()], {0: 1, 1: 2}),  # type: ignore[arg-type]  # refused
+        "weights is {0: 1, 1: 2}; give a list of a number for each mixer, or None.",
+    ),
+    "one number for weights": (
+        lambda: RandomMix([MixUp(), CutMix()], 0.5),  # type: ignore[arg-type]  # refused
+        "weights is 0.5; give a list of a number for each mixer, or None.",
+    ),
     "all weights zero": (
         lambda: RandomMix([MixUp()], [0]),
         "all weights are 0, so no mixer is ever drawn; to switch it off, set prob=0.",
