@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from ..hooks._added import is_added
 from ..hooks._findings import Action
-from ..hooks._frozen import lies_in
+from ..hooks._frozen import lies_in, part_name
+from ..hooks._live_tensors import plain_name
 from ..hooks.folded import Folded
 from ..hooks.freezing import Freezing
 from ..hooks.inspections import Inspections
@@ -24,6 +25,8 @@ __all__ = ["FrozenPartCheck", "frozen_parts", "part_at"]
 def frozen_parts(module: nn.Module) -> list[str]:
     """The largest parts of a module of whose parameters none requires a gradient, and parameters frozen singly.
 
+    Names are those that they have when no part is compiled.
+
     >>> body = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Linear(2, 2))
     >>> _ = body[1].requires_grad_(False), body[2].bias.requires_grad_(False)
     >>> frozen_parts(body)
@@ -32,9 +35,11 @@ def frozen_parts(module: nn.Module) -> list[str]:
     found: list[str] = []
     for name, part in module.named_modules():
         parameters = list(part.parameters())
+        name = part_name(name)
         if name and parameters and not any(it.requires_grad for it in parameters) and not lies_in(name, found):
             found.append(name)
-    found += [name for name, it in module.named_parameters() if not it.requires_grad and not lies_in(name, found)]
+    frozen = [plain_name(name) for name, it in module.named_parameters() if not it.requires_grad]
+    found += [name for name in frozen if not lies_in(name, found)]
     # What a callback adds it sees to itself.
     return [name for name in found if not is_added(name)]
 
@@ -67,9 +72,10 @@ class FrozenPartCheck(Inspections):
     weight decay and momentum. Should one move it all the same, the check says which.
 
     Args:
-        parts: Dotted names of parts or parameters, or of a teacher kept in a plain list (`teachers.0`). None: whatever
-            is frozen when training starts, until someone thaws it; of what a callback freezes and lets run in training
-            mode, as `SlimFit` and `LoRA` do, batch norm's statistics may move.
+        parts: Dotted names of parts or parameters, without the `_orig_mod` of compiled ones, or of a teacher kept in a
+            plain list (`teachers.0`). None: whatever is frozen when training starts, each layer until someone thaws it;
+            of what a callback freezes and lets run in training mode, as `SlimFit` and `LoRA` do, batch norm's
+            statistics may move.
         may_move: Names of parts, or inside of parts, that follow others by design, as a momentum teacher does: they may
             change, but get no gradient and share no memory. They need not be among `parts`.
         every_n_steps: Optimizer steps from one look to the next, >= 1.
@@ -103,13 +109,15 @@ class FrozenPartCheck(Inspections):
         for argument, value in (("parts", parts), ("may_move", may_move)):
             if isinstance(value, str) or (value is not None and not all(it and isinstance(it, str) for it in value)):
                 raise ValueError(f"FrozenPartCheck: {argument} is {value!r}; give a list of dotted names.")
-        self.parts, self.may_move, self._movable = parts, may_move, may_move or []
+        self.parts, self.may_move = parts, may_move
+        self._movable = [part_name(it) for it in may_move or ()]
         self._watched: dict[str, nn.Module | nn.Parameter] = {}
         self._then: dict[str, int] = {}
         self._norms_may_run = False
 
     def begin(self, pl_module: LightningModule, optimizers: Sequence[Optimizer]) -> list[str]:
-        named = [*(frozen_parts(pl_module) if self.parts is None else self.parts), *self._movable]
+        parts = frozen_parts(pl_module) if self.parts is None else map(part_name, self.parts)
+        named = [*parts, *self._movable]
         self._watched = {}
         for path in dict.fromkeys(named):
             if any(path.startswith(f"{other}.") for other in named):
@@ -140,13 +148,24 @@ class FrozenPartCheck(Inspections):
 
     def inspect(self, pl_module: LightningModule, optimizers: Sequence[Optimizer]) -> list[str]:
         if self.parts is None:
-            kept = {it: part for it, part in self._watched.items() if _is_frozen(part) or lies_in(it, self._movable)}
-            self._watched = kept
+            self._watched = self._still_frozen()
         now = self._fingerprints()
         moved = [name for name, number in self._then.items() if now.get(name, number) != number]
         self._then = now
         moved = [name for name in moved if not lies_in(name, self._movable)]
         return self._gradients() + self._moved(moved, optimizers) + self._shared(pl_module, optimizers)
+
+    def _still_frozen(self) -> dict[str, nn.Module | nn.Parameter]:
+        """What is watched, and of a part of which something was thawed the rest."""
+        found: dict[str, nn.Module | nn.Parameter] = {}
+        for path, part in self._watched.items():
+            if _is_frozen(part) or lies_in(path, self._movable):
+                found[path] = part
+            elif isinstance(part, nn.Module):
+                inside = [it.removeprefix(f"{path}.") for it in self._movable if it.startswith(f"{path}.")]
+                rest = [*inside, *(it for it in frozen_parts(part) if not lies_in(it, inside))]
+                found |= {f"{path}.{it}": part_at(part, it) for it in rest}
+        return found
 
     def end(self) -> None:
         self._watched, self._then = {}, {}
@@ -200,9 +219,9 @@ class FrozenPartCheck(Inspections):
         found = []
         for path, part in self._watched.items():
             trained: dict[str, Tensor] = {
-                name: it
+                plain_name(name): it
                 for name, it in pl_module.named_parameters(remove_duplicate=False)
-                if it.requires_grad and name != path and not name.startswith(f"{path}.")
+                if it.requires_grad and not lies_in(plain_name(name), (path,))
             }
             for own, other in overlapping(_tensors(path, part), trained)[:1]:
                 found.append(
@@ -219,20 +238,20 @@ def _is_frozen(part: nn.Module | nn.Parameter) -> bool:
 def _parameters(path: str, part: nn.Module | nn.Parameter) -> dict[str, nn.Parameter]:
     if isinstance(part, nn.Parameter):
         return {path: part}
-    return {f"{path}.{name}": it for name, it in part.named_parameters()}
+    return {plain_name(f"{path}.{name}"): it for name, it in part.named_parameters()}
 
 
 def _tensors(path: str, part: nn.Module | nn.Parameter) -> dict[str, Tensor]:
     """Parameters and buffers by their names in the module."""
-    buffers = {} if isinstance(part, nn.Parameter) else {f"{path}.{name}": it for name, it in part.named_buffers()}
-    return {**_parameters(path, part), **buffers}
+    buffers = {} if isinstance(part, nn.Parameter) else dict(part.named_buffers())
+    return {**_parameters(path, part), **{plain_name(f"{path}.{name}"): it for name, it in buffers.items()}}
 
 
 def _running_norms(path: str, part: nn.Module | nn.Parameter) -> list[str]:
     """Batch norms that measure now."""
     layers = [] if isinstance(part, nn.Parameter) else part.named_modules()
     return [
-        f"{path}.{name}" if name else path
+        part_name(f"{path}.{name}" if name else path)
         for name, it in layers
         if isinstance(it, _BatchNorm) and it.training and it.track_running_stats
     ]

@@ -178,6 +178,37 @@ def test_a_part_that_head_first_thaws_is_let_go_unless_it_was_named():
         fit(seeded(Plain), HeadFirst(**thaws), FrozenPartCheck(["network.0"], None, 1), max_epochs=2, max_steps=-1)
 
 
+class Thaws(Callback):
+    """Thaws the last layer of a frozen teacher after a step."""
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        pl_module.teacher[5].requires_grad_(True)
+
+
+def test_of_a_part_of_which_one_layer_is_thawed_the_others_are_watched_on():
+    fit(seeded(Taught), Thaws(), FrozenPartCheck(every_n_steps=1))
+
+    with pytest.raises(RuntimeError, match=r"after step 2, parameters of `teacher\.0` moved"):
+        fit(seeded(Taught), Thaws(), Nudge("teacher.0", 2), FrozenPartCheck(every_n_steps=1))
+    with pytest.raises(RuntimeError, match=r"after step 1, `teacher\.5` requires a gradient"):
+        fit(seeded(Taught), Thaws(), FrozenPartCheck(may_move=["teacher.5"]))
+
+
+@pytest.mark.parametrize("part", ["teacher", "teacher.0", "teacher._orig_mod.0"])
+def test_parts_of_a_compiled_network_have_their_plain_names(part, compiler):
+    module = seeded(Taught)
+    module.teacher = torch.compile(module.teacher, backend="eager")
+
+    assert frozen_parts(module) == ["teacher"]
+    with torch.compiler.set_stance("force_eager"):
+        fit(module, Nudge("teacher", 1), FrozenPartCheck(may_move=[part]))
+        with pytest.raises(RuntimeError, match=r"parameters of `teacher(\.0)?` moved \(`teacher\.0\.weight`\)"):
+            fit(module, Nudge("teacher", 1), FrozenPartCheck([part]))
+        module.teacher.train()
+        with pytest.raises(RuntimeError, match=r"batch norm `teacher\.1` of the frozen part `teacher` ran"):
+            fit(module, FrozenPartCheck())
+
+
 def test_batch_norms_that_a_callback_freezes_and_lets_run_are_no_fault_unless_they_were_named():
     class NormsRun(Freezing):
         rests = ""
