@@ -21,7 +21,12 @@ def complementary_negative_log(logits: Tensor, complementary: Tensor) -> Tensor:
     Args:
         logits: `(B, K)`, K of at least 2.
         complementary: Class that each image does not show, int64 `(B,)`.
+
+    Raises:
+        ValueError: a label is none of the classes 0 to K - 1, or no whole number.
     """
+    _check(complementary, logits.shape[1])
+    logits = _wide(logits)
     shown = F.one_hot(complementary, logits.shape[1]).bool()
     others = logits.masked_fill(shown, float("-inf"))
     return (logits.logsumexp(1) - others.logsumexp(1)).mean()
@@ -37,10 +42,25 @@ def complementary_forward(logits: Tensor, complementary: Tensor, transition: Ten
         complementary: Class that each image does not show, int64 `(B,)`.
         transition: Q, `Q[k, j]` the probability that an image of class k is given the complementary label j; None draws
             it evenly from the other classes.
+
+    Raises:
+        ValueError: a label is none of the classes 0 to K - 1, or no whole number; the transition is not of K classes,
+            or draws a label of this batch from no class.
     """
+    logits, count = _wide(logits), logits.shape[1]
+    _check(complementary, count)
     if transition is None:
-        count = logits.shape[1]
         transition = (1 - torch.eye(count, dtype=logits.dtype, device=logits.device)) / (count - 1)
+    elif len(transition) != count:
+        raise ValueError(
+            f"transition is of {len(transition)} classes, and the logits are of {count}; give one of the classes that "
+            "the network tells apart."
+        )
+    elif bool((never := transition.sum(0) == 0)[complementary].any()):
+        raise ValueError(
+            f"the batch has a label of {never.nonzero().flatten().tolist()}, which the transition never draws; give "
+            "the transition that the labels were drawn by."
+        )
     # In logs, for a probability that rounds to 0 has none; of the given labels alone, for one that nobody draws has no
     # gradient, which would be everybody's.
     drawn = transition.T.log()[complementary]
@@ -56,7 +76,10 @@ class ComplementaryNegativeLog(nn.Module):
     their loss is none.
 
     Shape:
-        logits `(B, K)`; target int64 `(B,)`; result a scalar.
+        logits `(B, K)`; target int64 `(B,)`; result a scalar, of narrower logits float32.
+
+    Raises:
+        ValueError: in a batch, what `complementary_negative_log` raises.
 
     Example:
         >>> loss = ComplementaryNegativeLog()
@@ -81,10 +104,11 @@ class ComplementaryForward(nn.Module):
             k. None: any class but k, evenly.
 
     Shape:
-        logits `(B, K)`; target int64 `(B,)`; result a scalar.
+        logits `(B, K)`; target int64 `(B,)`; result a scalar, of narrower logits float32.
 
     Raises:
-        ValueError: `transition` is no square of numbers of at least 0 whose rows add up to 1.
+        ValueError: `transition` is no square of numbers of at least 0 whose rows add up to 1; in a batch, what
+            `complementary_forward` raises.
 
     Example:
         >>> ComplementaryForward()(torch.zeros(1, 4), torch.tensor([2])), torch.tensor(0.25).log()
@@ -110,6 +134,25 @@ class ComplementaryForward(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         return complementary_forward(logits, target, self.transition)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In single precision at least: the difference of two logarithms of sums vanishes in half of it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _check(complementary: Tensor, classes: int) -> None:
+    if complementary.is_floating_point() or complementary.ndim != 1:
+        raise ValueError(
+            f"complementary labels are {str(complementary.dtype).removeprefix('torch.')} "
+            f"{tuple(complementary.shape)} and must be whole numbers (B,), the class that each image does not show; "
+            "where a callback mixes them, leave it at targets='loss'."
+        )
+    if bool(((complementary < 0) | (complementary >= classes)).any()):
+        raise ValueError(
+            f"complementary labels run from {int(complementary.min())} to {int(complementary.max())}, and the logits "
+            f"are of the classes 0 to {classes - 1}; leave images without such a label out of the training set."
+        )
 
 
 def _draws(matrix: Tensor) -> bool:

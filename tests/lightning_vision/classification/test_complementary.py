@@ -3,6 +3,7 @@
 That mixtures of labels are followed exactly is proved in `tests/callbacks/hooks/test_losses_seen.py`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from lightning_vision.classification.complementary import (
 )
 from support.data import plain_loader
 from support.trainers import quiet_trainer
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -76,6 +79,54 @@ def test_a_network_that_is_sure_of_the_wrong_class_gets_a_gradient(loss: object,
     assert value.item() == pytest.approx(1000, abs=1)
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.tensor([[1.0, *[-1 / others] * others]]), atol=1e-4, rtol=0)
+
+
+LOSSES = pytest.mark.parametrize("loss", [complementary_negative_log, complementary_forward])
+
+
+@LOSSES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_in_half_precision_get_the_gradient_of_double_precision(loss: Loss, dtype: torch.dtype) -> None:
+    """A network that is right and sure, whose small gradient is a difference of numbers that half precision rounds."""
+    rows = torch.tensor([[8.0, 0.0, 1.0, 2.0], [0.0, 3.0, 1.0, 2.0]], dtype=dtype)
+    narrow, wide = rows.clone().requires_grad_(), rows.double().requires_grad_()
+    for logits in (narrow, wide):
+        loss(logits, torch.tensor([1, 2])).backward()
+    assert narrow.grad is not None and wide.grad is not None
+
+    torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=2**-7, atol=1e-7)
+
+
+@LOSSES
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([-1, 2], "complementary labels run from -1 to 2, and the logits are of the classes 0 to 4; leave images"),
+        ([0, 5], "complementary labels run from 0 to 5, and the logits are of the classes 0 to 4; leave images"),
+        (
+            [[0.5] * 5] * 2,
+            r"complementary labels are float32 \(2, 5\) and must be whole numbers \(B,\), the class that",
+        ),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(loss: Loss, labels: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loss(torch.zeros(2, 5), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("transition", "message"),
+    [
+        ([[1.0]], "transition is of 1 classes, and the logits are of 3; give one of the classes that the network"),
+        (
+            [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]],
+            r"the batch has a label of \[2\], which the transition n",
+        ),
+    ],
+)
+def test_a_transition_of_other_labels_is_refused(transition: list[list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ComplementaryForward(transition)(torch.zeros(2, 3), torch.tensor([0, 2]))
 
 
 def test_a_classifier_trains_with_one_and_its_checkpoint_holds_it(tmp_path: Path) -> None:
