@@ -155,13 +155,13 @@ class Schedule(Method):
         if self._rates:
             # Not in on_fit_start: asking for the loader's length there makes Lightning forget the loader's saved state.
             warning = self.plan(*lengths_of_a_part(trainer, pl_module))
-            if warning is not None:
+            if warning is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # declared nowhere
                 rank_zero_warn(warning)
-        self._set(type(pl_module).__name__)
+        self._set(trainer, type(pl_module).__name__)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._set(type(pl_module).__name__)
+        self._set(trainer, type(pl_module).__name__)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
@@ -170,8 +170,12 @@ class Schedule(Method):
                 if optimizer is rate.optimizer:
                     rate.give_back(state["param_groups"])
 
-    def _set(self, module: str) -> None:
+    def _set(self, trainer: Trainer, module: str) -> None:
+        # Lightning's StochasticWeightAveraging takes the place of one when its averaging begins.
+        standing = {id(config.scheduler) for config in trainer.lr_scheduler_configs}
         for rate in self._rates:
+            if id(rate) not in standing:
+                continue
             groups = len(rate.optimizer.param_groups)
             if groups != len(rate.base_lrs):
                 raise ValueError(

@@ -10,6 +10,8 @@ Public hooks used: `setup`, `on_fit_start`, `on_train_start`, `on_train_batch_st
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
@@ -37,7 +39,8 @@ class Values(Method):
 
     Not before the first one: by a setting of 0 another callback would take itself for switched off for the whole fit.
 
-    How names are read is told in `_attributes.py`. Files hold parameter groups as the module made them. A buffer is
+    How names are read is told in `_attributes.py`. Files hold parameter groups and hyperparameters as they were before
+    the fit. A buffer is
     filled where it lies and is in a file what it was at that step; of what it was before the fit the callback's own
     state tells a resumed run.
 
@@ -110,6 +113,9 @@ class Values(Method):
             return proceed(*args, **kwargs)
 
         self.undo_later(Around(trainer.strategy, "batch_to_device", set_first).undo)
+        if any(it.name.startswith("hparams.") for _, it in found):
+            # Files of weights alone, which have hyperparameters too, reach no hook of a callback.
+            self.undo_later(Around(pl_module, "on_save_checkpoint", self._with_own_hparams(pl_module)).undo)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -118,7 +124,7 @@ class Values(Method):
         self._clock = Clock(trainer, pl_module)
         self.undo_later(self._stop)
         warning = self.begins(self._clock.now())
-        if warning is not None:
+        if warning is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # declared nowhere
             rank_zero_warn(warning)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -159,6 +165,19 @@ class Values(Method):
             value = self.value(asked, own, moment)
             whole = isinstance(own, int) and float(value).is_integer()
             attribute.set(int(value) if whole else value)
+
+    def _with_own_hparams(self, pl_module: LightningModule) -> Callable[..., Any]:
+        def save(proceed: Callable[..., Any], checkpoint: dict[str, Any]) -> None:
+            copies: dict[int, Any] = {}
+            kept = deepcopy(checkpoint[pl_module.CHECKPOINT_HYPER_PARAMS_KEY], copies)
+            for _, it, own in self._held:
+                if it.name.startswith("hparams."):
+                    holder = kept if it.owner is pl_module.hparams else copies[id(it.owner)]
+                    replace(it, owner=holder).put_back(own)
+            checkpoint[pl_module.CHECKPOINT_HYPER_PARAMS_KEY] = kept
+            proceed(checkpoint)
+
+        return save
 
     def _check_groups(self, attribute: Attribute, module: str) -> None:
         if attribute.group is None or len(attribute.owner.param_groups) == attribute.groups:

@@ -35,7 +35,8 @@ class Ramp(Values):
             `network.*.p` (that of all submodules that have one); `optimizer.weight_decay` or another entry of the
             parameter groups, of all groups that have it, where a weight decay of 0 stays 0; `datamodule. ...`;
             `callbacks.MixUp.alpha` for another callback of the Trainer, by its state key or, if there is one of it, its
-            class. A tensor of one element, such as a buffer, is filled.
+            class. A tensor of one element, such as a buffer, is filled. Files hold `hparams. ...` as it was
+            before the fit.
         end: Value of the last step and after it; `own` is what the number was before the fit.
         start: Value before the stretch; likewise. Neutral: both `own`.
         begin: Where the stretch begins, in the unit of `interval`, >= 0.

@@ -11,13 +11,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_vision.callbacks import ExactResume, WarmRestarts
+from lightning_vision.callbacks import ExactResume, OneCycle, WarmRestarts, WeightDecayRamp
 from lightning_vision.callbacks.hooks.schedule import Schedule
-from support.data import ResumableLoader, labelled_images
+from support.data import ResumableLoader, labelled_images, plain_loader
 from support.modules import PastLightning, Plain, TwoOptimizers
 from support.resuming import KilledError, differences, newest, record
 from support.trainers import quiet_trainer
@@ -324,6 +329,27 @@ def test_weights_only_files_resume_nothing_but_load(tmp_path):
 
     assert "callbacks" not in torch.load(newest(tmp_path), weights_only=True)
     assert Unscheduled.load_from_checkpoint(newest(tmp_path), weights_only=True).network is not None
+
+
+def test_once_lightnings_averaging_has_taken_its_place_it_sets_no_rates():
+    used = []
+
+    class Used(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            used.append(optimizer.param_groups[-1]["lr"])
+
+    averaging = StochasticWeightAveraging(swa_lrs=0.5, swa_epoch_start=1, annealing_epochs=1)
+    record(Unscheduled(), lambda: plain_loader(12), [averaging, Halving(), Used()], max_epochs=4)
+
+    assert (used[:2], set(used[2:])) == ([0.02, 0.02], {0.5})
+
+
+def test_a_rehearsal_says_nothing_of_an_unknown_end():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="OneCycle")
+        warnings.filterwarnings("error", message="WeightDecayRamp")
+        record(Plain(), loader, [OneCycle(replace=True), WeightDecayRamp()], fast_dev_run=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

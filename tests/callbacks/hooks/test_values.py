@@ -172,6 +172,24 @@ def test_a_resumed_run_knows_what_a_buffer_was_before_the_fit(every: int, tmp_pa
     assert float(resumed.temperature) == 2.0
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_files_hold_hyperparameters_as_they_were_before_the_fit(alone: bool, tmp_path: Path) -> None:
+    class Configured(Plain):
+        def __init__(self, temperature: float = 4.0, loss_: Any = None) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    module = Configured(loss_={"weights": [1.0, 2.0]})
+    steps = Steps("hparams.temperature", "hparams.loss_.weights.1")
+    saved = ModelCheckpoint(tmp_path, "file", every_n_train_steps=4, save_weights_only=alone)
+    notes = Notes(lambda trainer, pl_module: pl_module.hparams["temperature"])
+    trained(module, steps, saved, notes, enable_checkpointing=True, max_epochs=1)
+
+    kept = torch.load(tmp_path / "file.ckpt", weights_only=True)["hyper_parameters"]
+    assert kept == dict(module.hparams) == {"temperature": 4.0, "loss_": {"weights": [1.0, 2.0]}}
+    assert notes.trained == [4.0, 4.01, 4.02, 4.03, 4.04]
+
+
 def test_where_steps_are_two_a_batch_both_count() -> None:
     notes = Notes(dropout)
     trained(TwoOptimizers(dropout=0.1), Steps("network.3.p"), notes, max_epochs=1)
