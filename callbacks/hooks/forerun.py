@@ -54,10 +54,11 @@ class Forerun(Method):
         others: Go to the next base class, among them `name`.
 
     Raises:
-        ValueError: `then` is none of them; at set-up, if the Trainer has two, the module optimises manually or its
-            `training_step` fetches its batches itself; before the first batch, if the rate is to be used and a
-            schedule of the module's own sets it, the optimizer's step needs a closure, or training loader or optimizer
-            cannot be copied.
+        ValueError: `then` is none of them; at set-up, if the Trainer has two, `overfit_batches`, or with `stop` a least
+            number of epochs or steps, the module optimises manually or its `training_step` fetches its batches itself;
+            before the first batch, if the rate is to be used and a
+            schedule of the module's own sets it, there is no optimizer or its step needs a closure, training loader or
+            optimizer cannot be copied, or the first step fails, for the module's `on_train_start` comes later.
     """
 
     place = Place.OBSERVE
@@ -104,6 +105,17 @@ class Forerun(Method):
                 "cannot be tried at other rates; use automatic optimization, or leave it out."
             )
         takes_batches(kind, pl_module)
+        overfit: int | float = trainer.overfit_batches  # type: ignore[attr-defined]  # Lightning declares it nowhere
+        if overfit:
+            raise ValueError(
+                f"{kind}: overfit_batches={overfit} trains on a few batches alone, and the test would read others; "
+                "leave one of them out."
+            )
+        if self.then == "stop" and (trainer.min_epochs or trainer.min_steps):
+            raise ValueError(
+                f"{kind}: then='stop' ends the fit before its first step, and min_epochs={trainer.min_epochs} or "
+                f"min_steps={trainer.min_steps} would go on; leave them out, or pass then='report'."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_start(trainer, pl_module)
@@ -112,6 +124,11 @@ class Forerun(Method):
                 f"{type(self).__name__}: {closures[0]} computes the loss several times in each step, so there is no "
                 "loss before a step at a rate to follow; leave the test out, or use an optimizer whose step takes no "
                 "closure."
+            )
+        if not self.off and not any(it.param_groups for it in trainer.optimizers):
+            raise ValueError(
+                f"{type(self).__name__}: {type(pl_module).__name__} has no optimizer, so there is no rate to try; "
+                "return one from configure_optimizers, or leave the test out."
             )
         configs = trainer.lr_scheduler_configs
         if self.then == "use" and not self.off and configs and not _schedules(trainer):
@@ -134,7 +151,7 @@ class Forerun(Method):
         tried, losses, ends = list(self.rates()), list[float](), self.ends()
         with trial_steps(type(self).__name__, trainer, pl_module) as step:
             for rate in tried:
-                losses.append(step(rate))
+                losses.append(self._first(step, rate, pl_module) if not losses else step(rate))
                 if ends(losses[-1]):
                     break
         self.found = self.conclude(tried[: len(losses)], losses)
@@ -146,6 +163,19 @@ class Forerun(Method):
             rank_zero_warn(f"{type(self).__name__}: there is no rate to use, so the run's own stays.")
         elif self.then == "use" and self.found.lr is not None:
             self._use(trainer, self.found.lr, True)
+
+    def _first(self, step: Callable[[float], float], rate: float, pl_module: LightningModule) -> float:
+        kind, module = type(self).__name__, type(pl_module).__name__
+        try:
+            return step(rate)
+        except Exception as error:
+            if str(error).startswith(f"{kind}:"):
+                raise
+            raise ValueError(
+                f"{kind}: training_step of {module} failed ({type(error).__name__}: {error}) in a step that comes "
+                f"before on_train_start and on_train_epoch_start of {module}; let it make what it needs in __init__, "
+                "setup or on_fit_start, or leave the test out."
+            ) from error
 
     def _use(self, trainer: Trainer, lr: float, groups_too: bool) -> None:
         self._used = lr

@@ -132,9 +132,11 @@ class LRRangeTest(Forerun):
         name: Part of the state key, and the name of table and picture.
 
     Raises:
-        ValueError: a setting outside its range; at set-up under manual optimisation; before the first step, if there
-            are several training loaders, the loader or the optimizer cannot be copied, a step of the optimizer needs a
-            closure (`LBFGS`), or `then="use"` meets a schedule of the module.
+        ValueError: a setting outside its range; at set-up under manual optimisation, beside `overfit_batches`, and if
+            `then="stop"` meets `min_epochs` or `min_steps`; before the first step, if there are several training
+            loaders, the loader or the optimizer cannot be copied, there is no optimizer or its step needs a closure
+            (`LBFGS`), `then="use"` meets a schedule of the module, or `training_step` needs what the module makes in
+            `on_train_start` or `on_train_epoch_start`, which come later.
 
     Example:
         >>> from lightning_vision.callbacks import LRRangeTest
@@ -208,6 +210,9 @@ class LRRangeTest(Forerun):
             {"step": step, "lr": rate, "loss": loss, "smoothed": float(mean)}
             for step, (rate, loss, mean) in enumerate(zip(rates, losses, smoothed(losses, self.window), strict=True))
         ]
+        if not math.isfinite(losses[0]):
+            why = "before any step was taken, so no rate is to blame; look at the data and the module"
+            return Conclusion(None, f"LRRangeTest: the first loss is {losses[0]}, {why}", rows)
         if proposed is None:
             tried = f"{rates[0]:.3g} and {rates[-1]:.3g}"
             return Conclusion(

@@ -304,6 +304,13 @@ def test_where_the_loss_never_falls_nothing_is_proposed():
     assert said.startswith("LRRangeTest: the loss never fell between 0.5 and ")
 
 
+def test_a_first_loss_that_is_not_finite_is_no_matter_of_rates():
+    test, said = tried(Quadratic([float("nan")]), LRRangeTest(num_steps=10))
+
+    assert test.found.lr is None
+    assert said.startswith("LRRangeTest: the first loss is nan, before any step was taken, so no rate is to blame; ")
+
+
 def test_where_the_loss_still_falls_at_the_end_it_says_so():
     _, said = tried(Quadratic([1.0]), LRRangeTest(1e-4, 0.1, 40, window=1))
 
@@ -500,6 +507,19 @@ class Silent(Plain):
         return None
 
 
+class Late(Plain):
+    def on_train_start(self):
+        self.scale = 2.0
+
+    def training_step(self, batch, batch_idx):
+        return self.scale * super().training_step(batch, batch_idx)
+
+
+class Frozen(Plain):
+    def configure_optimizers(self):
+        return None
+
+
 class Locked:
     """A loader that cannot be copied."""
 
@@ -522,13 +542,42 @@ class Locked:
         (Plain, {}, Locked, "the training loader, a Locked, cannot be copied (it holds a lock), so reading from it "),
         (Closes, {}, plain_loader, "LBFGS computes the loss several times in each step, so there is no loss before "),
         (Locks, {}, plain_loader, "SGD cannot be copied for steps that leave no trace, for its lock cannot (cannot "),
+        (
+            Late,
+            {},
+            plain_loader,
+            "training_step of Late failed (AttributeError: 'Late' object has no attribute 'scale') ",
+        ),
+        (Frozen, {}, plain_loader, "Frozen has no optimizer, so there is no rate to try; return one from "),
         (Silent, {}, plain_loader, "training_step of Silent returned no loss for a batch, so there is nothing to "),
     ],
-    ids=["manual", "a schedule of the module's", "several loaders", "no copy", "closure", "a lock", "no loss"],
+    ids=[
+        *("manual", "a schedule of the module's", "several loaders", "no copy", "closure", "a lock", "set up late"),
+        *("no optimizer", "no loss"),
+    ],
 )
 def test_what_cannot_be_tried_is_refused(module, settings, loader, sentence):
     with pytest.raises(ValueError) as error:
         tried(module(), LRRangeTest(**settings), loader)
+
+    assert str(error.value).startswith(f"LRRangeTest: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("then", "options", "sentence"),
+    [
+        (
+            "stop",
+            {"min_epochs": 1},
+            "then='stop' ends the fit before its first step, and min_epochs=1 or min_steps=None",
+        ),
+        ("stop", {"min_steps": 3}, "then='stop' ends the fit before its first step, and min_epochs=1 or min_steps=3"),
+        ("report", {"overfit_batches": 1}, "overfit_batches=1 trains on a few batches alone, and the test would read"),
+    ],
+)
+def test_a_trainer_that_goes_on_or_reads_other_batches_is_refused(then, options, sentence):
+    with pytest.raises(ValueError) as error:
+        tried(Plain(), LRRangeTest(num_steps=3, then=then), **options)
 
     assert str(error.value).startswith(f"LRRangeTest: {sentence}")
 
