@@ -83,8 +83,10 @@ class Paced(Values, Batch):
         self._fresh = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._clock is not None and self._fresh and isinstance(exception, Exception) and (said := self.advice()):
-            exception.add_note(f"{type(self).__name__}: {said}")
+        kind, said = type(self).__name__, self.advice()
+        refused = not isinstance(exception, Exception) or str(exception).startswith(f"{kind}:")
+        if self._clock is not None and self._fresh and said and not refused:
+            exception.add_note(f"{kind}: {said}")
         super().on_exception(trainer, pl_module, exception)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:

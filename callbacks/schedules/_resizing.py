@@ -57,17 +57,23 @@ def resize_target(target: Any, old: Size, new: Size) -> Any:
     return changed
 
 
-def move_targets(target: Any, sizes: Sequence[tuple[Size, Size]]) -> Any:
-    """Targets of a batch, moved with their images, each from its old to its new size."""
+def move_targets(target: Any, sizes: Sequence[tuple[Size, Size]], channels: int) -> Any:
+    """Targets of a batch, moved with their images, each from its old to its new size.
+
+    Floating `(B, C, H, W)` of the images' size and channels are images.
+    """
     if isinstance(target, (list, tuple)):
         if len(target) == len(sizes):
             return [resize_target(its, old, new) for its, (old, new) in zip(target, sizes, strict=True)]
-        return [move_targets(part, sizes) for part in target]
+        return [move_targets(part, sizes, channels) for part in target]
     # A tensor, or a mapping of tensors, of all images, which are of one size then. What is `(B, K)` is no map, though K
     # classes may be as many as an image has columns.
     if len(set(sizes)) > 1 or (isinstance(target, Tensor) and target.ndim < 3):
         return target
-    return resize_target(target, *sizes[0])
+    old, new = sizes[0]
+    if isinstance(target, Tensor) and target.is_floating_point() and target.shape[1:] == (channels, *old):
+        return resize_images(target, new)
+    return resize_target(target, old, new)
 
 
 def size_of(image: Tensor) -> Size:

@@ -6,7 +6,7 @@ Without stages the way g = i / (M - 1) is a function of the share s of the train
 f)). Symbols: S_e the whole side, S_0 = a S_e, a `start`, f `full`, s `done`, g `grown`, phi_0 and phi_e `strengthen`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from lightning.pytorch import LightningModule
@@ -88,12 +88,14 @@ class ProgressiveResizing(Paced):
         strengthen: By dotted name (see `Ramp`) the number at the smallest and at the whole size, `[low, high]`: dropout
             `network.*.p`, `datamodule.augmentation.stages.1.magnitude`, `callbacks.MixUp.alpha`. None: none.
         image_key: Key of the images where batches are mappings; elsewhere they come first.
-        target_key: Key of the targets where batches are mappings; elsewhere they come second.
+        target_key: Key of the targets where batches are mappings; elsewhere they come second. In a mapping without this
+            key everything but the images is moved as targets are.
         name: Part of the state key.
 
     Shape:
         Images `(B, C, H, W)`, or a list of `(C, H, W)`, each of which has its own whole size; targets of any kind, of
-        which `resize_target` and label maps are moved along.
+        which `resize_target` and label maps are moved along, and floating `(B, C, H, W)` of the images' channels and
+        size, such as a second view or a clean image, are resized as images are.
 
     Raises:
         ValueError: an argument out of its range; at set-up, if the Trainer has two; before the first batch, if the
@@ -143,7 +145,7 @@ class ProgressiveResizing(Paced):
         super().__init__(seed=0, image_key=image_key, target_key=target_key, name=name)
         number("ProgressiveResizing", "start", start, 0, 1)
         number("ProgressiveResizing", "full", full, 0, 1)
-        if start == 0 or (full == 1 and start != 1):
+        if start == 0 or (full == 1 and start != 1 and stages is None):
             raise ValueError(
                 f"ProgressiveResizing: start={start} and full={full} leave no size to begin with, or no time to grow; "
                 "give a start above 0 and a full below 1."
@@ -152,6 +154,10 @@ class ProgressiveResizing(Paced):
             whole("ProgressiveResizing", "multiple", multiple, 1)
         if stages is not None:
             whole("ProgressiveResizing", "stages", stages, 1)
+        if strengthen is not None and not isinstance(strengthen, Mapping):
+            raise ValueError(
+                f"ProgressiveResizing: strengthen is {strengthen!r}; give a dictionary of names to [low, high]."
+            )
         for attribute, pair in (strengthen or {}).items():
             if not (isinstance(pair, Sequence) and len(pair) == 2 and all(map(finite, pair))):
                 raise ValueError(
@@ -204,7 +210,13 @@ class ProgressiveResizing(Paced):
             return resized
         if len(batch) == 1:
             return self.fields.with_image(batch, resized)
-        return self.fields.replaced(batch, resized, move_targets(self.fields.target(batch), sizes))
+        channels = each[0].shape[-3]
+        if isinstance(batch, Mapping) and self.fields.target_key not in batch:
+            changed = self.fields.with_image(batch, resized)
+            for key in batch.keys() - {self.fields.image_key}:
+                changed[key] = move_targets(batch[key], sizes, channels)
+            return changed
+        return self.fields.replaced(batch, resized, move_targets(self.fields.target(batch), sizes, channels))
 
     def advice(self) -> str:
         if self.start == 1 or self.stages == 1:

@@ -369,9 +369,35 @@ def test_what_is_no_image_is_refused(images):
         ProgressiveResizing().change_at((images, torch.zeros(2)), 0.0)
 
 
-def test_a_mapping_without_its_target_is_refused_so_that_no_boxes_stay_behind():
-    with pytest.raises(ValueError, match=r"has no labels under 'target', its keys are 'image', 'objects'; say with"):
-        ProgressiveResizing().change_at({"image": torch.zeros(2, 1, 8, 8), "objects": []}, 0.0)
+def test_in_a_mapping_without_its_target_nothing_that_is_known_of_pixels_stays_behind():
+    batch = {"image": torch.zeros(2, 1, 8, 8), "index": torch.arange(2), "mask": torch.ones(2, 8, 8)}
+    batch["objects"] = [{"boxes": torch.tensor([[2.0, 4.0, 6.0, 8.0]])}] * 2
+    changed = ProgressiveResizing().change_at(batch, 0.0)
+
+    assert {key: tuple(changed[key].shape) for key in ("image", "index", "mask")} == {
+        "image": (2, 1, 4, 4),
+        "index": (2,),
+        "mask": (2, 4, 4),
+    }
+    assert changed["objects"][1]["boxes"].tolist() == [[1.0, 2.0, 3.0, 4.0]]
+    assert batch["image"].shape[-1] == batch["mask"].shape[-1] == 8
+
+
+def test_a_second_view_is_resized_as_the_images_are_and_a_map_is_not():
+    images, resizing = torch.randn(2, 3, 8, 8), ProgressiveResizing()
+    for views in (images.clone(), [images.clone(), torch.zeros(2), images.clone()]):
+        resized, others = resizing.change_at((images, views), 0.0)
+        assert torch.equal(resized, others if isinstance(views, torch.Tensor) else others[2])
+
+    maps = torch.randint(2, (2, 3, 8, 8))
+    assert torch.equal(resizing.change_at((images, maps), 0.0)[1], resize_target(maps, (8, 8), (4, 4)))
+
+
+def test_its_own_refusal_says_nothing_of_networks():
+    with pytest.raises(ValueError, match=r"no size between start=0\.5") as refusal:
+        sizes_of([ProgressiveResizing(multiple=32)], AnySize())
+
+    assert not hasattr(refusal.value, "__notes__")
 
 
 @pytest.mark.parametrize(
@@ -389,6 +415,10 @@ def test_a_wrong_argument_is_refused(arguments, message):
         ProgressiveResizing(**arguments)
 
     assert str(refusal.value).startswith(f"ProgressiveResizing: {message}")
+
+
+def test_full_is_not_asked_for_with_stages():
+    assert ProgressiveResizing(stages=4, full=1.0)._size(torch.zeros(1, 16, 16), 0.0) == (8, 8)
 
 
 def test_anything_else_that_is_known_of_an_image_stays():
@@ -581,6 +611,7 @@ def test_a_strength_that_its_owner_does_not_take_is_refused_before_the_first_ste
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"strengthen": ["a"]}, "strengthen is ['a']; give a dictionary of names to [low, high]."),
         ({"stages": 0}, "stages is 0; give a whole number of at least 1."),
         ({"strengthen": {"rate": [0.1]}}, "strengthen has [0.1] for 'rate'; give two finite numbers, [low, high]."),
         (
