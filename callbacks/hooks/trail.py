@@ -24,11 +24,13 @@ class Trail(Method):
     """Keeps copies of the weights before two steps of each optimizer and compares them with those before the third.
 
     Args:
-        estimate_every: Optimizer steps from one trail to the next, at least 3; 0 keeps nothing and costs nothing.
+        estimate_every: Optimizer steps from one trail to the next, at least 3 for each optimizer, for the steps of all
+            are counted; 0 keeps nothing and costs nothing.
         others: Go to the next base class.
 
     Raises:
-        ValueError: `estimate_every` is out of its range.
+        ValueError: `estimate_every` is out of its range; when training starts, if it is too small for several
+            optimizers.
     """
 
     def __init__(self, *, estimate_every: int, **others: Any) -> None:
@@ -70,7 +72,13 @@ class Trail(Method):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        if self.estimate_every:
+        if self.estimate_every and not self.off:
+            least = 3 * len(trainer.optimizers)
+            if self.estimate_every < least:
+                raise ValueError(
+                    f"{type(self).__name__}: estimate_every is {self.estimate_every}, and an estimate takes three "
+                    f"steps of each of the {len(trainer.optimizers)} optimizers; give at least {least}, or 0."
+                )
             self._begun = (trainer.global_step - 1) // self.estimate_every
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

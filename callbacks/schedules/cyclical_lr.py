@@ -12,6 +12,7 @@ from typing import Literal, final
 
 from ..hooks._checks import above_zero, flag, number, whole
 from ..hooks.schedule import Schedule
+from ._stretch import finite
 
 __all__ = ["CyclicalLR", "between", "cycle_height", "cycle_scale"]
 
@@ -132,10 +133,10 @@ class CyclicalLR(Schedule):
             raise ValueError(f"CyclicalLR: base_lr={base_lr} is above max_lr={max_lr}; exchange them.")
         if mode not in ("triangular", "triangular2", "exp_range"):
             raise ValueError(f"CyclicalLR: mode is {mode!r}; give 'triangular', 'triangular2' or 'exp_range'.")
-        if not 0 < gamma <= 1:
+        if not (finite(gamma) and 0 < gamma <= 1):
             raise ValueError(f"CyclicalLR: gamma is {gamma!r}; give a factor above 0 and at most 1.")
         flag("CyclicalLR", "cycle_momentum", cycle_momentum)
-        if not 0 <= base_momentum <= max_momentum < 1:
+        if not (finite(base_momentum) and finite(max_momentum) and 0 <= base_momentum <= max_momentum < 1):
             raise ValueError(
                 f"CyclicalLR: momentum goes from base_momentum={base_momentum!r} to max_momentum={max_momentum!r}; "
                 "give 0 <= base_momentum <= max_momentum < 1."

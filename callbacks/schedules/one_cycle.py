@@ -14,6 +14,7 @@ from torch import Tensor
 from ..hooks._checks import above_zero, flag, number
 from ..hooks.schedule import Schedule
 from ..hooks.trail import Trail
+from ._stretch import finite
 from .warm_restarts import cosine_annealing
 
 __all__ = ["OneCycle", "annealed", "hessian_free_rate", "moves_and_bends"]
@@ -127,8 +128,8 @@ class OneCycle(Schedule, Trail):
         cycle_momentum: Move momentum (SGD's, or Adam's beta1), too; groups whose momentum is 0 keep 0.
         base_momentum: Lowest momentum, where rates are highest, 0 to below 1.
         max_momentum: Highest momentum, where the cycle begins and ends, at least `base_momentum`, below 1.
-        estimate_every: Optimizer steps from one estimate of the best rate to the next, at least 3, which loggers get as
-            `hessian_free_lr`; it takes two copies of the weights while it looks. 0 makes none.
+        estimate_every: Optimizer steps from one estimate of the best rate to the next, at least 3 for each optimizer,
+            which loggers get as `hessian_free_lr`; it takes two copies of the weights while it looks. 0 makes none.
         replace: Take the place of a schedule that the module has, for this fit.
         name: Part of the state key.
 
@@ -196,7 +197,7 @@ class OneCycle(Schedule, Trail):
                 "0.5, or three_phase=False."
             )
         flag("OneCycle", "cycle_momentum", cycle_momentum)
-        if not 0 <= base_momentum <= max_momentum < 1:
+        if not (finite(base_momentum) and finite(max_momentum) and 0 <= base_momentum <= max_momentum < 1):
             raise ValueError(
                 f"OneCycle: momentum goes from base_momentum={base_momentum!r} to max_momentum={max_momentum!r}; give "
                 "0 <= base_momentum <= max_momentum < 1."

@@ -90,7 +90,8 @@ class ScheduledDropPath(Values):
             NASNet-A large on ImageNet; 0.4 on CIFAR-10, 0 for the mobile one. 0 drops nothing, whatever the network was
             built with. Neutral: `built`, which leaves all as it was built.
         depth: How probabilities grow with depth: `index` by the number of the layer among those that have drop paths,
-            in the order in which the network registers them; `own` in proportion to those with which it was built, of
+            in the order in which the network registers them, where branches side by side (timm's `ParallelThingsBlock`)
+            count one by one, so take `own` there; `own` in proportion to those with which it was built, of
             which the highest becomes `final`; `none` not at all.
         shape: How they grow with time: `linear`, or `cosine`, half a wave.
         begin: Until when they are 0, in the unit of `interval`, >= 0.

@@ -10,6 +10,7 @@ from typing import Literal, final
 
 from ..hooks._checks import number
 from ..hooks.schedule import Schedule
+from ._stretch import finite
 
 __all__ = ["WarmUpSteps", "stepped_rate"]
 
@@ -85,7 +86,7 @@ class WarmUpSteps(Schedule):
     ) -> None:
         super().__init__(replace=replace, name=name)
         number("WarmUpSteps", "warmup", warmup, 0)
-        if not 0 < gamma <= 1:
+        if not (finite(gamma) and 0 < gamma <= 1):
             raise ValueError(f"WarmUpSteps: gamma is {gamma!r}; give a factor above 0 and at most 1.")
         if interval not in ("step", "epoch"):
             raise ValueError(f"WarmUpSteps: interval is {interval!r}; give 'step' or 'epoch'.")
@@ -93,10 +94,10 @@ class WarmUpSteps(Schedule):
             raise ValueError(
                 f"WarmUpSteps: both milestones={milestones} and every={every} were given; drop one of them."
             )
-        if every is not None and not 0 < every < float("inf"):
+        if every is not None and not (finite(every) and every > 0):
             raise ValueError(f"WarmUpSteps: every is {every!r}; give a number of {interval}s above 0.")
         moments = list(milestones or [])
-        if any(moment <= 0 for moment in moments) or sorted(set(moments)) != moments:
+        if not all(finite(moment) and moment > 0 for moment in moments) or sorted(set(moments)) != moments:
             raise ValueError(f"WarmUpSteps: milestones are {moments}; give ascending numbers of {interval}s above 0.")
         self.milestones, self.every, self.gamma = moments, every, gamma
         self.warmup, self.interval = warmup, interval

@@ -164,6 +164,7 @@ def test_equals_a_loop_by_hand_and_wrong_ones_are_noticed():
         ({"max_lr": 0}, "max_lr is 0; give a number above 0."),
         ({"base_lr": 2.0, "max_lr": 1.0}, "base_lr=2.0 is above max_lr=1.0; exchange them."),
         ({"mode": "sine"}, "mode is 'sine'; give 'triangular', 'triangular2' or 'exp_range'."),
+        ({"gamma": "0.9"}, "gamma is '0.9'; give a factor above 0 and at most 1."),
         ({"gamma": 1.5}, "gamma is 1.5; give a factor above 0 and at most 1."),
         ({"cycle_momentum": 1}, "cycle_momentum is 1; give True or False."),
         (

@@ -260,6 +260,10 @@ def test_without_max_lr_each_group_rises_to_its_own_rate():
             {"max_momentum": 1.0},
             "momentum goes from base_momentum=0.85 to max_momentum=1.0; give 0 <= base_momentum <= max_momentum < 1.",
         ),
+        (
+            {"base_momentum": "0.9"},
+            "momentum goes from base_momentum='0.9' to max_momentum=0.95; give 0 <= base_momentum <= max_momentum < 1.",
+        ),
         ({"estimate_every": 2}, "estimate_every is 2, and an estimate takes three steps; give 0 or at least 3."),
     ],
 )

@@ -92,6 +92,7 @@ def test_epochs_of_unknown_length_are_refused() -> None:
     ("settings", "message"),
     [
         ({"warmup": -1}, "WarmUpSteps: warmup is -1; give a finite number of at least 0."),
+        ({"gamma": "1"}, "WarmUpSteps: gamma is '1'; give a factor above 0 and at most 1."),
         ({"gamma": 0}, "WarmUpSteps: gamma is 0; give a factor above 0 and at most 1."),
         ({"interval": "batch"}, "WarmUpSteps: interval is 'batch'; give 'step' or 'epoch'."),
         ({"every": 0}, "WarmUpSteps: every is 0; give a number of steps above 0."),
