@@ -45,7 +45,8 @@ class Inserted(TrainedParts):
     Raises:
         ValueError: `seed` is none; at set-up, if `training_step` fetches its batches itself, there is no such network,
             the shape of images cannot be found out, or what `chosen` raises; before the first step, if no optimizer
-            has the parts; in the first batch, if a layer puts out something else than at set-up.
+            has the parts; in the first batch, if a layer puts out something else than at set-up, or is computed again
+            in backward.
     """
 
     place = Place.NETWORK
@@ -96,7 +97,7 @@ class Inserted(TrainedParts):
         if self.off:
             return
         for number, (path, layer) in enumerate(self._layers.items()):
-            self.undo_later(layer.register_forward_hook(self._changer(path, number)).remove)
+            self.undo_later(layer.register_forward_hook(self._changer(trainer, path, number)).remove)
 
         def step(proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # A validation_step may call it too.
@@ -206,10 +207,17 @@ class Inserted(TrainedParts):
             rewind(streams)
         return found
 
-    def _changer(self, path: str, number: int) -> Callable[[nn.Module, Any, Any], Any]:
+    def _changer(self, trainer: Trainer, path: str, number: int) -> Callable[[nn.Module, Any, Any], Any]:
         # Its draws are numpy's, which no compiler follows.
         @torch.compiler.disable
         def change(layer: nn.Module, given: Any, output: Any) -> Any:
+            # Private, but torch has no public way to ask whether backward runs.
+            if trainer.training and torch._C._current_graph_task_id() != -1:
+                raise ValueError(
+                    f"{type(self).__name__}: layer {path!r} is computed again in backward, as activation checkpointing "
+                    "does (torch.utils.checkpoint), where it would not be changed alike; leave the layer out of the "
+                    "checkpointing, or name others with layers=."
+                )
             if self._calls is None:
                 return output
             if not isinstance(output, Tensor):

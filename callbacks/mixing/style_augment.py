@@ -7,11 +7,11 @@ and W of the maps.
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from ..hooks._checks import above_zero, number
@@ -55,7 +55,8 @@ class StyleAugment(Inserted):
 
     Raises:
         ValueError: a setting outside its range; at set-up, a pattern that names no layer, a layer that puts out no
-            maps, or no layer that does; before the first step, an optimizer that lacks what was added.
+            maps, or no layer that does; before the first step, an optimizer that lacks what was added; in it, a layer
+            that is computed again in backward, or with init="batch" one that runs without gradients.
 
     Example:
         >>> import torch
@@ -107,6 +108,7 @@ class StyleAugment(Inserted):
             number("StyleAugment", "init", init, 0)
         self.layers, self.p, self.adv_weight, self.eps, self.init = layers, p, adv_weight, eps, init
         self._patterns = () if layers is None else patterns_of("StyleAugment", "layers", layers)
+        self._looked_at: set[nn.Module] = set()  # what ran in this batch, and could not begin
 
     def chosen(self, pl_module: LightningModule, maps: Mapping[str, torch.Size]) -> Sequence[str]:
         stages = _stages(pl_module)
@@ -135,12 +137,26 @@ class StyleAugment(Inserted):
     def part(self, shape: torch.Size) -> StyleIntensity:
         return StyleIntensity(shape[1], None if self.init == "batch" else float(self.init))
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        for path, part in self.trained.items():
+            if part in self._looked_at and part.waits:
+                raise ValueError(
+                    f"StyleAugment: layer {path!r} ran without gradients in training_step, as under torch.no_grad, so "
+                    "its noise never begins; name others with layers=, or give a number for init=."
+                )
+        self._looked_at.clear()
+
     def changed(self, part: nn.Module, output: Tensor, random: np.random.Generator) -> Tensor:
         assert isinstance(part, StyleIntensity)
         # Not by somebody who only looks, for what is learned begins with it.
-        if torch.is_grad_enabled() and part.waits:
+        if part.waits and torch.is_grad_enabled():
             part = deepcopy(part) if self.passing else part
             part.begin(output, self.eps)
+        elif part.waits:
+            self._looked_at.add(part)
         if random.random() >= self.p:
             # DDP waits for the gradient of each parameter.
             return beside(output, part.mean, part.std)

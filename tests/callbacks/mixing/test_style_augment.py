@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lightning_vision.backbones.create import create
 from lightning_vision.callbacks import EMA, SAM, GeodesicMix, StyleAugment
@@ -212,6 +213,58 @@ def test_a_wrong_one_is_noticed(mutant: Callable[..., Tensor]) -> None:
     _, ours = of_the_callback()
 
     assert float((ours - strength).abs().max()) > 1e-4
+
+
+class Checkpointed(Plain):
+    """Computes its first layers again in backward."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__(dropout=0.0)
+        self.reentrant = reentrant
+
+    def forward(self, image: Tensor) -> Any:
+        first = self.network[0](image)
+        if not self.training:
+            return self.network[1:](first)
+        return self.network[3:](checkpoint(self.network[1:3], first, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("init", ["batch", 0.3])
+def test_a_layer_that_is_computed_again_in_backward_is_refused(reentrant: bool, init: Any) -> None:
+    with pytest.raises(ValueError) as refusal:
+        fit(Checkpointed(reentrant), StyleAugment(**ALWAYS, init=init))
+
+    assert str(refusal.value) == (
+        "StyleAugment: layer 'network.2' is computed again in backward, as activation checkpointing does "
+        "(torch.utils.checkpoint), where it would not be changed alike; leave the layer out of the checkpointing, or "
+        "name others with layers=."
+    )
+
+
+def test_beside_a_checkpointed_part_other_layers_are_changed() -> None:
+    checkpointed, plain = seeded(Checkpointed, True), seeded(Plain, 0.0)
+    for module in (checkpointed, plain):
+        fit(module, StyleAugment(p=1.0, layers="network.0"))
+
+    # Of buffers batch norm's see the batch twice.
+    assert distance(*(dict(module.named_parameters()) for module in (checkpointed, plain))) < 1e-6
+
+
+def test_a_layer_that_runs_without_gradients_is_refused() -> None:
+    class Frozen(Plain):
+        def forward(self, image: Tensor) -> Any:
+            with torch.no_grad():
+                first = self.network[:3](image)
+            return self.network[3:](first)
+
+    with pytest.raises(ValueError) as refusal:
+        fit(Frozen(), StyleAugment(**ALWAYS))
+
+    assert str(refusal.value) == (
+        "StyleAugment: layer 'network.2' ran without gradients in training_step, as under torch.no_grad, so its noise "
+        "never begins; name others with layers=, or give a number for init=."
+    )
 
 
 def test_with_p_some_batches_are_left_as_they_are() -> None:
