@@ -1,23 +1,32 @@
-"""What a module and its parts keep in plain attributes, beside parameters and buffers, is put back.
+"""What a module and its parts, or a training set, keep in plain attributes is put back.
 
 An attribute gets its old object back, and the object its old content: a tensor its numbers, a container what it held, a
 generator its state. One that is new is deleted. What torch itself keeps in a module is left to others, but for the
 names of its parameters, buffers and parts. Objects of other classes are put in their places, whatever became of them.
+
+A training set is followed into what it is made of: other datasets, and what is called, as transforms are. Its tensors,
+its arrays and what long lists hold are the data, which nobody copies.
 """
 
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-__all__ = ["attributes_kept"]
+__all__ = ["attributes_kept", "data_kept"]
 
 _CONTAINERS: tuple[Any, ...] = (OrderedDict, dict, list, set, deque, bytearray)  # a class before the one it is made of
+_LONG = 1000
+_PLAIN = (type, FunctionType, BuiltinFunctionType)
 _OF_TORCH = vars(nn.Module()).keys()
 _NAMES = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 
@@ -38,14 +47,38 @@ def attributes_kept(module: nn.Module) -> Iterator[None]:
         keeper.put_back()
 
 
+@contextmanager
+def data_kept(loaders: Any) -> Iterator[None]:
+    """At the end, also by an exception, what loaders read from in this process is as it was at the beginning.
+
+    A dataset that counts its samples, or draws from a generator of its own, then gives the next reader what it would
+    have given without this one. Workers have a copy of it, so there is nothing to keep. What has a place outside of
+    attributes, as a file that is read on or a Python generator, stays where it was read to.
+
+    Args:
+        loaders: One, or a collection as Lightning takes it.
+    """
+    keeper = _Keeper([], data=True)
+    for loader in CombinedLoader(loaders).flattened:
+        if not getattr(loader, "num_workers", 0):
+            keeper.dataset(getattr(loader, "dataset", None))
+            keeper.dataset(getattr(loader, "collate_fn", None))
+    try:
+        yield
+    finally:
+        keeper.put_back()
+
+
 class _Keeper:
     """Ways to put back what was seen.
 
     Args:
         known: Objects that are not followed.
+        data: What is seen is a training set.
     """
 
-    def __init__(self, known: list[Any]) -> None:
+    def __init__(self, known: list[Any], data: bool = False) -> None:
+        self._data = data
         self._known = {id(it): it for it in known}  # held, for a number is given anew once its object is gone
         self._undo: list[Callable[[], object]] = []
 
@@ -55,10 +88,20 @@ class _Keeper:
                 undo()
 
     def attributes(self, part: nn.Module) -> None:
+        # A scripted part keeps all that its code may write in a place of its own.
+        if isinstance(part, torch.jit.ScriptModule):
+            return
         own = vars(part)
         self._variables(own, frozenset(_OF_TORCH))
         for names in (own[it] for it in _NAMES if it in own):
             self._undo.append(_content_of(names))
+
+    def dataset(self, value: Any) -> None:
+        self._follow(value)
+        # Whatever its class is.
+        if id(value) not in self._known and hasattr(value, "__dict__") and not isinstance(value, _PLAIN):
+            self._known[id(value)] = value
+            self._variables(vars(value))
 
     def _variables(self, own: dict[str, Any], but: frozenset[str] = frozenset()) -> None:
         before = {name: value for name, value in own.items() if name not in but}
@@ -81,7 +124,7 @@ class _Keeper:
             self._known[id(value)] = value
             if not isinstance(value, tuple):
                 self._undo.append(_content_of(value))
-            if not isinstance(value, bytearray):
+            if not (isinstance(value, bytearray) or (self._data and len(value) > _LONG)):
                 parts: Any = value.values() if isinstance(value, dict) else value
                 for part in list(parts):
                     self._follow(part)
@@ -94,6 +137,15 @@ class _Keeper:
                     self.attributes(part)
             for buffer in value.buffers():
                 self._follow(buffer)
+        elif self._data and isinstance(value, (Tensor, np.ndarray)):
+            pass
+        elif self._data and isinstance(value, MethodType):
+            self._follow(value.__self__)
+        elif self._data and (isinstance(value, Dataset) or (callable(value) and not isinstance(value, _PLAIN))):
+            self._known[id(value)] = value
+            if isinstance(value, partial):
+                self._follow((value.func, value.args, value.keywords))
+            self._variables(getattr(value, "__dict__", {}))
         elif (undo := _value_of(value)) is not None:
             self._known[id(value)] = value
             self._undo.append(undo)

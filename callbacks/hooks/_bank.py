@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, arange
 from torch.utils.data import DataLoader, DistributedSampler
 
+from ._attributes_kept import data_kept
 from ._batch_norm import on_device, twin
 
 __all__ = ["bank_batches", "bank_size", "placed_batches"]
@@ -43,7 +44,8 @@ def placed_batches(trainer: Trainer, pl_module: LightningModule) -> Generator[tu
 
     They come from the datamodule's `bank_dataloader()`, else in order from the dataset of the fit's loader, which
     `TrainingSamples` has taken; each once, over all ranks. To the data's hooks the Trainer seems to validate, so those
-    that augment only while it trains do not; what a dataset itself changes at random stays.
+    that augment only while it trains do not; what a dataset itself changes at random stays, and the dataset is put back
+    to where it was (`data_kept`). It is to be read to its end or closed.
     """
     data: Any = getattr(trainer, "datamodule", None)
     loader: Any = CombinedLoader(trainer.train_dataloader).flattened[0]
@@ -52,22 +54,25 @@ def placed_batches(trainer: Trainer, pl_module: LightningModule) -> Generator[tu
         loader = data.bank_dataloader()
     elif isinstance(loader, DataLoader):
         mine = arange(trainer.global_rank, len(loader.dataset), trainer.world_size)  # type: ignore[arg-type]  # has one
-        size, workers, together = loader.batch_size, loader.num_workers, loader.collate_fn
-        loader = DataLoader(loader.dataset, size, sampler=mine.tolist(), num_workers=workers, collate_fn=together)
+        # As in the fit, for a dataset may be opened in its workers.
+        same = ("num_workers", "collate_fn", "worker_init_fn", "multiprocessing_context", "prefetch_factor", "timeout")
+        size, given = loader.batch_size, {name: getattr(loader, name) for name in same}
+        loader = DataLoader(loader.dataset, size, sampler=mine.tolist(), **given)
         mine = iter(mine.split(size or 1))
     else:
         loader = twin(loader)
         loader.visit(None)
     stage = trainer.state.stage
     try:
-        for batch in loader:
-            positions = loader.here if mine is None else next(mine)
-            trainer.validating = True
-            try:
-                moved = on_device(trainer, batch)
-            finally:
-                trainer.state.stage = stage
-            yield positions, moved
+        with data_kept(loader):
+            for batch in loader:
+                positions = loader.here if mine is None else next(mine)
+                trainer.validating = True
+                try:
+                    moved = on_device(trainer, batch)
+                finally:
+                    trainer.state.stage = stage
+                yield positions, moved
     finally:
         if hasattr(loader, "close"):
             loader.close()
@@ -77,8 +82,9 @@ def _moved(trainer: Trainer, loader: Any, shared: bool) -> Generator[Any, None, 
     # Lightning deals a loader's samples to the ranks only where it makes the loader itself.
     mine = islice(loader, trainer.global_rank, None, trainer.world_size) if shared else iter(loader)
     try:
-        for batch in mine:
-            yield on_device(trainer, batch)
+        with data_kept(loader):
+            for batch in mine:
+                yield on_device(trainer, batch)
     finally:
         if hasattr(loader, "close"):
             loader.close()

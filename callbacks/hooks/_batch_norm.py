@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset
 
+from ._attributes_kept import data_kept
 from ._checks import takes_batches
 from ._live_tensors import plain_name
 from ._replay import Replay
@@ -85,7 +86,7 @@ def measured_statistics(
     most = most if batches is None else min(batches, most)
     loader = twin(trainer.train_dataloader)
     try:
-        with Replay(trainer).without_trace(), torch.inference_mode(False), torch.no_grad():
+        with Replay(trainer).without_trace(), data_kept(loader), torch.inference_mode(False), torch.no_grad():
             trainer.training = True
             for part, _ in modes:
                 part.training = False
@@ -153,7 +154,10 @@ def _batch_norms(parts: list[nn.Module]) -> list[_BatchNorm]:
 
 
 def twin(loader: Any) -> Any:
-    """A copy of a loader that shares nothing but the data, so that iterating it moves nothing of the loader."""
+    """A copy of a loader that shares nothing but the data, so that iterating it moves nothing of the loader.
+
+    What iterating moves in the dataset is put back by `data_kept`.
+    """
     # One with slots has none.
     own = getattr(loader, "__dict__", {})
     shared: dict[int, Any] = {id(it): it for it in own.values() if isinstance(it, Dataset)}

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ._attributes_kept import attributes_kept
+from ._attributes_kept import attributes_kept, data_kept
 from ._batch_norm import on_device, twin
 from ._group_settings import own_rates, set_rate
 from ._optimizer_copies import twin_of
@@ -57,6 +57,7 @@ def trial_steps(owner: str, trainer: Trainer, pl_module: LightningModule) -> Ite
         stack.enter_context(_nobody_acting(pl_module, trainer.strategy))
         stack.callback(_write, weights, own)
         stack.enter_context(attributes_kept(pl_module))
+        stack.enter_context(data_kept(trainer.train_dataloader))
         stack.enter_context(as_if_nobody_looked(trainer, pl_module))
         # It looks in the run's precision, in which steps of an optimizer are not taken.
         stack.enter_context(torch.autocast(trainer.strategy.root_device.type, enabled=False))

@@ -1,14 +1,22 @@
 """Plain attributes of a module are put back: the object, what it holds, and what was not there before is gone."""
 
 import random
+import time
 from collections import Counter, OrderedDict, defaultdict, deque
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
-from lightning_vision.callbacks.hooks._attributes_kept import attributes_kept
+from lightning_vision.callbacks import SWA, KNNProbe, LRRangeTest
+from lightning_vision.callbacks.hooks._attributes_kept import attributes_kept, data_kept
+from support.data import plain_loader
+from support.modules import Plain
+from support.trainers import quiet_trainer
 
 
 class Listed(list):
@@ -131,3 +139,130 @@ def test_weights_buffers_and_hooks_are_left_to_others_and_circles_end():
     assert int(module.num_batches_tracked) == 1
     assert handle.id in module._forward_hooks
     assert module.weight.tolist() == [2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_a_scripted_part_is_left_alone():
+    module = nn.Sequential(torch.jit.script(nn.BatchNorm1d(2)))
+    module.seen = [1]
+    with attributes_kept(module):
+        module.seen.append(2)
+        module(torch.rand(4, 2))
+
+    assert module.seen == [1]
+
+
+class Noise:
+    """A transform that draws from a stream of its own."""
+
+    def __init__(self):
+        self.random = random.Random(0)
+
+    def __call__(self, value):
+        return value + self.random.random()
+
+
+def noisy(value, rng):
+    return value + rng.random()
+
+
+class Drawn(Dataset):
+    """Draws by itself and in its transforms, and counts."""
+
+    def __init__(self):
+        self.rng, self.read, self.last = np.random.default_rng(0), 0, []
+        self.transforms = [Noise(), partial(noisy, rng=np.random.default_rng(1))]
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        self.read += 1
+        self.last.append(index)
+        value = index + self.rng.random() + self.read
+        for transform in self.transforms:
+            value = transform(value)
+        return value
+
+
+class Stream(IterableDataset):
+    """Goes on where it was."""
+
+    def __init__(self):
+        self.place = 0
+
+    def __iter__(self):
+        while (self.place + 1) % 7:
+            self.place += 1
+            yield self.place
+        self.place += 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Drawn, lambda: Subset(Drawn(), range(4)), lambda: ConcatDataset([Drawn(), Drawn()]), Stream],
+    ids=["dataset", "subset", "of several", "stream"],
+)
+def test_a_dataset_gives_the_next_reader_what_it_would_have_given(make):
+    read, looked_at = (DataLoader(make(), 2) for _ in range(2))
+    with data_kept(looked_at):
+        first = torch.cat(list(looked_at))
+    again = torch.cat(list(looked_at))
+
+    assert torch.equal(again, torch.cat(list(read))) and torch.equal(again, first)
+    assert not torch.equal(torch.cat(list(looked_at)), first)
+
+
+def test_data_are_neither_copied_nor_walked_through():
+    """A hundred thousand files are followed in less time than a look at each would take."""
+    data = Drawn()
+    data.files, data.images = [(str(number), number) for number in range(100_000)], torch.zeros(4)
+    begin = time.process_time()
+    with data_kept(DataLoader(data, 2)):
+        took = time.process_time() - begin
+        data.images.add_(1)
+        data.files.append(("", 0))
+
+    assert took < 0.1 and data.images.tolist() == [1] * 4 and len(data.files) == 100_000
+
+
+class Images(Dataset):
+    """Drawn one after the other from a stream of its own."""
+
+    def __init__(self):
+        self.rng = torch.Generator().manual_seed(0)
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return torch.rand(1, 8, 8, generator=self.rng), index % 10
+
+
+class Sums(Callback):
+    """Of the images of each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(float(batch[0].sum()))
+
+
+class Described(Plain):
+    def features(self, images):
+        return images.flatten(1)
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [LRRangeTest(num_steps=3), SWA(start_step=0, every_n_steps=1, bn_batches=2), KNNProbe(k=3)],
+    ids=lambda it: type(it).__name__,
+)
+def test_a_look_at_the_training_images_leaves_the_dataset_where_it_was(callback):
+    plain, looked = Sums(), Sums()
+    for callbacks in ([plain], [looked, callback]):
+        trainer = quiet_trainer(max_epochs=2, callbacks=callbacks, num_sanity_val_steps=0)
+        trainer.fit(Described(), DataLoader(Images(), 6), plain_loader(6))
+
+    assert looked.seen == plain.seen
