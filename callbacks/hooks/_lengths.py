@@ -4,6 +4,7 @@ What is done in an epoch is read from the fit loop's `batch_progress`, which che
 """
 
 from contextlib import suppress
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -46,7 +47,8 @@ def steps_done(trainer: Trainer) -> int:
     epoch, training = lengths(trainer, trainer.lightning_module)
     if epoch is None or training is None or training != epoch * (trainer.max_epochs or 0):
         return trainer.global_step
-    done, batches = trainer.fit_loop.epoch_loop.batch_progress.current.processed, int(trainer.num_training_batches)
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    done, batches = progress.processed, int(trainer.num_training_batches)
     window = trainer.accumulate_grad_batches
     within, steps = done // window, -(-batches // window)
     if done >= batches:
