@@ -16,7 +16,7 @@ from ._fields import Fields
 from ._findings import Action, known_action
 from ._media import keep_picture
 from ._replay import read_streams, rewind
-from ._still_images import StillImages, still_sets
+from ._still_images import StillImages, still_sets, test_loaders
 from .method import Method, Place
 
 __all__ = ["DataSets"]
@@ -26,7 +26,8 @@ class DataSets(Method):
     """Looks at the images that train and those that validate and test, as they lie there, and leaves no trace.
 
     The first process reads them, while others wait. Of a datamodule of this project, and of torchvision's datasets, no
-    augmentation is seen; see `_still_images.py`.
+    augmentation is seen; see `_still_images.py`. Test images are read if their loader can be made before a test, else
+    that is told.
 
     Args:
         action: `error` raises what was found, `warn` says it, `off` does not look.
@@ -70,7 +71,9 @@ class DataSets(Method):
             streams = read_streams(trainer.strategy.root_device)
             try:
                 fields = Fields(type(self).__name__, self.image_key, self.target_key)
-                wrong, told, picture = self.look(trainer, still_sets(trainer, pl_module, fields))
+                tests, unread = test_loaders(trainer, pl_module)
+                wrong, told, picture = self.look(trainer, still_sets(trainer, fields, tests))
+                told += [unread] if unread else []
             finally:
                 rewind(streams)
             if picture is not None:

@@ -29,6 +29,7 @@ from ..hooks.data_sets import DataSets
 __all__ = ["DataLeakCheck", "digest", "nearest", "thumbnails"]
 
 SIDE, CONTRAST, BLOCK = 8, 4 / 255, 512
+NUMBERS = 2**22  # of the images that are made small at once
 SHOWN = 12  # pairs on the sheet
 
 
@@ -75,23 +76,25 @@ def nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class _Known:
-    """What is kept of a set's images."""
+    """What is kept of the images of sets."""
 
-    source: StillImages
-    positions: list[int] = field(default_factory=list)
+    name: str
+    places: list[tuple[StillImages, int]] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
     thumbnails: Tensor = field(default_factory=lambda: torch.zeros(0, SIDE * SIDE))
 
     def called(self, place: int) -> str:
-        return self.source.called(self.positions[place])
+        source, position = self.places[place]
+        return source.called(position)
 
 
 @final
 class DataLeakCheck(DataSets):
     """Says that validation or test images stand among the training images, to the byte or nearly.
 
-    When training starts, images are read as they lie there, without augmentation. Two are the same if their pixels are,
+    When training starts, images of all loaders are read as they lie there, without augmentation, those of tests if
+    `test_dataloader` can be called by then, else it is told. Two are the same if their pixels are,
     and near duplicates if small grey copies of them are similar, so that a picture that was saved anew, made smaller or
     brighter is found. Also told, never an error: training images that stand there twice with different labels, and a
     dataset that augments by itself, in which copies may be missed. The first pairs stand on a sheet in the run's
@@ -150,18 +153,18 @@ class DataLeakCheck(DataSets):
         others = [*sets["val"], *sets["test"]]
         if not sets["train"] or not others:
             return [], ["there are no training and validation images to compare, so nothing was; leave it out"], None
-        (train,), device = sets["train"], trainer.strategy.root_device
-        bank, told, wrong, pairs = self._known(train), [], [], list[tuple[Still, Still, str]]()
-        if not all(it.repeats() for it in (train, *others)):
+        device = trainer.strategy.root_device
+        bank, told, wrong, pairs = self._known("train", sets["train"]), [], [], list[tuple[Still, Still, str]]()
+        if not all(it.repeats() for it in (*sets["train"], *others)):
             told.append(
                 "a dataset gives another image each time it is asked, so copies may be missed; let it augment in the "
                 "loader, on the device or by `transform` of a torchvision dataset, which is taken off here"
             )
         first = {it: place for place, it in reversed(list(enumerate(bank.digests)))}
-        if sentence := _contradictions(bank, first):
+        if sentence := _contradictions(bank):
             told.append(sentence)
         for source in others:
-            known = self._known(source)
+            known = self._known(source.name, [source])
             copies = {place: first[it] for place, it in enumerate(known.digests) if it in first}
             cosines, twins = nearest(known.thumbnails.to(device), bank.thumbnails.to(device))
             alike = (cosines >= self.similarity).nonzero()[:, 0].tolist() if self.near < 1 and self.similarity else []
@@ -172,19 +175,22 @@ class DataLeakCheck(DataSets):
                     pairs += _pairs(known, bank, kind, found)
         return wrong, told, _sheet(pairs[:SHOWN], normalised_by(trainer)) if pairs else None
 
-    def _known(self, source: StillImages) -> _Known:
-        known, parts, waiting = _Known(source), list[Tensor](), list[Tensor]()
+    def _known(self, name: str, sources: Sequence[StillImages]) -> _Known:
+        known, parts, waiting = _Known(name), list[Tensor](), list[Tensor]()
 
         def shrink() -> None:
             if waiting:
                 parts.append(thumbnails(torch.stack(waiting)))
                 waiting.clear()
 
-        for it in source.read(self.max_samples):
-            if waiting and (waiting[0].shape != it.image.shape or len(waiting) == BLOCK):
-                shrink()
+        for source, it in ((one, it) for one in sources for it in one.read(self.max_samples)):
+            if waiting:
+                first, count = waiting[0], len(waiting)
+                unlike = (first.shape, first.dtype) != (it.image.shape, it.image.dtype)
+                if unlike or count == BLOCK or (count + 1) * first.numel() > NUMBERS:
+                    shrink()
             waiting.append(it.image)
-            known.positions.append(it.position)
+            known.places.append((source, it.position))
             known.digests.append(digest(it.image))
             known.labels.append(it.label)
         shrink()
@@ -193,7 +199,7 @@ class DataLeakCheck(DataSets):
 
 
 def _sentence(known: _Known, bank: _Known, kind: str, found: Mapping[int, int], most: float) -> str:
-    count, name = len(known.digests), known.source.name
+    count, name = len(known.digests), known.name
     shown = ", ".join(f"{known.called(own)} = {bank.called(other)}" for own, other in list(found.items())[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     argument = "exact" if kind == "to the byte" else "near"
@@ -204,9 +210,13 @@ def _sentence(known: _Known, bank: _Known, kind: str, found: Mapping[int, int], 
     )
 
 
-def _contradictions(bank: _Known, first: Mapping[bytes, int]) -> str:
-    """Training images that stand there again with another label, in words."""
-    own = [(first[it], place) for place, it in enumerate(bank.digests) if first[it] != place]
+def _contradictions(bank: _Known) -> str:
+    """Training images that stand in their set again with another label, in words."""
+    first: dict[tuple[StillImages, bytes], int] = {}
+    own = [
+        (first.setdefault((source, it), place), place)
+        for place, ((source, _), it) in enumerate(zip(bank.places, bank.digests, strict=True))
+    ]
     differ = [
         (a, b) for a, b in own if None not in (bank.labels[a], bank.labels[b]) and bank.labels[a] != bank.labels[b]
     ]
@@ -220,15 +230,13 @@ def _contradictions(bank: _Known, first: Mapping[bytes, int]) -> str:
 
 def _pairs(known: _Known, bank: _Known, kind: str, found: Mapping[int, int]) -> list[tuple[Still, Still, str]]:
     """The first pairs; a loader cannot be asked again."""
-    if known.source.looped or bank.source.looped:
-        return []
-    chosen = list(found.items())[:SHOWN]
-    own = known.source.at([known.positions[it] for it, _ in chosen])
-    others = bank.source.at([bank.positions[it] for _, it in chosen])
-    return [
-        (left, right, f"{known.called(a)}\n{bank.called(b)}\n{kind}")
-        for left, right, (a, b) in zip(own, others, chosen, strict=True)
-    ]
+    pairs = []
+    for a, b in list(found.items())[:SHOWN]:
+        (left, own), (right, other) = known.places[a], bank.places[b]
+        if not (left.looped or right.looped):
+            words = f"{known.called(a)}\n{bank.called(b)}\n{kind}"
+            pairs.append((left.at([own])[0], right.at([other])[0], words))
+    return pairs
 
 
 def _sheet(pairs: Sequence[tuple[Still, Still, str]], pixels: Pixels | None) -> NDArray[np.uint8]:

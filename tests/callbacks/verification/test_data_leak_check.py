@@ -12,10 +12,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
 from lightning_vision.callbacks import DataLeakCheck
+from lightning_vision.callbacks.hooks._fields import Fields
+from lightning_vision.callbacks.hooks._still_images import StillImages
 from lightning_vision.callbacks.verification.data_leak_check import digest, nearest, thumbnails
 from lightning_vision.datamodules import Digits, DigitScenes, PlacedDigits
 from support.compare import seeded
@@ -134,6 +136,62 @@ def test_of_a_datamodule_of_ours_the_test_images_are_compared_too_and_never_augm
     assert "7 of 7 test images stand to the byte among the 1,258 training images" in said(None, datamodule=data)
 
 
+def test_the_images_of_all_training_loaders_are_compared():
+    images = photographs(24)
+    train = {"a": pairs(images[:8]), "b": pairs(images[8:16], torch.ones(8).long()), "again": pairs(images[:8])}
+    train["again"] = DataLoader(train["a"].dataset, batch_size=4)
+    message = said(train, pairs(images[14:]))
+
+    assert "2 of 10 val images stand to the byte among the 16 training images that were read" in message
+    assert "val 0 = train 1 6, val 1 = train 1 7" in message
+
+
+def test_one_image_with_two_labels_in_two_training_sets_is_no_contradiction(recwarn):
+    images = photographs(12)
+    said([pairs(images[:8]), pairs(images[:8], torch.ones(8).long())], pairs(images[8:]))
+
+    assert [it for it in recwarn if "different labels" in str(it.message)] == []
+
+
+def test_a_datamodule_of_ours_without_test_images_is_told_nothing(recwarn):
+    data = Digits()
+    data.setup()
+    data.test_set = None
+
+    assert said(None, datamodule=data) == ""
+    assert [it for it in recwarn if "DataLeakCheck" in str(it.message)] == []
+
+
+class Foreign(LightningDataModule):
+    """Some of its test images train; they are there before a test, or not."""
+
+    def __init__(self, ready):
+        super().__init__()
+        self.images = photographs(16)
+        if ready:
+            self.test_set = self.images[5:8]
+
+    def train_dataloader(self):
+        return pairs(self.images[:8])
+
+    def val_dataloader(self):
+        return pairs(self.images[8:])
+
+    def test_dataloader(self):
+        return pairs(self.test_set)
+
+
+def test_of_a_foreign_datamodule_the_test_images_are_read_if_they_are_there_else_it_is_told():
+    assert "3 of 3 test images stand to the byte" in said(None, datamodule=Foreign(True))
+
+    with pytest.warns(
+        UserWarning,
+        match=r"^DataLeakCheck: test images are not looked at, for test_dataloader\(\) of Foreign cannot be called "
+        r"before a test \(AttributeError: .*test_set'\)\.$",
+    ):
+        assert said(None, datamodule=Foreign(False)) == ""
+
+
 class Fallen(Dataset):
     """Gives noise on top of each image, another one each time."""
 
@@ -154,6 +212,72 @@ def test_a_dataset_that_augments_is_told_and_near_duplicates_are_found():
         message = said(DataLoader(Fallen(images), 4), DataLoader(Fallen(images[:3]), 4))
 
     assert message.startswith("DataLeakCheck: 3 of 3 val images stand nearly among")
+
+
+class Mirrored(TensorDataset):
+    def __getitem__(self, index):
+        (image,) = super().__getitem__(index)
+        return (image.flip(-1) if torch.rand(()) < 0.5 else image), 0
+
+
+def test_a_dataset_that_only_mirrors_is_told_whatever_the_seed():
+    source = StillImages("train", Mirrored(photographs(20)), Fields("it", "image", "target"))
+
+    assert [torch.manual_seed(seed) and source.repeats() for seed in range(40)] == [False] * 40
+    assert StillImages("train", TensorDataset(photographs(3)), source.fields).repeats()
+
+
+class Unasked(VisionDataset):
+    """Calls its transform whether it has one or not."""
+
+    def __init__(self, images):
+        super().__init__(".", transform=v2.RandomHorizontalFlip())
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.transform(self.images[index]), 0
+
+
+def test_a_class_that_calls_its_transform_unasked_is_compared_without():
+    images = photographs(12)
+
+    assert "1 of 4 val images stand to the byte" in said(
+        DataLoader(Unasked(images[:9]), 4), DataLoader(Unasked(images[8:]), 4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "found"),
+    [
+        (torch.zeros(8, 2, 3, 8, 8), r"a Tensor of shape \(2, 3, 8, 8\)"),
+        (torch.zeros(8, 5), r"a Tensor of shape \(5,\)"),
+        ([[torch.zeros(3, 8, 8)] * 2] * 8, "a list"),
+        (np.zeros((8, 5)), r"a ndarray of shape \(5,\)"),
+    ],
+)
+def test_samples_without_one_image_are_refused(samples, found):
+    data = [(it, 0) for it in samples]
+    way_out = r"give one image \(C, H, W\) a sample, under image_key= or first, or leave it out\.$"
+    with pytest.raises(ValueError, match=rf"^DataLeakCheck: the image of train 0 is {found}; {way_out}"):
+        said(DataLoader(data, 4), DataLoader(data, 4))
+    stream = DataLoader(Streams(samples), 4) if isinstance(samples, torch.Tensor) else None
+    if stream is not None:
+        with pytest.raises(ValueError, match=rf"^DataLeakCheck: the image of train 0 is {found}; {way_out}"):
+            said(stream, stream)
+
+
+def test_large_images_are_made_small_a_few_at_a_time(monkeypatch):
+    from lightning_vision.callbacks.verification import data_leak_check
+
+    most = []
+    monkeypatch.setattr(data_leak_check, "thumbnails", lambda images: (most.append(len(images)), thumbnails(images))[1])
+    monkeypatch.setattr(data_leak_check, "NUMBERS", 3 * 3 * 32 * 32)
+    said(pairs(photographs(10)), pairs(photographs(1, seed=1)))
+
+    assert most == [3, 3, 3, 1, 1]
 
 
 def test_what_torchvision_transforms_is_compared_without(tmp_path):
