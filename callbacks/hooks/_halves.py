@@ -2,8 +2,9 @@
 
 A mean or a sum over samples is computed of each half by itself, c of the first and m of the second, and stays two
 numbers while it is multiplied or divided, so that a mean over class weights is one of each half. Whatever else is done
-with it is done with c + eta m, and so is backward. A number without gradient is that of the first half, the images as
-they were, where it does not grow with their number, and of both where it does. Letters: 2B samples, eta `weight`.
+with it is done with c + eta m, and so is backward. What may be a number of both halves, of which nobody knows the share
+of each, is refused beside values of halves that train. A number without gradient is that of the first half, the images
+as they were, where it does not grow with their number, and of both where it does. Letters: 2B samples, eta `weight`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, equal, nn
 from torchmetrics import Metric
 
 from ._around import Around
@@ -39,12 +40,14 @@ class Halves:
         weight: eta.
         counted: Numbers that a sum over samples of both halves would be divided by to be a mean; empty where the value
             does not grow with the number of samples.
+        whole: Whether a tensor went into it that is of no half.
     """
 
     first: Tensor
     second: Tensor
     weight: float
     counted: frozenset[int] = frozenset()
+    whole: bool = False
 
     @property
     def value(self) -> Tensor:
@@ -88,24 +91,49 @@ def halves_of(
     halves = [it.twin for it in found if isinstance(it.twin, Halves)]
     trained = [it for it in found if it.own.requires_grad]
     one = len(trained) == 1 and (trained[0] is args[0] or name in _TIMES)
-    if any(it.requires_grad for it in halves) and not (name in _LINEAR and one):
+    trains = any(it.requires_grad for it in halves)
+    if trains and not (name in _LINEAR and one):
         return run(_added)
-    first, second = run(_of_first), run(_of_second)
     counted = frozenset[int]().union(*(it.counted for it in halves))
+    plain = [it for it in args if isinstance(it, Tensor) and not hasattr(it, "twin")]
+    whole = bool(plain) or any(it.whole for it in halves)
+    if trains:
+        _refuse_of_both(name, args, plain, halves, found[0].mixture)
+    first, second = run(_of_first), run(_of_second)
+    if not trained and getattr(first, "requires_grad", False):
+        raise found[0].mixture.refusal(
+            f"{name} puts sums over labels beside a tensor that may be of plain and mixed images together"
+        )
     divisor = getattr(args[1], "twin", None) if name in _OVER and len(args) > 1 else None
     if isinstance(divisor, Halves) and divisor.counted:
         counted = frozenset()
-    weight, mixture = halves[0].weight, found[0].mixture
-    if _by_number_of_samples(name, args, counted):
-        if trained:
-            raise mixture.refusal(
-                f"this loss divides a sum over the samples by their number, {mixture.size}, of which each half has "
-                f"{mixture.size // 2}"
-            )
+    weight = halves[0].weight
+    if not trained and _by_number_of_samples(name, args, counted):
         return Halves(2 * first, 2 * second, weight)
     if not isinstance(first, (tuple, list)):
-        return Halves(first, second, weight, counted)
-    return [Halves(left, right, weight, counted) for left, right in zip(first, second, strict=True)]
+        return Halves(first, second, weight, counted, whole)
+    return [Halves(left, right, weight, counted, whole) for left, right in zip(first, second, strict=True)]
+
+
+def _refuse_of_both(
+    name: str, args: Sequence[Any], plain: Sequence[Tensor], halves: Sequence[Halves], mixture: "Mixture"
+) -> None:
+    """Refuse to scale what halves cost by what may be of both of them."""
+    grows = any(it.requires_grad and it.counted for it in halves)
+    if name in _OVER | _TIMES and grows and (mixture.left_torch or _may_count(name, args)):
+        raise mixture.refusal(
+            "this loss scales a sum over the samples by a number, which for plain and mixed images apart may be another"
+        )
+    if any(it.whole for it in halves) or (plain and (name in _OVER or (name in _TIMES and grows))):
+        raise mixture.refusal(
+            "this loss scales what its samples cost by a tensor, which may be of plain and mixed images together"
+        )
+
+
+def _may_count(name: str, args: Sequence[Any]) -> bool:
+    """Whether a number among the arguments may be how many samples there are, of which there are at least four."""
+    numbers = [abs(it) for it in args if isinstance(it, (int, float))]
+    return any(it > 2 if name in _OVER else it < 0.5 for it in numbers)
 
 
 def _by_number_of_samples(name: str, args: Sequence[Any], counted: frozenset[int]) -> bool:
@@ -154,7 +182,8 @@ def clean_half_counts(
 
     def log(proceed: Callable[..., Any], name: str, value: Any, *args: Any, **kwargs: Any) -> Any:
         twin = getattr(value, "twin", None)
-        if twin is not None and not value.own.requires_grad and (not isinstance(twin, Halves) or twin.counted):
+        of_both = twin.counted if isinstance(twin, Halves) else twin is not None and not equal(value.own, twin)
+        if of_both and not value.own.requires_grad:
             warn(name)
         return proceed(name, value, *args, **kwargs)
 

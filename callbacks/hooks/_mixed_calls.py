@@ -59,7 +59,7 @@ class Call:
             raise mixture.refusal("this loss is a torch.autograd.Function of the labels, which cannot be mixed")
         losses = [mixed for mixed in self.found if mixed.own.requires_grad and mixed.own.ndim == 0]
         if losses and (self.name in _USES_OF_A_LOSS or not torch.is_grad_enabled()):
-            return self.run(as_loss)
+            return self._of_losses()
         if self.name in _ONCE_ONLY:
             raise mixture.refusal(f"the labels go through {self.name}, which cannot be computed twice")
         target = self._target()
@@ -80,8 +80,16 @@ class Call:
                 mixture.left_torch = not np.array_equal(own, self.run(_as_first))
             return own
         if isinstance(own, Tensor) and losses and not own.requires_grad:
-            return self.run(as_loss)
+            return self._of_losses()
         return self.paired(own)
+
+    def _of_losses(self) -> Any:
+        """The result for mixed losses, without gradient."""
+        value, mixture = self.run(as_loss), self.found[0].mixture
+        if mixture.beside is None or not isinstance(value, Tensor):
+            return value
+        # It is of both halves, so beside values of single samples it is refused.
+        return self.kind.of(value, value, mixture, 0.0)
 
     def _is_in_place(self) -> bool:
         name = self.name

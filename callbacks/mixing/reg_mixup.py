@@ -65,7 +65,7 @@ class RegMixup(Targets):
     Raises:
         ValueError: a setting outside its range; another callback mixes the loss; at the first step, images that are not
             floating point, a batch with more than images and labels for each sample, a loss that cannot be seen, that
-            compares samples, or that divides a sum over samples by their number by hand.
+            compares samples, or that scales what they cost by what may be of plain and mixed images together.
 
     Example:
         >>> import torch

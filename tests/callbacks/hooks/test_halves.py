@@ -52,6 +52,23 @@ def apart(value: Tensor, expected: Tensor, z: Tensor) -> float:
     return max((value - expected).abs().item(), (left - right).abs().max().item())
 
 
+def samples(z: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z, y, reduction="none")
+
+
+def sure(z: Tensor) -> Tensor:
+    return z.softmax(1).amax(1).detach()
+
+
+def hits(z: Tensor, y: Tensor) -> Tensor:
+    return z.softmax(1) * F.one_hot(y, K)
+
+
+def untraced(loss: Tensor) -> Tensor:
+    with torch.no_grad():
+        return loss / 2
+
+
 def accumulated(z: Tensor, y: Tensor) -> Tensor:
     loss = F.cross_entropy(z, y)
     loss /= 4
@@ -72,7 +89,13 @@ LOSSES: dict[str, Loss] = {
     "indexed by hand": lambda z, y: -z.log_softmax(1)[range(len(z)), y].mean(),
     "weighted by hand": lambda z, y: (WEIGHTS[y] * F.cross_entropy(z, y, reduction="none")).sum() / WEIGHTS[y].sum(),
     "weighted means": lambda z, y: (WEIGHTS[y] * F.cross_entropy(z, y, reduction="none")).mean() / WEIGHTS[y].mean(),
-    "a sum over a constant": lambda z, y: F.cross_entropy(z, y, reduction="sum") / 64,
+    "half a sum": lambda z, y: 0.5 * F.cross_entropy(z, y, reduction="sum"),
+    "a sum over a sum of labels": lambda z, y: (samples(z, y) * (y > 0)).sum() / ((y > 0).sum() + 1).clamp(min=2),
+    "means of classes": lambda z, y: sum(
+        ((samples(z, y) * (y == k)).sum() / ((y == k).sum() + 1) for k in range(K)), torch.zeros(())
+    ),
+    "weights without labels": lambda z, y: (sure(z) * samples(z, y)).mean(),
+    "focal by samples": lambda z, y: ((1 - torch.exp(-samples(z, y))) ** 2 * samples(z, y)).mean(),
     "scaled": lambda z, y: -(2 * -F.cross_entropy(z, y)) / 3,
     "scaled in place": accumulated,
     "one hot": lambda z, y: F.binary_cross_entropy_with_logits(z, F.one_hot(y, K).float()),
@@ -150,14 +173,42 @@ def test_what_is_not_linear_is_done_with_the_mixed_loss() -> None:
     assert focal.item() == pytest.approx(((1 - torch.exp(-total)) ** 2 * total).item(), rel=1e-6)
 
 
-BY_HAND = "divides a sum over the samples by their number, 12, of which each half has 6; "
+NUMBER = "scales a sum over the samples by a number, which for plain and mixed images apart may be another; "
+TENSOR = "scales what its samples cost by a tensor, which may be of plain and mixed images together; "
 REFUSED: dict[str, tuple[Loss, str]] = {
-    "a sum over len": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / len(y), BY_HAND),
-    "over the rows of logits": (lambda z, y: F.cross_entropy(z, y, reduction="none").sum() / z.shape[0], BY_HAND),
-    "over their elements": (lambda z, y: (-F.one_hot(y, K) * z.log_softmax(1)).sum() / z.numel(), BY_HAND),
-    "over a tensor": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / torch.tensor(len(y)), BY_HAND),
-    "times one over": (lambda z, y: F.cross_entropy(z, y, reduction="sum") * (1 / len(z)), BY_HAND),
-    "in place": (lambda z, y: F.cross_entropy(z, y, reduction="sum").div_(len(z)), BY_HAND),
+    "a sum over len": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / len(y), NUMBER),
+    "over twice as many": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / (2 * len(y)), NUMBER),
+    "over one more": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / (len(y) + 1), NUMBER),
+    "over the rows of logits": (lambda z, y: samples(z, y).sum() / z.shape[0], NUMBER),
+    "over their elements": (lambda z, y: (-F.one_hot(y, K) * z.log_softmax(1)).sum() / z.numel(), NUMBER),
+    "over a tensor": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / torch.tensor(len(y)), TENSOR),
+    "over ones": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / torch.ones_like(y).sum(), TENSOR),
+    "over a norm": (lambda z, y: F.cross_entropy(z, y, reduction="sum") / z.detach().abs().sum(), TENSOR),
+    "over the sum of weights": (lambda z, y: (sure(z) * samples(z, y)).sum() / sure(z).sum(), TENSOR),
+    "means over the mean of weights": (lambda z, y: (sure(z) * samples(z, y)).mean() / sure(z).mean(), TENSOR),
+    "over a number that left": (lambda z, y: (samples(z, y) * (y > 0)).sum() / max(int((y > 0).sum()), 1), NUMBER),
+    "over a sum that is of no half": (
+        lambda z, y: (samples(z, y) * (y > 0)).sum() / (sure(z).sum() + (y > 0).sum()),
+        TENSOR,
+    ),
+    "Dice": (
+        lambda z, y: 1 - (2 * hits(z, y).sum(0) / (z.softmax(1).sum(0) + F.one_hot(y, K).sum(0) + 1)).mean(),
+        "add puts sums over labels beside a tensor that may be of plain and mixed images together; ",
+    ),
+    "times one over": (lambda z, y: F.cross_entropy(z, y, reduction="sum") * (1 / len(z)), NUMBER),
+    "in place": (lambda z, y: F.cross_entropy(z, y, reduction="sum").div_(len(z)), NUMBER),
+    "above the mean": (
+        lambda z, y: (samples(z, y) * (samples(z, y).detach() > samples(z, y).mean().detach())).mean(),
+        "mul compares the labels",
+    ),
+    "from the mean": (
+        lambda z, y: (samples(z, y) - samples(z, y).mean().detach()).square().mean(),
+        "sub compares the labels",
+    ),
+    "from the mean, without a trace": (
+        lambda z, y: (samples(z, y) - untraced(2 * F.cross_entropy(z, y))).square().mean(),
+        "sub compares the labels",
+    ),
     "worst samples": (lambda z, y: F.cross_entropy(z, y, reduction="none").topk(4).values.mean(), "topk compares the"),
     "pairs": (lambda z, y: ((z @ z.T).sigmoid() - (y[:, None] == y).float()).square().mean(), "sub compares the"),
     "weights before the sum": (
@@ -206,6 +257,20 @@ def test_counts_without_gradient_are_those_of_both_halves_and_noticed_where_they
     assert count == right == total == (z.argmax(1) == torch.cat([y, y])).sum()
     assert mixture.left_torch
     assert type(total) is Tensor
+
+
+def test_a_detached_loss_reads_as_the_mixed_one_and_divides_by_it() -> None:
+    z, total = inputs()[0], written_out(F.cross_entropy, inputs()[0], 0.3).detach()
+    mixture, labels = batch(0.3)
+    with mixture.live():
+        loss = F.cross_entropy(z, labels)
+        detached, number = loss.detach(), loss.item()
+        scaled = resolved(loss / loss.detach())
+
+    assert type(detached) is Tensor
+    assert detached == number == pytest.approx(total.item(), rel=1e-6)
+    assert scaled.item() == pytest.approx(1.0) and scaled.requires_grad
+    assert not mixture.left_torch
 
 
 def test_a_module_with_a_loss_of_its_own_sees_plain_logits() -> None:
