@@ -6,7 +6,6 @@ Paul, Ganguli and Dziugaite 2021, arXiv:2107.07075, sections 3 and 4; the scores
 from collections.abc import Sequence
 from typing import Any, Literal, final
 
-import torch
 from torch import Tensor, nn
 
 from ..hooks._checks import flag, number, whole
@@ -23,7 +22,8 @@ class DataDiet(TrainingOrder):
     After `score_epoch` epochs the network is asked once for each training image, as evaluation sees it; scores are
     written to `report/data_diet.csv` in the run's folder. The paper means over several first weights: run some short
     trainings with other seeds and `keep_fraction=1`, and give their files to the real one as `score_files`, which then
-    leaves samples out from its first epoch on. Batches, losses and validation stay untouched.
+    leaves samples out from its first epoch on. Batches, losses and validation stay untouched. A second fit of the same
+    Trainer goes on with the scores of its first.
 
     Args:
         keep_fraction: Share of the samples that are trained on, above 0, at most 1; the paper's 0.5 on CIFAR-10. At 1
@@ -32,11 +32,11 @@ class DataDiet(TrainingOrder):
             takes a backward pass for each sample.
         score_epoch: Epochs after which samples are scored, at least 0; the paper's EL2N needs a few (10 of 200), GraNd
             tells at 0.
-        score_files: Files of scores from other runs, whose mean counts; then nothing is scored, and samples are left
-            out from the first epoch on.
+        score_files: Files of scores from other runs, whose mean counts, or one file; then nothing is scored, and
+            samples are left out from the first epoch on.
         drop_top_fraction: Share of the samples of highest score that go first, as they may be wrongly labelled, 0 to
             below 1.
-        last_layer_only: "grand" of the last `nn.Linear` alone.
+        last_layer_only: "grand" of that `nn.Linear` alone which `network` calls last.
         network: Path of the part of the module that makes logits `(B, K)` of images, as `network`; empty is the module
             itself.
         image_key: Key of the images where batches are mappings; elsewhere they come first.
@@ -44,12 +44,14 @@ class DataDiet(TrainingOrder):
         name: Part of the state key, and the name of the file.
 
     Shape:
-        Images `(B, C, H, W)`; logits `(B, K)`; labels int64 `(B,)`, or shares of classes `(B, K)`.
+        Images `(B, C, H, W)`; logits `(B, K)` of two classes or more; labels int64 `(B,)`, or shares of classes
+        `(B, K)` that sum to 1.
 
     Raises:
         ValueError: a setting outside its range; at set-up, if a file is none of scores, another callback chooses
-            samples or there is no such part; before the first batch, if the loader does not tell its samples apart, or
-            files have other samples.
+            samples or there is no such part; before the first batch, if the loader does not tell its samples apart or,
+            where some are left out, gives them more than once, files have other samples, or the first samples have no
+            logits or no classes; when samples are scored, if others have none.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -84,7 +86,7 @@ class DataDiet(TrainingOrder):
         keep_fraction: float = 0.5,
         score: Literal["el2n", "grand"] = "el2n",
         score_epoch: int = 10,
-        score_files: Sequence[str] = (),
+        score_files: Sequence[str] | str = (),
         drop_top_fraction: float = 0.0,
         last_layer_only: bool = False,
         network: str = "",
@@ -105,7 +107,8 @@ class DataDiet(TrainingOrder):
                 "samples, or more than are left; give a keep_fraction above 0 and at most 1 together."
             )
         self.keep_fraction, self.score, self.score_epoch = keep_fraction, score, score_epoch
-        self.score_files, self.drop_top_fraction = tuple(score_files), drop_top_fraction
+        self.score_files = (score_files,) if isinstance(score_files, str) else tuple(score_files)
+        self.drop_top_fraction = drop_top_fraction
         self.last_layer_only = last_layer_only
         # Of all samples, once they are known.
         self.found: Tensor | None = None
@@ -130,6 +133,13 @@ class DataDiet(TrainingOrder):
 
     def begin(self) -> None:
         self.found = None
+
+    def rehearse(self) -> None:
+        if self.keep_fraction < 1:
+            super().rehearse()
+        soon = self.max_epochs is None or self.score_epoch < self.max_epochs
+        if self.found is None and self.score_epoch > 0 and soon:
+            self.scored(self._score, batches=1)
 
     def visits(self, epoch: int, samples: int) -> Visit | None:
         if self.found is None and epoch >= self.score_epoch:
@@ -157,7 +167,10 @@ class DataDiet(TrainingOrder):
             self._planned = None
 
     def _score(self, network: nn.Module, images: Any, targets: Any) -> Tensor:
-        if self.score == "grand":
+        logits = self.answers(network, images, targets)
+        if self.score == "el2n":
+            return el2n(logits, targets)
+        try:
             return grand(network, images, targets, self.last_layer_only)
-        with torch.no_grad():
-            return el2n(network(images), targets)
+        except ValueError as error:
+            raise ValueError(f"DataDiet: {error}.") from None

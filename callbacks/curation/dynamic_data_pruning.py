@@ -94,12 +94,12 @@ class DynamicDataPruning(RecordedLosses):
         name: Part of the state key.
 
     Shape:
-        Logits `(B, K)`; labels int64 `(B,)`, or shares of classes `(B, K)`.
+        Logits `(B, K)` of two classes or more; labels int64 `(B,)`, or shares of classes `(B, K)` that sum to 1.
 
     Raises:
         ValueError: a setting outside its range; at set-up, if another callback chooses samples, there is no such part,
-            or the training has no last epoch; before the first batch, if the loader does not tell its samples apart; in
-            the first batch, if there are no logits or no labels for them.
+            or the training has no last epoch; before the first batch, if the loader does not tell its samples apart or
+            gives some more than once; in the first batch, if there are no such logits or labels.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -67,12 +67,12 @@ class HardBatches(RecordedLosses):
         name: Part of the state key.
 
     Shape:
-        Logits `(B, K)`; labels int64 `(B,)`, or shares of classes `(B, K)`.
+        Logits `(B, K)` of two classes or more; labels int64 `(B,)`, or shares of classes `(B, K)` that sum to 1.
 
     Raises:
         ValueError: a setting outside its range; at set-up, if another callback chooses samples or there is no such
-            part; before the first batch, if the loader does not tell its samples apart; in the first batch, if there
-            are no logits or no labels for them.
+            part; before the first batch, if the loader does not tell its samples apart or gives some more than once;
+            in the first batch, if there are no such logits or labels.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -128,7 +128,7 @@ class HardBatches(RecordedLosses):
         if since < 0:
             return None
         assert self.training_set is not None
-        losses = self.scored(lambda network, images, targets: sample_losses(network(images), targets))
+        losses = self.scored(lambda *asked: sample_losses(self.answers(*asked), asked[2]))
         place = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(samples))
         batches = torch.div(place, self.training_set.batch_size, rounding_mode="floor")
         return Visit(hardest_batches(losses, batches.float(), self.delta), ordered=True)

@@ -42,18 +42,17 @@ def grand(network: nn.Module, images: Tensor, targets: Tensor, last_layer_only: 
         network: `(B, C, H, W)` to logits `(B, K)`, in evaluation mode, so that samples do not see one another.
         images: `(B, C, H, W)`.
         targets: Classes, int64 `(B,)`, or shares of classes `(B, K)`.
-        last_layer_only: Of the weights of the last `nn.Linear` alone, which costs no more than a forward pass.
+        last_layer_only: Of the weights of that `nn.Linear` alone which the network calls last, at the cost of about two
+            forward passes.
 
     Raises:
-        ValueError: there is no `nn.Linear` to be the last layer.
+        ValueError: no `nn.Linear` is called.
     """
     weights = {name: it.detach() for name, it in network.named_parameters()}
     chosen = {name: weights[name] for name, it in network.named_parameters() if it.requires_grad}
     if last_layer_only:
-        layers = [name for name, part in network.named_modules() if isinstance(part, nn.Linear)]
-        if not layers:
-            raise ValueError("a network without nn.Linear has no last layer; leave out last_layer_only")
-        chosen = {name: it for name, it in weights.items() if name.rpartition(".")[0] == layers[-1]}
+        layer = _last_called(network, images[:1])
+        chosen = {name: it for name, it in weights.items() if name.startswith(layer)}
 
     def loss(changed: dict[str, Tensor], image: Tensor, target: Tensor) -> Tensor:
         logits = functional_call(network, changed, (image[None],))
@@ -66,6 +65,22 @@ def grand(network: nn.Module, images: Tensor, targets: Tensor, last_layer_only: 
         each = gradients_of(chosen, part, labels).values()
         norms.append(sum(it.float().flatten(1).square().sum(1) for it in each).sqrt())
     return torch.cat(norms)
+
+
+def _last_called(network: nn.Module, image: Tensor) -> str:
+    """How names of the weights of that `nn.Linear` begin which is called last; one registered last may be another."""
+    called: list[str] = []
+    layers = {name: part for name, part in network.named_modules() if isinstance(part, nn.Linear)}
+    hooks = [part.register_forward_hook(lambda *_, name=name: called.append(name)) for name, part in layers.items()]
+    try:
+        with torch.no_grad():
+            network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not called:
+        raise ValueError("a network without nn.Linear has no last layer; leave out last_layer_only")
+    return f"{called[-1]}." if called[-1] else ""
 
 
 def hardest_samples(scores: Tensor, keep_fraction: float, drop_top_fraction: float = 0.0) -> Tensor:

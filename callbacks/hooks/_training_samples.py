@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import CombinedLoader
-from torch import Tensor
+from torch import Tensor, arange
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from ._around import Around
@@ -71,6 +71,15 @@ class TrainingSamples:
         assert self._reader is not None
         return self._reader.here()
 
+    def refuse_unchoosable(self) -> None:
+        """Refuse a loader whose epochs cannot be of some samples, once it is made and before one is.
+
+        Raises:
+            ValueError: it gives samples more than once, or not all of them.
+        """
+        self._tell(Visit(arange(self.samples)))
+        self._tell(None)
+
     def _set_up(self, proceed: Callable[[], None]) -> None:
         self._loading, self._taken = True, False
         try:
@@ -123,13 +132,17 @@ class TrainingSamples:
             "datamodule of this project."
         )
 
-    def _apply(self, visit: Visit | None) -> None:
-        trainer, loop = self.trainer, self.trainer.fit_loop
-        assert self._reader is not None and loop._data_fetcher is not None and loop._combined_loader is not None
+    def _tell(self, visit: Visit | None) -> None:
+        assert self._reader is not None
         try:
             self._reader.visit(visit)
         except ValueError as error:
             raise ValueError(f"{self.owner}: {error}.") from error
+
+    def _apply(self, visit: Visit | None) -> None:
+        trainer, loop = self.trainer, self.trainer.fit_loop
+        assert loop._data_fetcher is not None and loop._combined_loader is not None
+        self._tell(visit)
         self._visits = visit is not None
         if visit is not None and isinstance(self._loader, DataLoader) and self._loader.num_workers:
             # Workers have been sent for samples already, in an order of all.

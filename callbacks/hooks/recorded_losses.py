@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from ._classes import refuse_unlike_classes
 from ._visits import Visit
 from .training_order import TrainingOrder
 
@@ -36,8 +37,8 @@ class RecordedLosses(TrainingOrder):
         others: Go to the next base class.
 
     Raises:
-        ValueError: what the base class raises; in the first batch, if `network` makes no logits or the batch has no
-            labels for them.
+        ValueError: what the base class raises; in the first batch, if `network` makes no logits of two classes or more,
+            or the batch's labels are no classes or shares of classes that sum to 1.
     """
 
     def __init__(self, **others: Any) -> None:
@@ -46,7 +47,7 @@ class RecordedLosses(TrainingOrder):
         # recorded on this rank since ranks last told each other.
         self.losses, self.batches = torch.empty(0), torch.empty(0)
         self._fresh = torch.empty(0, dtype=torch.bool)
-        self._listening = False
+        self._listening = self._read = False
         self._answers: list[Any] = []
         self._ranks, self._device = 1, torch.device("cpu")
 
@@ -71,6 +72,7 @@ class RecordedLosses(TrainingOrder):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ranks, self._device = trainer.world_size, trainer.strategy.root_device
+        self._read = False
         super().on_fit_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -120,21 +122,9 @@ class RecordedLosses(TrainingOrder):
             )
         (logits,) = answers
         rows = len(self.here)
-        # Methods that train on a batch twice put the second time behind the first.
-        fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) >= rows
-        if not fits:
-            came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(
-                f"{kind}: {part} answers {came} to a batch of {rows} and not logits ({rows}, K); name with network= "
-                "the part of the module that makes logits of images."
-            )
-        known = isinstance(targets, Tensor) and len(targets) >= rows
-        if not known or not (targets.shape == logits.shape or (targets.ndim == 1 and not targets.is_floating_point())):
-            came = f"{tuple(targets.shape)} {targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__
-            raise ValueError(
-                f"{kind}: the loss of a sample is that of its class, int64 (B,), or of shares of classes (B, K), and "
-                f"the batch has {came}; say with target_key= where labels are."
-            )
+        # Labels are read once: reading them in each batch would wait for the device.
+        refuse_unlike_classes(kind, part, logits, targets, rows, values=not self._read)
+        self._read = True
         assert self.training_set is not None
         if self.losses.device != logits.device or len(self.losses) != self.training_set.samples:
             self.known_losses(self.training_set.samples)

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ._checks import takes_batches
+from ._classes import refuse_unlike_classes
 from ._fields import Fields
 from ._heard import own_paths
 from ._run_folder import run_folder
@@ -32,7 +33,8 @@ class TrainingOrder(Method):
     The loader stays the user's: its order, workers and collation are kept, samples that are not visited are left out of
     its order, so their time is saved. An epoch of fewer samples has fewer batches and optimizer steps; validation, logs
     and the end of training follow the batches that there are. What was decided is saved, so a run that is resumed
-    inside an epoch goes on with the same samples.
+    inside an epoch goes on with the same samples. What was learned of the samples is kept for a second fit of the same
+    Trainer, which goes on with it: a fit on other data takes another Trainer.
 
     Args:
         network: Path of the part of the module that makes logits `(B, K)` of images; empty is the module itself.
@@ -43,7 +45,7 @@ class TrainingOrder(Method):
     Raises:
         ValueError: at set-up, if the Trainer has two of them or `overfit_batches`, there is no such part, or
             `training_step` fetches its batches itself; before the first batch, if the loader does not tell its samples
-            apart, or there are several.
+            apart or gives some of them more than once, or there are several.
     """
 
     place = Place.BATCH
@@ -61,7 +63,7 @@ class TrainingOrder(Method):
         self.here = torch.empty(0, dtype=torch.int64)
         self._planned: tuple[int, Visit | None] | None = None
         self._running: tuple[Trainer, LightningModule, nn.Module] | None = None
-        self._evaluates = False
+        self._evaluates = self._rehearsed = False
 
     @abstractmethod
     def visits(self, epoch: int, samples: int) -> Visit | None:
@@ -74,19 +76,38 @@ class TrainingOrder(Method):
             samples: How many there are in the training set.
         """
 
-    def scored(self, score: Callable[[nn.Module, Any, Any], Tensor]) -> Tensor:
-        """A number for each training sample as the network is now, float32 `(samples,)` on the CPU; from `visits` only.
+    def scored(self, score: Callable[[nn.Module, Any, Any], Tensor], batches: int | None = None) -> Tensor:
+        """A number for each training sample as the network is now, float32 `(samples,)` on the CPU.
 
-        Images are as evaluation sees them, the module is in evaluation mode, and nothing of it is left.
+        Images are as evaluation sees them, the module is in evaluation mode, and nothing of it is left. From `visits`
+        and `rehearse` only.
 
         Args:
             score: Of the network, and of the images and labels of a batch, `(B,)`.
+            batches: So many of each rank at most; samples of others have NaN. None takes all.
         """
         assert self._running is not None and self.training_set is not None
         trainer, pl_module, network = self._running
         return sample_scores(
-            trainer, pl_module, self.fields, self.training_set.samples, lambda x, y: score(network, x, y)
+            trainer, pl_module, self.fields, self.training_set.samples, lambda x, y: score(network, x, y), batches
         )
+
+    def answers(self, network: nn.Module, images: Any, targets: Any) -> Tensor:
+        """Logits of images, of which no gradient is kept; for a `score`.
+
+        Raises:
+            ValueError: there is no network to be asked, it makes no logits, or labels are no classes of theirs.
+        """
+        kind, part = type(self).__name__, self.network or type(network).__name__
+        if type(network).forward is LightningModule.forward:
+            raise ValueError(
+                f"{kind}: {part} has no forward of images to ask for logits; name with network= the part of the module "
+                "that makes logits of images."
+            )
+        with torch.no_grad():
+            logits = network(images)
+        refuse_unlike_classes(kind, part, logits, targets, len(images))
+        return logits  # type: ignore[no-any-return]  # a Tensor, or it was refused
 
     def report_file(self, name: str) -> Path | None:
         """Where the run keeps a report of this name; None on all ranks but the first."""
@@ -97,6 +118,11 @@ class TrainingOrder(Method):
     def ready(self) -> str | None:
         """Refuse what does not fit the training, before it begins, or return a warning."""
         return None
+
+    def rehearse(self) -> None:
+        """Refuse what would fail later in the fit; called once in it, before the first epoch is decided on."""
+        assert self.training_set is not None
+        self.training_set.refuse_unchoosable()
 
     def begin(self) -> None:
         """Forget what was learned of the samples of another run."""
@@ -132,7 +158,7 @@ class TrainingOrder(Method):
         self.max_epochs = None if trainer.max_epochs in (None, -1) else int(trainer.max_epochs)
         if (warning := self.ready()) is not None:
             rank_zero_warn(warning)
-        self._running = trainer, pl_module, self.part(pl_module)
+        self._running, self._rehearsed = (trainer, pl_module, self.part(pl_module)), False
         assert self.training_set is not None
         self.training_set.decides = True
         self.undo_later(self._forget)
@@ -153,6 +179,9 @@ class TrainingOrder(Method):
     def _plan(self, epoch: int, samples: int) -> Visit | None:
         if self._planned is None or self._planned[0] != epoch:
             assert self._running is not None
+            if not self._rehearsed:
+                self._rehearsed = True
+                self.rehearse()
             # Ranks that computed it themselves might differ in the last bit, and with it in the number of batches.
             self._planned = epoch, self._running[0].strategy.broadcast(self.visits(epoch, samples))
         return self._planned[1]

@@ -1,5 +1,6 @@
 """Data diet: EL2N by hand, GraNd against autograd and a closed form, wrong labels found, a loop written out."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer, seed_everything
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler, get_worker_info
 
 from lightning_vision.callbacks import DataDiet
 from lightning_vision.callbacks.curation.scores import el2n, grand, hardest_samples, read_scores, write_scores
@@ -155,6 +156,7 @@ def test_files_of_other_runs_are_meant_and_leave_samples_out_at_once(tmp_path: P
     diet = DataDiet(0.4, score_files=files)
     trainer = trained(diet, tmp_path)
 
+    assert DataDiet(score_files=files[0]).score_files == (files[0],)
     assert torch.allclose(diet.found, (first + second) / 2) and trainer.global_step == 2 * 2
     assert not (tmp_path / "report").exists()
 
@@ -182,6 +184,145 @@ def test_what_keeps_nothing_is_refused() -> None:
 def test_a_network_without_a_last_layer_says_so() -> None:
     with pytest.raises(ValueError, match=r"without nn\.Linear has no last layer"):
         grand(nn.Flatten(), torch.ones(2, 1, 2, 2), torch.zeros(2, dtype=torch.int64), last_layer_only=True)
+
+
+def test_the_last_layer_is_the_one_called_last_not_the_one_registered_last() -> None:
+    torch.manual_seed(0)
+    images, targets = labelled_images(7)[:]
+    module = Plain(dropout=0.0).eval()
+    expected = grand(module, images, targets, last_layer_only=True)
+    module.auxiliary = nn.Linear(4, 10)
+
+    assert torch.equal(grand(module, images, targets, last_layer_only=True), expected) and expected.min() > 0
+
+
+class Other(Plain):
+    """Answers and labels of another kind than `Plain`'s.
+
+    Args:
+        answer: Of the logits `(B, 10)`.
+        label: Of the classes `(B,)`.
+    """
+
+    def __init__(self, answer: Any = lambda it: it, label: Any = lambda it: it) -> None:
+        super().__init__(dropout=0.0)
+        self.answer, self.label = answer, label
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(super().forward(images))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.asked = self.network(batch[0])
+        return self.asked.square().mean()
+
+    def train_dataloader(self) -> Any:
+        images, targets = labelled_images(SAMPLES).tensors
+        return DataLoader(TensorDataset(images, self.label(targets)), 6)
+
+
+@pytest.mark.parametrize("score", ["el2n", "grand"])
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (lambda: Other(lambda it: it[:, :1]), r"Other answers \(6, 1\) to a batch of 6 and not logits \(6, K\) of two"),
+        (lambda: Other(lambda it: {"logits": it}), "Other answers dict to a batch of 6 and not logits"),
+        (lambda: Other(label=lambda it: it[:, None]), r"labels of these logits are classes, int64 \(6,\), .* \(6, 1\)"),
+        (lambda: Other(label=lambda it: it.float()), r"labels of these logits .* \(6,\) torch.float32; say"),
+        (
+            lambda: Other(label=lambda it: it - 100),
+            "labels reach from -100 to -[0-9]*, and the classes of Other from 0",
+        ),
+        (lambda: Other(label=lambda it: F.one_hot(it, 10) * 2), r"labels \(6, 10\) are no shares of classes, for not"),
+    ],
+    ids=["one logit", "dict", "column", "floats", "ignored", "several classes"],
+)
+def test_what_is_no_classification_is_refused_before_the_first_batch(module: Any, said: str, score: Any) -> None:
+    module = module()
+    with pytest.raises(ValueError, match=f"^DataDiet: {said}"):
+        quiet_trainer(max_epochs=3, callbacks=[DataDiet(score=score, score_epoch=2)], limit_val_batches=0).fit(module)
+
+    assert not hasattr(module, "asked")
+
+
+def test_a_module_without_a_forward_is_refused_before_the_first_batch() -> None:
+    class Steps(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = small_network()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self.network(batch[0]), batch[1])
+
+        configure_optimizers = Plain.configure_optimizers
+
+    for network in ("", "network"):
+        trainer = quiet_trainer(max_epochs=3, callbacks=[DataDiet(score_epoch=2, network=network)])
+        with nullcontext() if network else pytest.raises(ValueError, match=r"^DataDiet: Steps has no forward of im"):
+            trainer.fit(Steps(), plain_loader(SAMPLES))
+        assert trainer.global_step == (5 + 5 + 3 if network else 0)
+
+
+def test_repeated_samples_are_refused_before_the_first_batch_and_may_be_scored() -> None:
+    for keep in (0.5, 1.0):
+        sampler = WeightedRandomSampler(torch.ones(SAMPLES), SAMPLES)
+        loader = DataLoader(labelled_images(SAMPLES), 6, sampler=sampler)
+        trainer = quiet_trainer(max_epochs=3, callbacks=[diet := DataDiet(keep, score_epoch=2)])
+        refused = pytest.raises(ValueError, match=r"^DataDiet: .*WeightedRandomSampler gives samples more than once")
+        with refused if keep < 1 else nullcontext():
+            trainer.fit(Plain(), loader)
+        assert trainer.global_step == (0 if keep < 1 else 15) and (diet.found is None) == (keep < 1)
+
+
+class Drawing(TensorDataset):
+    """Adds noise of a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(*labelled_images(SAMPLES).tensors)
+        self.rng = torch.Generator().manual_seed(0)
+
+    def __getitem__(self, index: int) -> Any:
+        image, target = super().__getitem__(index)
+        return image + torch.randn(1, generator=self.rng), target
+
+
+def test_scoring_leaves_a_dataset_with_a_stream_of_its_own_where_it_was() -> None:
+    found = []
+    for callbacks in ([], [DataDiet(1.0, score_epoch=1)]):
+        torch.manual_seed(0)
+        module = Plain(dropout=0.0)
+        quiet_trainer(max_epochs=3, callbacks=callbacks, limit_val_batches=0).fit(module, DataLoader(Drawing(), 6))
+        found.append(module.state_dict())
+
+    assert distance(*found) == 0.0
+
+
+class Opened(TensorDataset):
+    """Can be read where `open_it` was called, in a worker."""
+
+    def __getitem__(self, index: int) -> Any:
+        return self.file[index]
+
+
+def open_it(worker: int) -> None:
+    data = get_worker_info().dataset  # type: ignore[union-attr]  # it is a worker
+    data.file = labelled_images(SAMPLES)
+
+
+def test_samples_of_a_dataset_that_is_opened_in_its_workers_are_scored() -> None:
+    loader = DataLoader(Opened(torch.zeros(SAMPLES)), 15, num_workers=1, worker_init_fn=open_it)
+    diet = DataDiet(1.0, score_epoch=0)
+    quiet_trainer(max_epochs=1, callbacks=[diet], limit_val_batches=0).fit(Plain(), loader)
+
+    assert diet.found is not None and diet.found.isfinite().all()
+
+
+def test_a_second_fit_of_the_same_trainer_goes_on_with_the_scores_of_the_first(tmp_path: Path) -> None:
+    diet = DataDiet(0.5, score_epoch=1)
+    trainer, found = trained(diet, tmp_path), diet.found
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(Plain(), plain_loader(SAMPLES))
+
+    assert diet.found is found and trainer.global_step == 5 + 3 + 3
 
 
 def test_a_training_that_ends_before_samples_are_scored_is_warned_about(tmp_path: Path) -> None:
