@@ -76,6 +76,13 @@ def test_two_optimizers_are_one_estimate():
     assert [step for step, _ in logged(run)] == [5, 11, 17]
 
 
+def test_too_few_steps_for_several_optimizers_are_refused():
+    with pytest.raises(ValueError, match=r"^OneCycle: estimate_every is 5, .* the 2 optimizers; give at least 6, or 0"):
+        record(TwoOptimizers(), plain_loader, [cycle(5)], max_epochs=1)
+
+    assert logged(record(TwoOptimizers(), plain_loader, [cycle(6)], max_epochs=1))
+
+
 def test_a_step_that_the_scaler_skipped_gives_no_estimate():
     """Scaled by 2**17 the first gradients overflow, so weights rest before the steps 1 and 2."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**17)
