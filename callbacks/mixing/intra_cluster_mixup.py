@@ -99,7 +99,8 @@ class IntraClusterMixup(Prepared):
         features: What images are compared by: None for their pixels; the path of a checkpoint (`*.ckpt`), such as that
             of a self-supervised learner, as the paper has it; or a network `(B, C, H, W)` to `(B, D)`.
         centroids: Centroids that are known already, K rows of D numbers; then nothing is read or clustered.
-        max_samples: Training images that are read for the clusters at most, over all processes; None takes all.
+        max_samples: Training images that are read for the clusters at most, over all processes, whatever
+            `limit_train_batches` and `fast_dev_run` say; None takes all.
         prob: Probability that a batch is mixed, 0 to 1. Neutral: 0.
         per_sample: Draw a lambda for each sample, not one for the batch.
         targets: "loss" mixes the loss; "soft" puts probabilities `(B, num_classes)` in the place of the labels,

@@ -89,9 +89,9 @@ class SelectMixDraw:
 class SelectMix(Judged):
     """Finds samples whose label is in doubt, and mixes them, and only them, with trusted ones of a class they may have.
 
-    Before `start_epoch`, and again every `refresh_every` epochs, each training sample gets class probabilities from a
-    classifier that was not fitted to it: a linear one on the features of the network as it is then, cross validated
-    over the training set, or a file. By confident learning a sample is in doubt where a class that is not its own
+    Before `start_epoch`, and again every `refresh_every` epochs, each training sample, whatever `limit_train_batches`
+    and `fast_dev_run` say, gets class probabilities from a classifier that was not fitted to it: a linear one on the
+    features of the network as it is then, cross validated over the training set, or a file. By confident learning a sample is in doubt where a class that is not its own
     reaches the probability which samples of that class have on average, or where no class is likelier than
     `confidence_threshold`. In each training micro-batch a sample in doubt is mixed with a trusted one of its given or
     its predicted class, and its loss becomes that of both classes with the shares of `given_share`. Samples that are
