@@ -1,16 +1,21 @@
 """Which layers mix the samples of a batch, by running a step with some of them exchanged."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..hooks._frozen import part_name
+from ..hooks._rerun import StepFailedError
 from ._watch import STEP, Call, Key, Watch, leaking_rows
 
 __all__ = ["Leak", "Leaks", "batch_leaks"]
+
+T = TypeVar("T")
 
 _HALVES = ((0, False), (0, True), (1, False), (1, True))  # by which split, and whether the others are meant
 
@@ -50,79 +55,121 @@ class Leaks:
 def batch_leaks(
     run: Callable[[], Any],
     module: nn.Module,
-    labels: Sequence[Tensor] = (),
+    batch: Any = None,
     tolerance: float = 1e-4,
     agree: Callable[[bool], bool] = bool,
+    allowed: Collection[str] = (),
+    another: tuple[Callable[[], Any], Any] | None = None,
 ) -> Leaks:
     """Look for layers whose row i depends on what they are given in row j, by running a step five times.
 
     In two of the runs half of the samples, and then the other half, enter the outermost layers as their negatives, in
     two more the halves of another split, for a layer may exchange rows that stand in the same half. A row that changes
     though it came in unchanged has seen another sample. Batch norms rest meanwhile, or they would hide what comes after
-    them. Of nested layers the innermost is named. What is found is confirmed in six more runs, two of which are equal,
-    for a layer may compute differently each time.
+    them. What is found is confirmed in six more runs, two of which are equal, for a layer may compute differently each
+    time, and once more with another number of samples, for a layer may put out as many rows as there are samples by
+    chance. Of nested layers the innermost is named.
 
     Args:
         run: Computes the step, each time from the same start, random streams included.
         module: Whose layers are called.
-        labels: Of the batch, so that the loss's rows are known to be samples.
+        batch: That the step computes, so that the loss's rows are known to be samples.
         tolerance: Changes of at most this share of a layer's largest output are rounding.
-        agree: Of several processes, whether any has found something.
+        agree: Of several processes, whether any has found something, or has failed.
+        allowed: Paths of layers that may mix samples.
+        another: The same step for another number of samples, and its batch.
     """
-    with Watch(module, labels) as first:
-        run()
-    judged, suspects = set[Key](), dict[Key, Tensor]()
-    for split, others in _HALVES:
-        with Watch(module, labels, first.calls, split, others) as watch:
+    look = partial(_look, module=module, tolerance=tolerance, agree=agree, allowed=allowed)
+    first, proven, judged = look(run, batch)
+    if another is not None and agree(bool(proven)):
+        # It need not run with so many samples, and what was found stands then.
+        with suppress(Exception):
+            paths = {leak.path for leak in look(*another)[1].values()}
+            proven = {key: leak for key, leak in proven.items() if leak.path in paths}
+    leaks = {leak.path: leak for leak in reversed(_innermost(first.calls, proven))}
+    return Leaks(tuple(reversed(leaks.values())), tuple(first.batch_norms), judged)
+
+
+def _look(
+    run: Callable[[], Any],
+    batch: Any,
+    module: nn.Module,
+    tolerance: float,
+    agree: Callable[[bool], bool],
+    allowed: Collection[str],
+) -> tuple[Watch, dict[Key, Leak], int]:
+    """A run's calls, those that mix samples, and how many could be judged."""
+
+    def watched(*exchange: Any, keep: Collection[Key] = ()) -> Watch:
+        with Watch(module, batch, allowed, *exchange, keep=keep) as watch:
             run()
-        for key in first.calls:
-            rows = leaking_rows(key, first.calls, watch.calls)
-            if rows is not None:
-                judged.add(key)
-                suspects[key] = suspects.get(key, torch.zeros_like(rows)) | rows
-    found = _innermost(first.calls, {key: rows for key, rows in suspects.items() if rows.any()})
-    leaks: list[Leak] = []
-    if agree(bool(found)):
-        leaks = list(_confirmed(run, module, labels, found, tolerance))
-    return Leaks(tuple(leaks), tuple(first.batch_norms), len(judged))
+        return watch
+
+    def suspected() -> tuple[Watch, dict[Key, Tensor]]:
+        first, suspects = watched(), dict[Key, Tensor]()
+        for exchange in _HALVES:
+            watch = watched(first.calls, *exchange)
+            for key in first.calls:
+                rows = leaking_rows(key, first.calls, watch)
+                if rows is not None:
+                    suspects[key] = suspects.get(key, torch.zeros_like(rows)) | rows
+        return first, suspects
+
+    def confirmed() -> dict[Key, Leak]:
+        same, again = watched(keep=found), watched(keep=found)
+        halved = [watched(same.calls, *exchange, keep=found) for exchange in _HALVES]
+        leaks = {key: _leak(module, key, found[key], same, again, halved) for key in first.calls if key in found}
+        return {key: leak for key, leak in leaks.items() if leak is not None and leak.share > tolerance}
+
+    first, suspects = _together(agree, suspected)
+    found = {key: rows for key, rows in suspects.items() if rows.any()}
+    # Allowed ones that put out no tensor with a row a sample mix still, so whatever lies around them does.
+    mixing = {key for key in found if key[0] in allowed}
+    found = {key: rows for key, rows in found.items() if mixing.isdisjoint([key, *_inside(key, first.calls)])}
+    if mixing:
+        found = {key: rows for key, rows in found.items() if key[0] != STEP}
+    return first, _together(agree, confirmed) if agree(bool(found)) else {}, len(suspects)
 
 
-def _innermost(calls: dict[Key, Call], suspects: dict[Key, Tensor]) -> dict[Key, Tensor]:
+def _together(agree: Callable[[bool], bool], compute: Callable[[], T]) -> T:
+    """In all processes or in none, for one that fails alone would leave the others waiting in the next `agree`."""
+    failed: list[Exception] = []
+    try:
+        found = compute()
+    except Exception as error:  # of any kind: it is a stranger's step
+        failed.append(error)
+    if agree(bool(failed)):
+        raise failed[0] if failed else StepFailedError("the step of another process failed")
+    return found
+
+
+def _innermost(calls: dict[Key, Call], leaks: dict[Key, Leak]) -> list[Leak]:
     """Those in which no other one lies; the step itself only if there is no other."""
 
-    def inside(key: Key) -> Iterator[Key]:
-        for it in calls[key].inside:
-            if it in calls:
-                yield it
-                yield from inside(it)
-
-    layers = {key: rows for key, rows in suspects.items() if key[0] != STEP}
-    innermost = {key: rows for key, rows in layers.items() if not any(it in layers for it in inside(key))}
-    return innermost or suspects
+    layers = {key: leak for key, leak in leaks.items() if key[0] != STEP}
+    innermost = [leak for key, leak in layers.items() if not any(it in layers for it in _inside(key, calls))]
+    return innermost or list(leaks.values())
 
 
-def _confirmed(
-    run: Callable[[], Any], module: nn.Module, labels: Sequence[Tensor], found: dict[Key, Tensor], tolerance: float
-) -> Iterator[Leak]:
-    """Those whose rows move further than rounding and than in two equal runs."""
-    watches: list[Watch] = []
-    for exchanged in (None, None, *_HALVES):
-        reference = watches[0].calls if exchanged else None
-        with Watch(module, labels, reference, *(exchanged or (0, False)), found) as watch:
-            run()
-        watches.append(watch)
+def _inside(key: Key, calls: dict[Key, Call]) -> Iterator[Key]:
+    for it in calls[key].inside:
+        if it in calls:
+            yield it
+            yield from _inside(it, calls)
+
+
+def _leak(
+    module: nn.Module, key: Key, rows: Tensor, first: Watch, again: Watch, halved: Sequence[Watch]
+) -> Leak | None:
+    """None if the rows move no further than ten times as far as in two equal runs."""
+    same, equal, *others = (it.calls[key].kept if key in it.calls else () for it in (first, again, *halved))
+    largest = max((float(it.abs().max()) for it in same if it.numel()), default=0.0)
+    masks = [leaking_rows(key, first.calls, watch) for watch in halved]
+    moved = [_furthest(same, it, mask) for it, mask in zip(others, masks, strict=True) if mask is not None]
+    if max(moved, default=0.0) <= 10 * _furthest(same, equal, rows):
+        return None
     kinds = {part_name(path): type(part).__name__ for path, part in module.named_modules()}
-    told = set[str]()
-    for key, rows in found.items():
-        same, again, *halved = (watch.calls[key].kept if key in watch.calls else () for watch in watches)
-        largest = max((float(it.abs().max()) for it in same if it.numel()), default=0.0)
-        noise = _furthest(same, again, rows)
-        masks = [leaking_rows(key, watches[0].calls, watch.calls) for watch in watches[2:]]
-        moved = [_furthest(same, it, mask) for it, mask in zip(halved, masks, strict=True) if mask is not None]
-        share = max(moved, default=0.0) / (largest or 1.0)
-        if share > tolerance and max(moved) > 10 * noise and key[0] not in told:
-            told.add(key[0])
-            yield Leak(key[0], kinds.get(key[0], ""), tuple(rows.nonzero().flatten().tolist()), share)
+    return Leak(key[0], kinds.get(key[0], ""), tuple(rows.nonzero().flatten().tolist()), max(moved) / (largest or 1.0))
 
 
 def _furthest(left: Sequence[Tensor], right: Sequence[Tensor], rows: Tensor) -> float:
@@ -132,4 +179,4 @@ def _furthest(left: Sequence[Tensor], right: Sequence[Tensor], rows: Tensor) -> 
     pairs = list(zip(left, right, strict=True))
     if own := [pair for pair in pairs if pair[0].ndim and len(pair[0]) == len(rows)]:
         pairs = [(a[rows.to(a.device)], b[rows.to(b.device)]) for a, b in own]
-    return max((float((a.double() - b.double()).abs().max()) for a, b in pairs if a.numel()), default=0.0)
+    return max((float((a.cpu().double() - b.cpu().double()).abs().max()) for a, b in pairs if a.numel()), default=0.0)

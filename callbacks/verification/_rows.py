@@ -6,6 +6,7 @@ and a GB of activations fits into kB. Without factors two numbers and their nega
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ._tensors import odd_factors
 
-__all__ = ["Tree", "changed", "halves", "leaves", "negative", "prints", "rows_of", "sizes", "with_negatives"]
+__all__ = ["Tree", "changed", "halves", "leaves", "prints", "resized", "sizes", "with_negatives"]
 
 # Fingerprints `(N,)` of a tensor's rows, nested as the value was: a list holds what lists held, a dict all else.
 Tree = Tensor | list["Tree"] | dict[Any, "Tree"]
@@ -50,7 +51,9 @@ def negative(images: Tensor) -> Tensor:
     return images + 1 if low == high else (low + high - images).to(images.dtype)
 
 
-def with_negatives(value: Any, half: Callable[[int], Tensor]) -> tuple[Any, int]:
+def with_negatives(
+    value: Any, half: Callable[[int], Tensor], others: Callable[[Tensor], bool] = lambda tensor: False
+) -> tuple[Any, int]:
     """What a layer is given with some samples as their negatives, and how many samples there are; 0 if nobody knows.
 
     Samples are tensors of four dimensions or more, else lists of tensors `(C, H, W)`, else tensors `(N, D)`; the first
@@ -59,11 +62,17 @@ def with_negatives(value: Any, half: Callable[[int], Tensor]) -> tuple[Any, int]
     Args:
         value: Any containers of tensors.
         half: Which samples of N.
+        others: Whether a tensor is none of samples.
     """
-    for fits in (_is_batch, _is_list, _is_table):
+    for kind in (_is_batch, _is_list, _is_table):
+        fits = partial(_fits, kind, others)
         if count := next(_counts(value, fits), 0):
             return _exchanged(value, fits, half(count), count), count
     return value, 0
+
+
+def _fits(kind: Callable[[Any], bool], others: Callable[[Tensor], bool], value: Any) -> bool:
+    return kind(value) and not (isinstance(value, Tensor) and others(value))
 
 
 def _is_batch(value: Any) -> bool:
@@ -102,6 +111,27 @@ def _exchanged(value: Any, fits: Callable[[Any], bool], half: Tensor, count: int
         parts = [_exchanged(part, fits, half, count) for part in value]
     else:
         return value
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+
+
+def resized(batch: Any) -> Any:
+    """A batch without its last sample, or of two samples with the last one twice; None if nobody knows the samples."""
+    _, count = with_negatives(batch, halves)
+    return _picked(batch, count, [*range(count - 1)] if count > 2 else [0, 1, 1], outermost=True) if count else None
+
+
+def _picked(value: Any, count: int, rows: list[int], outermost: bool = False) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim and len(value) == count else value
+    if isinstance(value, dict):
+        return {key: _picked(part, count, rows) for key, part in value.items()}
+    if not isinstance(value, (list, tuple)):
+        return value
+    parts = [_picked(part, count, rows) for part in value]
+    if not outermost and len(value) == count:
+        alike = all(isinstance(it, dict) for it in value)
+        if alike or not any(it.ndim and len(it) == count for it in leaves(value)):
+            parts = [value[row] for row in rows]
     return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 

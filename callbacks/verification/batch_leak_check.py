@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, final
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 
 from ..hooks._checks import flag, number
 from ..hooks._findings import Action
 from ..hooks._frozen import part_name
-from ..hooks._heard_losses import labels_in
 from ..hooks._layer_names import patterns_of, that_match
 from ..hooks._rerun import Rerun, StepFailedError
 from ..hooks.first_batch import FirstBatch
 from ._leaks import Leak, Leaks, batch_leaks
+from ._rows import resized
 from ._watch import STEP
 
 __all__ = ["BatchLeakCheck", "Leak", "Leaks", "batch_leaks"]
@@ -38,8 +39,8 @@ class BatchLeakCheck(FirstBatch):
         action: `error` raises before the first step what is found, `warn` says it. Neutral: `off`.
         allow_batch_norm: Whether batch norms may measure the batch; if not, each is a finding.
         allowed: Layers that mix samples on purpose, as patterns of the shell on their paths; `forward` and
-            `training_step` stand for what the module computes between layers. What comes after them is given rows that
-            have all changed, so it is not judged.
+            `training_step` stand for what the module computes between layers. What comes after one that puts out a
+            tensor with a row a sample is judged as if it did not mix.
         tolerance: A row's change by up to this share of the layer's largest output is rounding, >= 0.
         name: Part of the state key.
 
@@ -73,23 +74,29 @@ class BatchLeakCheck(FirstBatch):
 
     def look(self, trainer: Trainer, pl_module: LightningModule, batch: Any, step: Rerun) -> Sequence[str]:
         allowed = self._allowed(pl_module)
-        labels, agree = labels_in(batch), _any_rank(trainer)
-        training = batch_leaks(step, pl_module, labels, self.tolerance, agree)
+        fewer = resized(batch)
+        look = partial(
+            batch_leaks,
+            step,
+            pl_module,
+            batch,
+            self.tolerance,
+            # All processes have to run the step equally often.
+            lambda found: bool(trainer.strategy.reduce_boolean_decision(found, all=False)),
+            {"" if it == "forward" else it for it in allowed},
+            None if fewer is None else (Rerun(trainer, pl_module, fewer, step.batch_idx), fewer),
+        )
+        training = look()
         name = type(pl_module).__name__
         if not training.judged:
             rank_zero_warn(
                 f"BatchLeakCheck: nothing of {name} could be judged, for no layer was given several images at once; "
                 "give it batches of at least 2 samples, or leave it out."
             )
-        told = [_sentence(leak, name, "while training") for leak in training.leaks if _path(leak) not in allowed]
+        told = [_sentence(leak, name, "while training") for leak in training.leaks]
+        resting = _in_evaluation(pl_module, look)
         known = {leak.path for leak in training.leaks}
-        resting = self._in_evaluation(pl_module, labels, step, agree)
-        known = {leak.path for leak in training.leaks}
-        told += [
-            _sentence(leak, name, "in evaluation mode")
-            for leak in resting.leaks
-            if leak.path not in known and _path(leak) not in allowed
-        ]
+        told += [_sentence(leak, name, "in evaluation mode") for leak in resting.leaks if leak.path not in known]
         if measuring := ", ".join(it for it in resting.batch_norms if it not in allowed):
             told.append(
                 f"batch norms without running statistics mix the samples of a batch in evaluation mode, too: "
@@ -103,15 +110,6 @@ class BatchLeakCheck(FirstBatch):
         paths = ["forward", STEP, *(part_name(path) for path, _ in pl_module.named_modules() if path)]
         patterns = patterns_of("BatchLeakCheck", "allowed", self.allowed)
         return set(that_match("BatchLeakCheck", "allowed", patterns, paths, "layers"))
-
-    def _in_evaluation(
-        self, pl_module: LightningModule, labels: Sequence[Tensor], step: Rerun, agree: Callable[[bool], bool]
-    ) -> Leaks:
-        with _evaluated(pl_module):
-            try:
-                return batch_leaks(step, pl_module, labels, self.tolerance, agree)
-            except StepFailedError:  # it need not run in evaluation mode
-                return Leaks((), (), 0)
 
     def _of_batch_norms(self, paths: Sequence[str]) -> list[str]:
         if not paths:
@@ -128,13 +126,17 @@ class BatchLeakCheck(FirstBatch):
         ]
 
 
-def _path(leak: Leak) -> str:
-    return leak.path or "forward"
+def _in_evaluation(pl_module: LightningModule, look: Callable[[], Leaks]) -> Leaks:
+    with _evaluated(pl_module):
+        try:
+            return look()
+        except StepFailedError:  # it need not run in evaluation mode
+            return Leaks((), (), 0)
 
 
 def _sentence(leak: Leak, module: str, when: str) -> str:
     rows = ", ".join(map(str, leak.rows[:4])) + (", ..." if len(leak.rows) > 4 else "")
-    place = _path(leak)
+    place = leak.path or "forward"
     if place == "forward":
         where, what = f"forward of {module}, between its layers,", "of what it returns"
     elif place == STEP:
@@ -146,11 +148,6 @@ def _sentence(leak: Leak, module: str, when: str) -> str:
         "value when only other samples do; look for a view, reshape, mean or softmax over the first dimension, or say "
         f"allowed=[{place!r}] if it is meant so."
     )
-
-
-def _any_rank(trainer: Trainer) -> Callable[[bool], bool]:
-    """Whether any process has found something, for all have to run the step equally often."""
-    return lambda found: bool(trainer.strategy.reduce_boolean_decision(found, all=False))
 
 
 @contextmanager

@@ -11,9 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_vision.callbacks import BatchLeakCheck, InitialLossCheck
-from lightning_vision.callbacks.verification._rows import halves, prints
+from lightning_vision.callbacks.hooks._rerun import StepFailedError
+from lightning_vision.callbacks.verification._rows import halves, prints, resized
 from lightning_vision.callbacks.verification.batch_leak_check import batch_leaks
 from support.compare import distance, seeded
 from support.data import plain_loader
@@ -60,6 +63,102 @@ class MixesImages(Plain):
     def training_step(self, batch, batch_idx):
         image, target = batch
         return self.loss(0.7 * image + 0.3 * image.flip(0), target)
+
+
+class Recurrent(nn.Module):
+    """Its last states `(4, N, 5)`, two of each direction, have as many rows as 4 samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.LSTM(8, 5, 2, batch_first=True, bidirectional=True), nn.Linear(10, 10)
+
+    def forward(self, image):
+        states, _ = self.cells(image.squeeze(1))
+        return self.head(states[:, -1])
+
+
+class Measured(Plain):
+    """Its metric has a number for each of 10 classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(10, average=None)
+
+    def training_step(self, batch, batch_idx):
+        self.accuracy(self(batch[0]), batch[1])
+        return self.loss(*batch)
+
+
+class Pair(nn.Module):
+    """Two arguments and two results, of 8 positions each of which holds a row a sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, 8), nn.Linear(8, 10)
+
+    def forward(self, image):
+        tokens, _ = Twofold()(self.embed(image.squeeze(1).transpose(0, 1)), torch.ones(8))
+        return self.head(tokens.mean(0))
+
+
+class Twofold(nn.Module):
+    def forward(self, tokens, mask):
+        return tokens * mask, tokens.neg()
+
+
+class Templates(Plain):
+    """Logits are products with what a layer makes of the module's own vectors, or of numbers made of them."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.made, self.project = made, nn.Linear(20, 36)
+        self.register_buffer("vectors", torch.randn(10, 20))
+
+    def training_step(self, batch, batch_idx):
+        logits = self.network[:5](batch[0]) @ self.project(self.made(self.vectors)).T
+        return F.cross_entropy(logits, batch[1])
+
+
+def of(layer):
+    module = Plain()
+    module.network = layer
+    return module
+
+
+RIGHT_BY_CHANCE = {
+    "states of as many layers as samples": (lambda: of(Recurrent()), 4),
+    "states of as many layers as two samples": (lambda: of(Recurrent()), 2),
+    "a metric of as many classes": (Measured, 10),
+    "two arguments and two results": (lambda: of(Pair()), 2),
+    "the module's own vectors": (lambda: Templates(lambda it: it), 10),
+    "vectors made of its own": (lambda: Templates(F.normalize), 10),
+    "more vectors than samples": (lambda: Templates(F.normalize), 4),
+}
+
+
+@pytest.mark.parametrize(("make", "size"), RIGHT_BY_CHANCE.values(), ids=RIGHT_BY_CHANCE)
+def test_what_has_as_many_rows_as_there_are_samples_by_chance_is_no_leak(make, size):
+    assert check(make(), plain_loader(size, batch_size=size)).global_step == 1
+
+
+class Placed(Plain):
+    """A layer makes places of the module's own numbers before images come in, and then samples are mixed."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.made, self.places = made, nn.Linear(2, 1)
+        self.register_buffer("grid", torch.rand(64, 2))
+        self.network.insert(5, Mean())
+
+    def training_step(self, batch, batch_idx):
+        places = self.places(self.made(self.grid)).view(1, 1, 8, 8)
+        return F.cross_entropy(self.network(batch[0] + places), batch[1])
+
+
+@pytest.mark.parametrize("made", [lambda it: it, torch.sin], ids=["its own", "made of its own"])
+def test_a_table_of_the_module_does_not_hide_a_leak_behind_it(made):
+    with pytest.raises(RuntimeError, match=r"^BatchLeakCheck: 'network.5' \(Mean\) mixes"):
+        check(Placed(made))
 
 
 def with_layer(layer, kind=Plain):
@@ -286,6 +385,120 @@ def test_rows_that_differ_between_equal_runs_are_no_leak():
     network, rows = nn.Sequential(nn.Linear(4, 4), Noisy()), torch.randn(6, 4)
 
     assert batch_leaks(lambda: network(rows), network).leaks == ()
+
+
+class Around(nn.Module):
+    """It mixes samples itself, after a layer inside of it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, rows):
+        rows = self.inner(rows)
+        return rows - 0.5 * rows.mean(0)
+
+
+class Trembles(nn.Module):
+    """Its rows differ by a little in each call, past what a rerun puts back."""
+
+    def forward(self, rows):
+        return rows * (1 + 1e-7 * (torch.seed() % 2**20) / 2**20)
+
+
+@pytest.mark.parametrize("inner", [nn.Identity(), Trembles(), Mean()], ids=lambda it: type(it).__name__)
+def test_a_leak_is_named_around_a_layer_that_trembles_or_may_mix(inner):
+    message = r"^BatchLeakCheck: 'network.5' \(Around\) mixes"
+    with pytest.raises(RuntimeError, match=message):
+        check(with_layer(Around(inner)), allowed="network.5.inner")
+
+    assert check(with_layer(nn.Sequential(inner)), allowed="network.5.0").global_step == 1
+
+
+class Two(nn.Module):
+    def forward(self, rows):
+        return rows - rows.mean(0), rows.mean(0)
+
+
+class First(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.two = Two()
+
+    def forward(self, rows):
+        return self.two(rows)[0]
+
+
+def test_around_an_allowed_layer_with_two_results_nothing_is_judged():
+    assert check(with_layer(First()), allowed="network.5.two").global_step == 1
+
+
+def test_what_comes_after_an_allowed_layer_is_judged():
+    module = with_layer(Mean())
+    module.network.insert(6, Mean())
+    with pytest.raises(RuntimeError, match=r"^BatchLeakCheck: 'network.6' \(Mean\) mixes"):
+        check(module, allowed="network.5")
+
+
+@pytest.mark.parametrize("look", [BatchLeakCheck, InitialLossCheck])
+@pytest.mark.parametrize("scripted", [torch.jit.script, lambda it: torch.jit.trace(it, torch.ones(2, 64))])
+def test_a_scripted_teacher_is_left_alone(look, scripted):
+    class Taught(Plain):
+        def training_step(self, batch, batch_idx):
+            return self.loss(*batch) + self.teacher(batch[0].flatten(1)).square().mean()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = with_layer(nn.Identity(), Taught)
+        module.teacher = scripted(nn.Sequential(nn.Linear(64, 10)).requires_grad_(False))
+
+    options = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0}
+    trainer = quiet_trainer(callbacks=[look(action="error")], **options)
+    trainer.fit(module, plain_loader(12))
+    assert trainer.global_step == 1
+
+
+class Pairs(Plain):
+    """Each image beside all others, by their places in the batch."""
+
+    def training_step(self, batch, batch_idx):
+        rows = self.network(batch[0])
+        return F.cross_entropy(rows @ rows.T, torch.arange(len(rows)))
+
+
+def test_a_contrastive_loss_is_not_taken_for_one_by_the_numbers_of_the_samples():
+    loader = DataLoader([(torch.randn(6, 1, 8, 8), torch.arange(6))], batch_size=None)
+
+    assert check(Pairs(), loader).global_step == 1
+
+
+def test_a_step_that_fails_in_one_process_fails_in_all():
+    asked = []
+
+    def fails():
+        raise ZeroDivisionError
+
+    for run, error in ((fails, ZeroDivisionError), (lambda: None, StepFailedError)):
+        asked.append([])
+        with pytest.raises(error):
+            batch_leaks(run, nn.Linear(2, 2), agree=lambda found: bool(asked[-1].append(found) or True))
+
+    assert asked == [[True], [False]]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_batch_of_another_size_has_one_sample_less_or_one_twice(size):
+    images, boxes = [torch.rand(1, 4, 4) for _ in range(size)], [{"boxes": torch.rand(size, 4)} for _ in range(size)]
+    rows = [0, 1] if size == 3 else [0, 1, 1]
+
+    image, label = resized((torch.rand(size, 1, 4, 4), torch.arange(size)))
+    assert (len(image), label.tolist()) == (len(rows), rows)
+    images_now, boxes_now = resized((images, boxes))
+    assert all(now is images[row] for now, row in zip(images_now, rows, strict=True))
+    assert all(now is boxes[row] for now, row in zip(boxes_now, rows, strict=True))
+    views = resized({"views": [torch.rand(size, 1, 4, 4)] * size})["views"]
+    assert [len(it) for it in views] == [len(rows)] * size
+    assert resized(torch.arange(size)) is None
 
 
 class Exchanges(nn.Module):
