@@ -5,13 +5,15 @@ Public hook used: `on_train_start`, when loaders are there.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from numpy import uint8
 from numpy.typing import NDArray
 
+from ._attributes_kept import data_kept
 from ._fields import Fields
 from ._findings import Action, known_action
 from ._media import keep_picture
@@ -25,9 +27,10 @@ __all__ = ["DataSets"]
 class DataSets(Method):
     """Looks at the images that train and those that validate and test, as they lie there, and leaves no trace.
 
-    The first process reads them, while others wait. Of a datamodule of this project, and of torchvision's datasets, no
-    augmentation is seen; see `_still_images.py`. Test images are read if their loader can be made before a test, else
-    that is told.
+    The first process reads them, while others wait; streams and counters that a dataset keeps in attributes are put
+    back, a file or a Python generator stays where it was read to. Of a datamodule of this project, and of torchvision's
+    datasets, no augmentation is seen; see `_still_images.py`. Test images are read if their loader can be made before a
+    test, else that is told.
 
     Args:
         action: `error` raises what was found, `warn` says it, `off` does not look.
@@ -72,7 +75,8 @@ class DataSets(Method):
             try:
                 fields = Fields(type(self).__name__, self.image_key, self.target_key)
                 tests, unread = test_loaders(trainer, pl_module)
-                wrong, told, picture = self.look(trainer, still_sets(trainer, fields, tests))
+                with data_kept(_read_here(trainer.train_dataloader, trainer.val_dataloaders, tests)):
+                    wrong, told, picture = self.look(trainer, still_sets(trainer, fields, tests))
                 told += [unread] if unread else []
             finally:
                 rewind(streams)
@@ -83,3 +87,9 @@ class DataSets(Method):
         wrong = trainer.strategy.broadcast(wrong)
         if wrong and self.action == "error":
             raise RuntimeError(f"{type(self).__name__}: {'; '.join(wrong)}.")
+
+
+def _read_here(*loaders: Any) -> list[SimpleNamespace]:
+    """Loaders' datasets as of loaders without workers, for here they are asked in this process."""
+    flat = CombinedLoader([it for it in loaders if it is not None]).flattened
+    return [SimpleNamespace(dataset=getattr(it, "dataset", None)) for it in flat]

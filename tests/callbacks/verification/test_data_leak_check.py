@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder, VisionDataset
@@ -377,6 +377,34 @@ def test_no_random_stream_moves_and_no_order_of_the_data():
 
     for left, right in zip(drawn(DataLeakCheck()), drawn(), strict=True):
         assert np.array_equal(left, right) if isinstance(left, np.ndarray) else left == right
+
+
+class Jittered(TensorDataset):
+    """Draws from a generator of its own."""
+
+    def __init__(self, images):
+        super().__init__(images)
+        self.stream, self.given = np.random.default_rng(0), 0
+
+    def __getitem__(self, index):
+        self.given += 1
+        return super().__getitem__(index)[0] + float(self.stream.normal()), 0
+
+
+@pytest.mark.filterwarnings("ignore:DataLeakCheck")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streams_and_counters_of_datasets_stand_where_they_were(workers):
+    data = Jittered(photographs(6) / 255)
+
+    class Looks(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            assert data.given == 0
+            assert data.stream.bit_generator.state == np.random.default_rng(0).bit_generator.state
+            raise KeyError("it looked")
+
+    trainer = quiet_trainer(callbacks=[DataLeakCheck(), Looks()], max_epochs=1, num_sanity_val_steps=0)
+    with pytest.raises(KeyError, match="it looked"):
+        trainer.fit(seeded(Still), DataLoader(data, 3, num_workers=workers), pairs(photographs(3)))
 
 
 def test_a_digest_tells_pixels_shapes_and_types_apart():
