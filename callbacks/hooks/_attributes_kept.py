@@ -124,8 +124,8 @@ class _Keeper:
             self._known[id(value)] = value
             if not isinstance(value, tuple):
                 self._undo.append(_content_of(value))
-            if not (isinstance(value, bytearray) or (self._data and len(value) > _LONG)):
-                parts: Any = value.values() if isinstance(value, dict) else value
+            parts: Any = value.values() if isinstance(value, dict) else value
+            if not (isinstance(value, bytearray) or (self._data and len(parts) > _LONG)):
                 for part in list(parts):
                     self._follow(part)
             if hasattr(value, "__dict__"):

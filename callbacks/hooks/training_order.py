@@ -105,9 +105,9 @@ class TrainingOrder(Method):
                 "that makes logits of images."
             )
         with torch.no_grad():
-            logits = network(images)
+            logits: Tensor = network(images)
         refuse_unlike_classes(kind, part, logits, targets, len(images))
-        return logits  # type: ignore[no-any-return]  # a Tensor, or it was refused
+        return logits
 
     def report_file(self, name: str) -> Path | None:
         """Where the run keeps a report of this name; None on all ranks but the first."""
