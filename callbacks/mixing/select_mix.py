@@ -91,12 +91,13 @@ class SelectMix(Judged):
 
     Before `start_epoch`, and again every `refresh_every` epochs, each training sample, whatever `limit_train_batches`
     and `fast_dev_run` say, gets class probabilities from a classifier that was not fitted to it: a linear one on the
-    features of the network as it is then, cross validated over the training set, or a file. By confident learning a sample is in doubt where a class that is not its own
-    reaches the probability which samples of that class have on average, or where no class is likelier than
-    `confidence_threshold`. In each training micro-batch a sample in doubt is mixed with a trusted one of its given or
-    its predicted class, and its loss becomes that of both classes with the shares of `given_share`. Samples that are
-    not in doubt are trained on as they are; so is one that has no peer in the batch, but for its target. Integer labels
-    stay integers, so metrics count the given label. Validation, test and prediction stay untouched.
+    features of the network as it is then, cross validated over the training set, or a file. By confident learning a
+    sample is in doubt where a class that is not its own reaches the probability which samples of that class have on
+    average, or where no class is likelier than `confidence_threshold`. In each training micro-batch a sample in doubt
+    is mixed with a trusted one of its given or its predicted class, and its loss becomes that of both classes with the
+    shares of `given_share`. Samples that are not in doubt are trained on as they are; so is one that has no peer in the
+    batch, but for its target. Integer labels stay integers, so metrics count the given label. Validation, test and
+    prediction stay untouched.
 
     Args:
         k_folds: Parts of the cross validation, at least 2.
