@@ -21,11 +21,17 @@ class TensorCopies:
 
     @torch.no_grad()
     def __init__(self, module: nn.Module, trained_by: Sequence[Optimizer] = ()) -> None:
-        held = {id(it) for optimizer in trained_by for group in optimizer.param_groups for it in group["params"]}
-        names = [name for name, it in module.named_parameters() if not it.requires_grad or id(it) not in held]
-        paths = [name.rpartition(".") for name in [*names, *(name for name, _ in module.named_buffers())]]
-        self._places = [(module.get_submodule(path), name) for path, _, name in paths]
-        self._own: list[Tensor] = [getattr(owner, name) for owner, name in self._places]
+        held = [it for optimizer in trained_by for group in optimizer.param_groups for it in group["params"]]
+        seen = {id(it) for it in held if it.requires_grad}
+        self._places: list[tuple[nn.Module, str]] = []
+        self._own: list[Tensor] = []
+        for part in module.modules():
+            # torch's own dictionaries, for asking by name takes several times as long, in every step.
+            for name, it in (*part._parameters.items(), *part._buffers.items()):
+                if it is not None and id(it) not in seen:
+                    seen.add(id(it))
+                    self._places.append((part, name))
+                    self._own.append(it)
         # torch's foreach functions refuse an empty list.
         self._copies = list(torch._foreach_clone(self._own)) if self._own else []
 
