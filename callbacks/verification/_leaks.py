@@ -100,8 +100,10 @@ def _look(
 ) -> tuple[Watch, dict[Key, Leak], int]:
     """A run's calls, those that mix samples, and how many could be judged."""
 
-    def watched(*exchange: Any, keep: Collection[Key] = ()) -> Watch:
-        with Watch(module, batch, allowed, *exchange, keep=keep) as watch:
+    def watched(
+        calls: dict[Key, Call] | None = None, split: int = 0, others: bool = False, keep: Collection[Key] = ()
+    ) -> Watch:
+        with Watch(module, batch, allowed, calls, split, others, keep) as watch:
             run()
         return watch
 

@@ -164,7 +164,7 @@ class InitialLossCheck(FirstBatch):
             )
             return []
         # Beside the head of the classes there may be one of coarser ones.
-        known = None if known in map(_outputs, losses) else known
+        known = None if known in [_outputs(it) for it in losses] else known
         found = [self._judged(it, known, batch, goes_on) for it in losses]
         first = {told: place for place, them in reversed([*enumerate(found, 1)]) for told in them}
         return [
