@@ -1,8 +1,8 @@
 """The inserted seam: behind chosen layers stand parts that train beside the network and change what it puts out.
 
 They do so while `training_step` runs; a validation, a prediction and whoever calls the network between two steps see
-the network as it is. Public hooks used: those of `_trained_parts.py`, `on_train_batch_start`; the module's
-`training_step` and the strategy's `batch_to_device` are wrapped; torch's forward hooks.
+the network as it is. Public hooks used: those of `_trained_parts.py`, `on_train_batch_start`, `on_train_batch_end`; the
+module's `training_step` and the strategy's `batch_to_device` are wrapped; torch's forward hooks.
 """
 
 from abc import abstractmethod
@@ -46,7 +46,7 @@ class Inserted(TrainedParts):
         ValueError: `seed` is none; at set-up, if `training_step` fetches its batches itself, there is no such network,
             the shape of images cannot be found out, or what `chosen` raises; before the first step, if no optimizer
             has the parts; in the first batch, if a layer puts out something else than at set-up, or is computed again
-            in backward.
+            in backward; after a batch, what `amiss` tells.
     """
 
     place = Place.NETWORK
@@ -82,6 +82,10 @@ class Inserted(TrainedParts):
     @abstractmethod
     def changed(self, part: nn.Module, output: Tensor, random: np.random.Generator) -> Tensor:
         """What stands in the place of a layer's output; all parameters of the part get a gradient through it."""
+
+    def amiss(self) -> str | None:
+        """What is wrong with how layers ran in the batch that is over, a sentence to be raised; None if nothing is."""
+        return None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -124,6 +128,13 @@ class Inserted(TrainedParts):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._draw_at(trainer, batch_idx)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if (wrong := self.amiss()) is not None:
+            raise ValueError(wrong)
 
     def _draw_at(self, trainer: Trainer, batch_idx: int) -> None:
         self._moment = (self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)

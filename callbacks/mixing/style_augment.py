@@ -7,11 +7,11 @@ and W of the maps.
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from ..hooks._checks import above_zero, number
@@ -137,17 +137,15 @@ class StyleAugment(Inserted):
     def part(self, shape: torch.Size) -> StyleIntensity:
         return StyleIntensity(shape[1], None if self.init == "batch" else float(self.init))
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        for path, part in self.trained.items():
-            if part in self._looked_at and part.waits:
-                raise ValueError(
-                    f"StyleAugment: layer {path!r} ran without gradients in training_step, as under torch.no_grad, so "
-                    "its noise never begins; name others with layers=, or give a number for init=."
-                )
+    def amiss(self) -> str | None:
+        waiting = [path for path, it in self.trained.items() if it in self._looked_at and it.waits]
         self._looked_at.clear()
+        if not waiting:
+            return None
+        return (
+            f"StyleAugment: layer {waiting[0]!r} ran without gradients in training_step, as under torch.no_grad, so "
+            "its noise never begins; name others with layers=, or give a number for init=."
+        )
 
     def changed(self, part: nn.Module, output: Tensor, random: np.random.Generator) -> Tensor:
         assert isinstance(part, StyleIntensity)

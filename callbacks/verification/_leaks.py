@@ -81,7 +81,8 @@ def batch_leaks(
     """
     look = partial(_look, module=module, tolerance=tolerance, agree=agree, allowed=allowed)
     first, proven, judged = look(run, batch)
-    if another is not None and agree(bool(proven)):
+    # All processes have another batch or none does.
+    if agree(bool(proven)) and not agree(another is None) and another is not None:
         # It need not run with so many samples, and what was found stands then.
         with suppress(Exception):
             paths = {leak.path for leak in look(*another)[1].values()}
