@@ -48,7 +48,7 @@ def attributes_kept(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def data_kept(loaders: Any) -> Iterator[None]:
+def data_kept(loaders: Any, here: bool = False) -> Iterator[None]:
     """At the end, also by an exception, what loaders read from in this process is as it was at the beginning.
 
     A dataset that counts its samples, or draws from a generator of its own, then gives the next reader what it would
@@ -57,10 +57,11 @@ def data_kept(loaders: Any) -> Iterator[None]:
 
     Args:
         loaders: One, or a collection as Lightning takes it.
+        here: Datasets are asked in this process, whatever workers their loaders have.
     """
     keeper = _Keeper([], data=True)
     for loader in CombinedLoader(loaders).flattened:
-        if not getattr(loader, "num_workers", 0):
+        if here or not getattr(loader, "num_workers", 0):
             keeper.dataset(getattr(loader, "dataset", None))
             keeper.dataset(getattr(loader, "collate_fn", None))
     try:

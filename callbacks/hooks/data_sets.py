@@ -5,11 +5,10 @@ Public hook used: `on_train_start`, when loaders are there.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy import uint8
 from numpy.typing import NDArray
 
@@ -75,7 +74,8 @@ class DataSets(Method):
             try:
                 fields = Fields(type(self).__name__, self.image_key, self.target_key)
                 tests, unread = test_loaders(trainer, pl_module)
-                with data_kept(_read_here(trainer.train_dataloader, trainer.val_dataloaders, tests)):
+                loaders = [it for it in (trainer.train_dataloader, trainer.val_dataloaders, tests) if it is not None]
+                with data_kept(loaders, here=True):
                     wrong, told, picture = self.look(trainer, still_sets(trainer, fields, tests))
                 told += [unread] if unread else []
             finally:
@@ -87,9 +87,3 @@ class DataSets(Method):
         wrong = trainer.strategy.broadcast(wrong)
         if wrong and self.action == "error":
             raise RuntimeError(f"{type(self).__name__}: {'; '.join(wrong)}.")
-
-
-def _read_here(*loaders: Any) -> list[SimpleNamespace]:
-    """Loaders' datasets as of loaders without workers, for here they are asked in this process."""
-    flat = CombinedLoader([it for it in loaders if it is not None]).flattened
-    return [SimpleNamespace(dataset=getattr(it, "dataset", None)) for it in flat]

@@ -56,9 +56,9 @@ class Forerun(Method):
     Raises:
         ValueError: `then` is none of them; at set-up, if the Trainer has two, `overfit_batches`, or with `stop` a least
             number of epochs or steps, the module optimises manually or its `training_step` fetches its batches itself;
-            before the first batch, if the rate is to be used and a
-            schedule of the module's own sets it, there is no optimizer or its step needs a closure, training loader or
-            optimizer cannot be copied, or the first step fails, for the module's `on_train_start` comes later.
+            before the first batch, if the rate is to be used and a schedule of the module's own sets it, there is no
+            optimizer or its step needs a closure, training loader or optimizer cannot be copied, or the first step
+            fails, for the module's `on_train_start` comes later.
     """
 
     place = Place.OBSERVE

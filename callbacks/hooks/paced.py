@@ -83,9 +83,9 @@ class Paced(Values, Batch):
         self._fresh = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        kind, said = type(self).__name__, self.advice()
+        kind = type(self).__name__
         refused = not isinstance(exception, Exception) or str(exception).startswith(f"{kind}:")
-        if self._clock is not None and self._fresh and said and not refused:
+        if self._clock is not None and self._fresh and not refused and (said := self.advice()):
             exception.add_note(f"{kind}: {said}")
         super().on_exception(trainer, pl_module, exception)
 

@@ -40,9 +40,8 @@ class Values(Method):
     Not before the first one: by a setting of 0 another callback would take itself for switched off for the whole fit.
 
     How names are read is told in `_attributes.py`. Files hold parameter groups and hyperparameters as they were before
-    the fit. A buffer is
-    filled where it lies and is in a file what it was at that step; of what it was before the fit the callback's own
-    state tells a resumed run.
+    the fit. A buffer is filled where it lies and is in a file what it was at that step; of what it was before the fit
+    the callback's own state tells a resumed run.
 
     Args:
         others: Go to the next base class, among them `name`.

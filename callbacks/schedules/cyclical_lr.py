@@ -10,9 +10,8 @@ computed from whole numbers, so the ends of triangles are exact however late the
 
 from typing import Literal, final
 
-from ..hooks._checks import above_zero, flag, number, whole
+from ..hooks._checks import above_zero, factor, flag, momenta, number, whole
 from ..hooks.schedule import Schedule
-from ._stretch import finite
 
 __all__ = ["CyclicalLR", "between", "cycle_height", "cycle_scale"]
 
@@ -133,14 +132,9 @@ class CyclicalLR(Schedule):
             raise ValueError(f"CyclicalLR: base_lr={base_lr} is above max_lr={max_lr}; exchange them.")
         if mode not in ("triangular", "triangular2", "exp_range"):
             raise ValueError(f"CyclicalLR: mode is {mode!r}; give 'triangular', 'triangular2' or 'exp_range'.")
-        if not (finite(gamma) and 0 < gamma <= 1):
-            raise ValueError(f"CyclicalLR: gamma is {gamma!r}; give a factor above 0 and at most 1.")
+        factor("CyclicalLR", "gamma", gamma)
         flag("CyclicalLR", "cycle_momentum", cycle_momentum)
-        if not (finite(base_momentum) and finite(max_momentum) and 0 <= base_momentum <= max_momentum < 1):
-            raise ValueError(
-                f"CyclicalLR: momentum goes from base_momentum={base_momentum!r} to max_momentum={max_momentum!r}; "
-                "give 0 <= base_momentum <= max_momentum < 1."
-            )
+        momenta("CyclicalLR", base_momentum, max_momentum)
         if interval not in ("step", "epoch"):
             raise ValueError(f"CyclicalLR: interval is {interval!r}; give 'step' or 'epoch'.")
         self.step_size_up, self.step_size_down = step_size_up, step_size_down

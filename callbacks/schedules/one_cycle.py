@@ -11,10 +11,9 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from ..hooks._checks import above_zero, flag, number
+from ..hooks._checks import above_zero, flag, momenta, number
 from ..hooks.schedule import Schedule
 from ..hooks.trail import Trail
-from ._stretch import finite
 from .warm_restarts import cosine_annealing
 
 __all__ = ["OneCycle", "annealed", "hessian_free_rate", "moves_and_bends"]
@@ -197,11 +196,7 @@ class OneCycle(Schedule, Trail):
                 "0.5, or three_phase=False."
             )
         flag("OneCycle", "cycle_momentum", cycle_momentum)
-        if not (finite(base_momentum) and finite(max_momentum) and 0 <= base_momentum <= max_momentum < 1):
-            raise ValueError(
-                f"OneCycle: momentum goes from base_momentum={base_momentum!r} to max_momentum={max_momentum!r}; give "
-                "0 <= base_momentum <= max_momentum < 1."
-            )
+        momenta("OneCycle", base_momentum, max_momentum)
         self.max_lr, self.pct_start, self.anneal, self.three_phase = max_lr, pct_start, anneal, three_phase
         self.div_factor, self.final_div_factor = div_factor, final_div_factor
         self.cycle_momentum, self.base_momentum, self.max_momentum = cycle_momentum, base_momentum, max_momentum

@@ -10,10 +10,9 @@ grow by fractions of an epoch; counted in optimizer steps both are whole numbers
 import math
 from typing import Literal, final
 
-from ..hooks._checks import number, whole
+from ..hooks._checks import factor, number, whole
 from ..hooks.ensemble import Ensemble
 from ..hooks.schedule import Schedule
-from ._stretch import finite
 
 __all__ = ["WarmRestarts", "cosine_annealing", "restart_position", "restart_start"]
 
@@ -121,8 +120,7 @@ class WarmRestarts(Schedule, Ensemble):
         whole("WarmRestarts", "t_0", t_0, 1)
         whole("WarmRestarts", "t_mult", t_mult, 1)
         number("WarmRestarts", "eta_min", eta_min, 0, 1)
-        if not (finite(restart_decay) and 0 < restart_decay <= 1):
-            raise ValueError(f"WarmRestarts: restart_decay is {restart_decay!r}; give a factor above 0 and at most 1.")
+        factor("WarmRestarts", "restart_decay", restart_decay)
         if interval not in ("step", "epoch"):
             raise ValueError(f"WarmRestarts: interval is {interval!r}; give 'step' or 'epoch'.")
         self.t_0, self.t_mult, self.eta_min = t_0, t_mult, eta_min

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Literal, final
 
-from ..hooks._checks import number
+from ..hooks._checks import factor, number
 from ..hooks.schedule import Schedule
 from ._stretch import finite
 
@@ -86,8 +86,7 @@ class WarmUpSteps(Schedule):
     ) -> None:
         super().__init__(replace=replace, name=name)
         number("WarmUpSteps", "warmup", warmup, 0)
-        if not (finite(gamma) and 0 < gamma <= 1):
-            raise ValueError(f"WarmUpSteps: gamma is {gamma!r}; give a factor above 0 and at most 1.")
+        factor("WarmUpSteps", "gamma", gamma)
         if interval not in ("step", "epoch"):
             raise ValueError(f"WarmUpSteps: interval is {interval!r}; give 'step' or 'epoch'.")
         if milestones and every is not None:

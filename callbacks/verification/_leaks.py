@@ -77,14 +77,14 @@ def batch_leaks(
         tolerance: Changes of at most this share of a layer's largest output are rounding.
         agree: Of several processes, whether any has found something, or has failed.
         allowed: Paths of layers that may mix samples.
-        another: The same step for another number of samples, and its batch.
+        another: The same step for another number of samples, which may raise `StepFailedError`, and its batch.
     """
     look = partial(_look, module=module, tolerance=tolerance, agree=agree, allowed=allowed)
     first, proven, judged = look(run, batch)
     # All processes have another batch or none does.
     if agree(bool(proven)) and not agree(another is None) and another is not None:
-        # It need not run with so many samples, and what was found stands then.
-        with suppress(Exception):
+        # The step need not run with so many samples, and what was found stands then.
+        with suppress(StepFailedError):
             paths = {leak.path for leak in look(*another)[1].values()}
             proven = {key: leak for key, leak in proven.items() if leak.path in paths}
     leaks = {leak.path: leak for leak in reversed(_innermost(first.calls, proven))}
